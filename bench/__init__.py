@@ -1,0 +1,1 @@
+"""Measuring: the loop, statistics, accuracy, telemetry and reports."""

@@ -1,0 +1,1 @@
+"""Precision: data sets, preprocessing, ranges, and the Q/DQ and FP16 graphs."""

@@ -1,0 +1,179 @@
+"""Run a function in a clean child process: fresh interpreter, no user folder on its path, JSON in and JSON out.
+
+`python -m` puts the working folder first on `sys.path`, where a user's `bench.py` or `onnx.py` would shadow ours. A
+child starts from a boot line instead, with the parent's `sys.path` minus the working folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+from typing import IO, Any, Dict, List, Mapping, Optional
+
+from engines import jsonfile
+from engines.errors import CLASSES, OptimizeError, outcome
+from engines.spec import Progress, quiet
+
+_BOOT = (
+    "import json,sys;"
+    "job=json.load(open(sys.argv[1],encoding='utf-8'));"
+    "sys.path[:]=job['path'];"
+    "from engines.child import _main;"
+    "_main(job)"
+)
+
+_TAIL = 20
+"""Lines of a child's log shown when it died without a word."""
+
+_ours = str(Path(__file__).resolve().parent.parent)
+
+
+def clean_path() -> List[str]:
+    """The parent's `sys.path` without the working folder, so that a user's files cannot shadow modules."""
+    here = os.path.realpath(os.getcwd())
+    path = []
+    for item in sys.path:
+        real = os.path.realpath(item or os.getcwd())
+        if real == here and real != _ours:
+            continue
+        path.append(os.path.abspath(item))
+    return path
+
+
+def call(
+    target: str,
+    arguments: Mapping[str, Any],
+    progress: Progress = quiet,
+    env: Optional[Mapping[str, str]] = None,
+    log: Optional[Path] = None,
+) -> Any:
+    """Run `target` in a child process and return its JSON result.
+
+    Args:
+        target: `package.module:function`; it is called with `arguments` by name, and `progress`.
+        arguments: JSON values.
+        progress: Told what the child reports.
+        env: Environment variables added to the parent's.
+        log: File that keeps what the child prints; a temporary one by default.
+
+    Returns:
+        What the function returned, through JSON.
+
+    Raises:
+        OptimizeError: The error that the function raised, as its own class; or that the child died.
+        KeyboardInterrupt: The parent was interrupted; the child has ended by then.
+    """
+    with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
+        job_file, result_file = Path(scratch, "job.json"), Path(scratch, "result.json")
+        job = {"path": clean_path(), "target": target, "arguments": dict(arguments), "result": str(result_file)}
+        job_file.write_text(json.dumps(job), encoding="utf-8")
+        log_file = log or Path(scratch, "log.txt")
+        with open(log_file, "wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, str(job_file)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=out,
+                env={**os.environ, "PYTHONSAFEPATH": "1", "OPTIMIZE_CHILD": "1", **(env or {})},
+            )
+            try:
+                assert process.stdout is not None
+                _forward(process.stdout, progress)
+                process.wait()
+            finally:
+                _end(process)
+        if result_file.exists():
+            reply = jsonfile.read(result_file)
+            if "error" not in reply:
+                return reply["value"]
+            if os.environ.get("OPTIMIZE_DEBUG"):
+                sys.stderr.write(reply["traceback"])
+            raise CLASSES[reply["error"]](reply["message"], reply["hint"])
+        raise _died(target, process.returncode, log_file)
+
+
+def _forward(stream: IO[bytes], progress: Progress) -> None:
+    for line in stream:
+        try:
+            what, done, total = json.loads(line)
+        except ValueError:
+            continue
+        progress(str(what), int(done), int(total))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a child that is still running: politely, then for good."""
+    if process.stdout is not None:
+        process.stdout.close()
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _died(target: str, code: int, log: Path) -> OptimizeError:
+    if code == -signal.SIGKILL:
+        return OptimizeError(
+            f"{target} was killed, most likely because the memory ran out",
+            "close other programs, add swap, or use a smaller --batch",
+        )
+    tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:]
+    if os.environ.get("OPTIMIZE_DEBUG"):
+        sys.stderr.write("\n".join(tail) + "\n")
+    last = tail[-1] if tail else "it said nothing"
+    return OptimizeError(f"{target} ended with code {code}: {last}", "run again with OPTIMIZE_DEBUG=1")
+
+
+def _main(job: Dict[str, Any]) -> None:
+    """The child's side. Its stdout carries progress lines only; whatever else prints goes to stderr, the log."""
+    _follow_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def progress(what: str, done: int, total: int) -> None:
+        with lock:
+            pipe.write(json.dumps([what, done, total]) + "\n")
+            pipe.flush()
+
+    reply: Dict[str, Any]
+    try:
+        module, _, name = job["target"].partition(":")
+        function = getattr(importlib.import_module(module), name)
+        reply = {"value": function(**job["arguments"], progress=progress)}
+        text = json.dumps(reply, allow_nan=False)
+    except BaseException as error:  # the boundary: every error travels to the parent, as data
+        message, code, hint = outcome(error)
+        kind = type(error).__name__ if isinstance(error, OptimizeError) else _CLASS_OF_CODE.get(code, "OptimizeError")
+        reply = {"error": kind, "message": message, "hint": hint, "traceback": traceback.format_exc()}
+        text = json.dumps(reply)
+    Path(job["result"]).write_text(text, encoding="utf-8")
+    sys.stderr.flush()
+    pipe.close()
+    os._exit(0)  # a framework's exit handlers may hang or crash; the result is on the disk
+
+
+_CLASS_OF_CODE = {2: "UsageError", 4: "IncompatibleError"}
+
+
+def _follow_parent() -> None:
+    """Ask Linux to end this process when its parent dies, so that a killed parent leaves no child behind."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    PR_SET_PDEATHSIG = 1  # linux/prctl.h
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,160 @@
+"""The one strict JSON reader and the one atomic writer of the project."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Tuple, Union
+
+from engines.errors import DamagedError
+
+LIMIT = 256 * 1024 * 1024
+"""Largest JSON file read, bytes: raw samples of a long run fit; a hostile file does not fill the memory."""
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+def _no_duplicates(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    out: Dict[str, Any] = {}
+    for key, value in pairs:
+        if key in out:
+            raise ValueError(f"duplicate key {key!r}")
+        out[key] = value
+    return out
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def loads(text: str) -> Any:
+    """Parse strict JSON: duplicate keys, NaN and Infinity are refused.
+
+    Raises:
+        ValueError: The text is not strict JSON.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def dumps(value: Any) -> str:
+    """Strict, stable, readable JSON text with a newline at its end.
+
+    Raises:
+        ValueError: The value holds NaN or an infinity.
+    """
+    return json.dumps(value, indent=1, sort_keys=False, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def read(path: PathLike, schema: str = "") -> Dict[str, Any]:
+    """Read a JSON object from a file.
+
+    Args:
+        path: The file.
+        schema: `name/major` that its `schema` field must have, such as `optimize.run/1`; any where empty.
+
+    Raises:
+        DamagedError: Too large, not strict JSON, not an object, or another schema or major.
+        FileNotFoundError: No such file.
+    """
+    if os.stat(path).st_size > LIMIT:
+        raise DamagedError(f"{path}: larger than {LIMIT >> 20} MiB, not a file of this project")
+    try:
+        value = loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise DamagedError(f"{path}: a JSON object is expected")
+    if schema and value.get("schema") != schema:
+        raise DamagedError(
+            f"{path}: schema {value.get('schema')!r}, this version reads {schema!r}",
+            "update optimize, or make the file again",
+        )
+    return value
+
+
+def fsync_folder(path: PathLike) -> None:
+    """Make a rename inside `path` durable (POSIX; elsewhere nothing)."""
+    if os.name != "posix":
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def replacing_file(path: PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed over it, else removed."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=str(target.parent))
+    os.close(fd)
+    part = Path(name)
+    try:
+        yield part
+        with open(part, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.chmod(part, 0o644)
+        os.replace(part, target)
+        fsync_folder(target.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: PathLike) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; on success it is synced and takes its place, else removed.
+
+    An older folder at `path` is moved aside first and removed last, so that a kill leaves one of the two.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=str(target.parent)))
+    try:
+        yield part
+        for folder, _, names in os.walk(part):
+            for name in names:
+                with open(os.path.join(folder, name), "rb") as handle:
+                    os.fsync(handle.fileno())
+            fsync_folder(folder)
+        os.chmod(part, 0o755)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=str(target.parent)))
+            os.replace(target, old / target.name)
+            os.replace(part, target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(part, target)
+        fsync_folder(target.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write(path: PathLike, value: Any) -> None:
+    """Write `value` as JSON atomically: temporary file, fsync, rename."""
+    text = dumps(value)
+    with replacing_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def sha256(path: PathLike) -> str:
+    """SHA-256 of a file's bytes, or of a folder's sorted relative names and bytes, as lower-case hex."""
+    root = Path(path)
+    digest = hashlib.sha256()
+    if root.is_dir():
+        for item in sorted(p for p in root.rglob("*") if p.is_file()):
+            digest.update(item.relative_to(root).as_posix().encode() + b"\0" + sha256(item).encode())
+        return digest.hexdigest()
+    with open(root, "rb") as handle:
+        for block in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,18 @@
+"""Fixtures that every floor shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real CIFAR-10 images and a real model; tests that need it skip where it is missing."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "models").is_dir():
+        pytest.skip("the shared data and models are not here (../shared)")
+    return folder
