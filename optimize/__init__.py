@@ -1,0 +1,30 @@
+"""From a trained Keras, PyTorch or ONNX model to verified, honestly measured engines.
+
+The functions of the command line, for Python::
+
+    import optimize
+
+    done = optimize.build("resnet34.keras", precision="fp16,int8", data="cifar10")
+    with optimize.load(done.bundles[0].path) as engine:
+        scores = engine.infer({engine.inputs[0].name: images})
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from optimize.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from optimize.api import bench, build, export, inspect, load, predict, report, verify
+
+__all__ = ["__version__", "bench", "build", "export", "inspect", "load", "predict", "report", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    """The functions of `optimize.api`, imported when they are first asked for."""
+    if name in __all__:
+        from optimize import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'optimize' has no attribute {name!r}")

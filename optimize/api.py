@@ -1,0 +1,350 @@
+"""The functions behind the commands, for Python: files in, files and plain values out, errors as exceptions."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+
+import engines
+from engines import child, jsonfile, manifest
+from engines import backend as backends
+from engines.device import device_key
+from engines.errors import GateError, UsageError
+from engines.spec import FORMS, Progress, Runner, RunnerSpec, quiet
+from optimize.inspection import inspect
+from optimize.pipeline import build as pipeline
+from optimize.pipeline import engine as bundles
+from optimize.pipeline.inputs import child_env
+from optimize.pipeline.options import BuildOptions, check_layout, check_opset, parse_batches, parse_precisions
+from optimize.prediction import predict
+from optimize.sources import recognise
+from optimize.verification import verify
+
+__all__ = ["bench", "build", "export", "inspect", "load", "plan", "predict", "report", "verify"]
+
+PathLike = Union[str, Path]
+Words = Union[str, int, Iterable[Union[str, int]]]
+
+
+def _options(
+    precision: Words, batch: Words, out: Optional[PathLike], backend: str, data: Optional[str], **rest: Any
+) -> BuildOptions:
+    return BuildOptions(
+        precisions=parse_precisions(_words(precision)),
+        batches=parse_batches(_words(batch)),
+        out=Path(out) if out else None,
+        backend=backend,
+        data=data,
+        **rest,
+    )
+
+
+def _words(value: Words) -> List[str]:
+    return [str(value)] if isinstance(value, (str, int)) else [str(v) for v in value]
+
+
+_SOURCE = ("custom_objects", "factory", "input_shape", "preprocess", "task")
+
+
+def build(
+    model: PathLike,
+    precision: Words = "fp16",
+    batch: Words = (1, 64),
+    data: Optional[str] = None,
+    backend: str = "auto",
+    out: Optional[PathLike] = None,
+    progress: Progress = quiet,
+    **options: Any,
+) -> pipeline.Build:
+    """Build verified engine bundles of one model.
+
+    Args:
+        model: Keras, SavedModel, PyTorch or ONNX model.
+        precision: fp32, fp16, int8, best; several with commas or as a sequence.
+        batch: Batch sizes.
+        data: cifar10, synthetic, a folder or an .npz file; None measures no accuracy.
+        backend: auto, tensorrt, openvino or onnxruntime.
+        out: Output folder, by default `<model>.optimized` beside the model.
+        progress: Told what happens.
+        options: The others of `optimize.pipeline.options.BuildOptions`, and custom_objects, factory, input_shape,
+            preprocess, task of `optimize.sources.recognise`.
+
+    Returns:
+        The bundles with their manifests; a failed gate is in `manifest["gate"]`, not an exception.
+
+    Raises:
+        UsageError, ModelError, DataError, BuildError, GateError, IncompatibleError: See `engines.errors`.
+    """
+    source = {k: options.pop(k) for k in _SOURCE if k in options}
+    asked = _options(precision, batch, out, backend, data, **options)
+    spec = recognise(str(model), **source)
+    if spec.kind == "bundle":
+        raise UsageError(f"{model} is an engine already", f"optimize bench {shlex.quote(str(model))}")
+    return pipeline.build(spec, asked, progress)
+
+
+def plan(
+    model: PathLike,
+    precision: Words = "fp16",
+    batch: Words = (1, 64),
+    data: Optional[str] = None,
+    backend: str = "auto",
+    out: Optional[PathLike] = None,
+    **options: Any,
+) -> Dict[str, Any]:
+    """What `build` would make, without making it: `--dry-run`.
+
+    Returns:
+        `model`, `kind`, `backend`, `out`, `bundles` (path and whether one is there) and `lines` for a reader.
+    """
+    source = {k: options.pop(k) for k in _SOURCE if k in options}
+    asked = _options(precision, batch, out, backend, data, **options)
+    spec = recognise(str(model), **source)
+    name = backends.choose(asked.backend)
+    key = device_key(name)
+    folder = pipeline.output_folder(Path(spec.path), asked)
+    made = [folder / bundles.bundle_name(p, name, key.version, key.compute_capability) for p in asked.precisions]
+    lines = [
+        f"{spec.path}: {spec.kind}, would be exported to ONNX opset {asked.opset} and built with {name} {key.version}"
+    ]
+    lines += [f"  {path}{' (there is one already)' if path.exists() else ''}" for path in made]
+    return {
+        "model": spec.path,
+        "kind": spec.kind,
+        "backend": name,
+        "out": str(folder),
+        "bundles": [{"path": str(path), "exists": path.exists()} for path in made],
+        "lines": lines,
+    }
+
+
+def next_command(done: pipeline.Build, data: Optional[str] = None, **given: Any) -> str:
+    """The command that a user would type after a build: measure its accuracy, or its speed."""
+    model = shlex.quote(str(done.model))
+    source = "".join(
+        f" --{name.replace('_', '-')} {shlex.quote(str(given[name]))}"
+        for name in ("custom_objects", "factory", "input_shape", "preprocess")
+        if given.get(name)
+    )
+    if data is None:
+        words = ",".join(dict.fromkeys(b.precision for b in done.bundles))
+        return f"accuracy is unmeasured; next: optimize build {model} --precision {words}{source} --data cifar10"
+    paths = " ".join(shlex.quote(str(b.path)) for b in done.bundles)
+    return f"next: optimize bench {paths} --baseline {model}{source} --data {shlex.quote(data)}"
+
+
+def export(
+    model: PathLike,
+    out: Optional[PathLike] = None,
+    opset: int = 17,
+    batch: Union[str, int] = "dynamic",
+    layout: str = "",
+    verify: bool = True,
+    data: Optional[str] = None,
+    n: int = 64,
+    seed: int = 0,
+    progress: Progress = quiet,
+    **source: Any,
+) -> Dict[str, Any]:
+    """Write a model as a true FP32 ONNX graph and check it against the source.
+
+    Returns:
+        `onnx` (path), `opset`, `graph` (what it holds), `spec` of the source and `check` (None where not asked for).
+
+    Raises:
+        UsageError, ModelError, IncompatibleError: See `engines.errors`.
+    """
+    check_opset(opset)
+    check_layout(layout)
+    size: Union[str, int] = batch if batch == "dynamic" else parse_batches([str(batch)])[0]
+    spec = recognise(str(model), **source)
+    target = Path(out) if out else Path(spec.path).with_name(Path(spec.path).name.rsplit(".", 1)[0] + ".onnx")
+    if target.resolve() == Path(spec.path):
+        raise UsageError(f"{target} is the model itself", "name another file with -o F.onnx")
+    arguments = {"spec": spec.to_json(), "out": str(target.resolve()), "opset": opset, "batch": size, "layout": layout}
+    done = child.call("optimize.exporters:export", arguments, progress, child_env(spec))
+    filled = _with_preprocess(RunnerSpec.from_json(done["spec"]))
+    check = None
+    if verify:
+        arguments = {"spec": filled.to_json(), "onnx": done["onnx"], "data": data or "", "n": n, "seed": seed}
+        check = child.call("optimize.exporters.check:against_source", arguments, progress, child_env(spec))
+    return {**done, "spec": filled.to_json(), "check": check}
+
+
+def _with_preprocess(spec: RunnerSpec) -> RunnerSpec:
+    """What the user said of preprocessing, else `unit`, marked as inferred."""
+    if spec.preprocess is not None or spec.task != "classify":
+        return spec
+    from calib.preprocess import parse
+
+    return spec.with_(preprocess={**parse("unit").to_json(), "inferred": True})
+
+
+def load(bundle: PathLike) -> Runner:
+    """Load an engine bundle (or an ONNX file) after verifying it; use it as a context manager.
+
+    Raises:
+        DamagedError: The bundle is not what its manifest says.
+        IncompatibleError: It was made for another device, or its backend is missing.
+    """
+    return engines.open(_runnable(recognise(str(bundle)), "auto"))
+
+
+def _runnable(spec: RunnerSpec, backend: str) -> RunnerSpec:
+    """An ONNX file gets the backend that runs it; other kinds know theirs."""
+    return spec.with_(backend=backends.choose(backend)) if spec.kind == "onnx" and not spec.backend else spec
+
+
+def bench(
+    targets: Sequence[PathLike],
+    batch: Words = (1, 64),
+    baseline: Optional[PathLike] = None,
+    forms: Optional[Words] = None,
+    backend: str = "auto",
+    threads: int = 0,
+    warmup: Union[str, float] = "200ms",
+    rounds: int = 5,
+    duration: Union[str, float] = "1s",
+    iterations: int = 10,
+    images: Optional[int] = None,
+    data: Optional[str] = None,
+    out: Optional[PathLike] = "runs.json",
+    progress: Progress = quiet,
+    **source: Any,
+) -> Tuple[Dict[str, Any], List[Tuple[str, str]]]:
+    """Measure engines and originals in fresh, alternating processes, and their accuracy where data is given.
+
+    Returns:
+        The run (`optimize.run/1`), and what failed as (target, message); the rest was kept.
+
+    Raises:
+        UsageError: No target, a bad option, or a form that a model does not have.
+        OptimizeError: Every target failed.
+    """
+    from optimize.benchmark import bench_targets, measure
+
+    found = bench_targets(
+        targets,
+        baseline,
+        [w for word in _words(forms) for w in word.split(",")] if forms else None,
+        backend,
+        threads,
+        source,
+    )
+    return measure(
+        found,
+        parse_batches(_words(batch)),
+        rounds=rounds,
+        warmup_s=seconds(warmup),
+        duration_s=seconds(duration),
+        iterations=iterations,
+        images=images,
+        data=data,
+        out=Path(out) if out else None,
+        progress=progress,
+    )
+
+
+def seconds(value: Union[str, float]) -> float:
+    """Read a time such as `200ms`, `1s`, `1.5` (seconds).
+
+    Raises:
+        UsageError: Not a time.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|)", str(value).strip())
+    if match is None:
+        raise UsageError(f"{value!r} is not a time", "for example 200ms or 1.5s")
+    return float(match.group(1)) * (0.001 if match.group(2) == "ms" else 1.0)
+
+
+def report(runs: Sequence[PathLike], formats: Words = "md", out: Optional[PathLike] = None) -> List[Path]:
+    """Write reports of run files.
+
+    Args:
+        runs: Files of `bench`.
+        formats: Of md, csv, json; several with commas or as a sequence.
+        out: Folder, by default the current one.
+
+    Returns:
+        The files written, `report.<format>` each.
+
+    Raises:
+        UsageError: Another format, or a file that is not there.
+        DamagedError: Not a run file.
+    """
+    from bench import report as reports
+    from bench import runs as run_files
+
+    wanted = [w for word in _words(formats) for w in word.split(",") if w]
+    for name in wanted:
+        if name not in reports.FORMATS:
+            raise UsageError(f"-f {name}: {', '.join(reports.FORMATS)} are known")
+    for run in runs:
+        if not Path(run).is_file():
+            raise UsageError(f"no such run file: {run}", "optimize bench TARGET... -o runs.json")
+    run = run_files.merge([run_files.read(Path(r)) for r in runs])
+    folder = Path(out) if out else Path()
+    written = []
+    for name in wanted:
+        target = folder / f"report.{name}"
+        text = reports.FORMATS[name](run)
+        with jsonfile.replacing_file(target) as part:
+            part.write_text(text, encoding="utf-8")
+        written.append(target)
+    return written
+
+
+def zoo_make(
+    name: str,
+    framework: str = "keras",
+    stem: str = "imagenet",
+    classes: int = 10,
+    size: int = 32,
+    seed: int = 0,
+    out: Optional[PathLike] = None,
+    progress: Progress = quiet,
+) -> Path:
+    """Make a zoo model with random weights, in a child process; returns its file."""
+    suffix = {"keras": ".keras", "torch": ".pt"}.get(framework)
+    if suffix is None:
+        raise UsageError(f"--framework {framework}: keras or torch is expected")
+    target = Path(out) if out else Path(name + suffix)
+    arguments = {
+        "name": name,
+        "framework": framework,
+        "stem": stem,
+        "classes": classes,
+        "size": size,
+        "out": str(target.resolve()),
+        "seed": seed,
+    }
+    child.call("optimize.zoo.make:make", arguments, progress)
+    return target
+
+
+def zoo_train(
+    name: str,
+    data: str,
+    epochs: int = 10,
+    batch: int = 64,
+    stem: str = "imagenet",
+    images: Optional[int] = None,
+    seed: int = 0,
+    out: Optional[PathLike] = None,
+    progress: Progress = quiet,
+) -> Dict[str, Any]:
+    """Train a Keras zoo model for some epochs, in a child process; returns its `path` and accuracy."""
+    arguments = {
+        "name": name,
+        "data": data,
+        "epochs": epochs,
+        "batch": batch,
+        "stem": stem,
+        "images": images,
+        "seed": seed,
+        "out": str(Path(out or ".").resolve()),
+    }
+    done: Dict[str, Any] = child.call("optimize.zoo.train:train", arguments, progress)
+    return done

@@ -1,0 +1,105 @@
+"""`optimize bench` and `optimize report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Optional
+
+import typer
+from typing_extensions import Annotated
+
+from engines.errors import PartialError, UsageError
+from optimize.cli import options
+from optimize.cli.console import answer, console, progress, say
+
+
+def bench(
+    targets: Annotated[List[Path], typer.Argument(metavar="TARGET...", help="Bundles, .onnx, .keras, .pt ...")],
+    batch: options.Batch = None,
+    baseline: Annotated[
+        Optional[Path], typer.Option("--baseline", metavar="MODEL", help="The original, measured in each of its forms.")
+    ] = None,
+    forms: Annotated[
+        Optional[List[str]], typer.Option("--forms", help="Forms of originals: predict, function, xla, eager, compile.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu (this version measures on the CPU).")] = "cpu",
+    backend: options.Backend = "auto",
+    threads: options.Threads = 0,
+    warmup: Annotated[str, typer.Option("--warmup", help="Of each batch in each round.")] = "200ms",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Fresh processes per target; 5 give a verdict.")] = 5,
+    duration: Annotated[str, typer.Option("--duration", help="Of each batch in each round.")] = "1s",
+    iterations: Annotated[int, typer.Option("--iterations", min=1, help="At least, in each round.")] = 10,
+    quick: Annotated[bool, typer.Option("--quick", help="One round: a ratio, no verdict.")] = False,
+    images: Annotated[
+        Optional[int], typer.Option("--images", min=1, help="Test images for accuracy; all by default.")
+    ] = None,
+    data: options.Data = None,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="runs.json", help="The run file.")] = Path("runs.json"),
+    custom_objects: options.CustomObjects = None,
+    factory: options.Factory = None,
+    input_shape: options.InputShape = None,
+    preprocess: options.Preprocess = None,
+    task: options.Task = None,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    show_progress: options.ShowProgress = True,
+) -> None:
+    """Measure engines against the original, in fresh alternating processes."""
+    from optimize import api
+
+    if device not in ("cpu", "auto"):
+        raise UsageError(f"--device {device}: only cpu can be measured here", "leave --device out")
+    source = options.source_options(custom_objects, factory, input_shape, preprocess, task)
+    with progress() as report:
+        run, failures = api.bench(
+            targets,
+            batch=batch or ["1,64"],
+            baseline=baseline,
+            forms=forms,
+            backend=backend,
+            threads=threads,
+            warmup=warmup,
+            rounds=1 if quick else rounds,
+            duration=duration,
+            iterations=iterations,
+            images=images,
+            data=data,
+            out=out,
+            progress=report,
+            **source,
+        )
+
+    def show() -> None:
+        from bench.report.table import render
+
+        render(run, console())
+
+    answer(run, show)
+    say(f"run file: {out}   next: optimize report {out} -f md")
+    if failures:
+        for name, message in failures:
+            say(f"error: {name}: {message}")
+        raise PartialError(f"{len(failures)} of the targets could not be measured; the others are kept in {out}")
+
+
+def report(
+    runs: Annotated[List[Path], typer.Argument(metavar="RUN...", help="Run files of optimize bench.")],
+    formats: Annotated[
+        Optional[List[str]], typer.Option("-f", "--format", help="md, csv, json; repeat or use commas.")
+    ] = None,
+    out: Annotated[
+        Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Default: the current folder.")
+    ] = None,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    show_progress: options.ShowProgress = True,
+) -> None:
+    """Write report.md, report.csv or report.json from run files."""
+    from optimize import api
+
+    written = api.report(runs, formats=formats or ["md"], out=out)
+    answer({"written": [str(p) for p in written]}, lambda: [typer.echo(str(p)) for p in written])

@@ -1,0 +1,242 @@
+"""`optimize export`, `optimize build`, `optimize verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+import typer
+from typing_extensions import Annotated
+
+from engines.errors import GateError, OptimizeError, PartialError, UsageError
+from optimize.cli import options
+from optimize.cli.console import answer, console, progress, say
+
+if TYPE_CHECKING:
+    from optimize.pipeline.build import Build
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="Keras, SavedModel, PyTorch or ONNX model.")],
+    out: Annotated[
+        Optional[Path], typer.Option("-o", "--out", metavar="F.onnx", help="Default: beside the model.")
+    ] = None,
+    opset: Annotated[int, typer.Option("--opset", help="ONNX opset, 13 to 17.")] = 17,
+    batch: Annotated[str, typer.Option("--batch", help="A number, or dynamic.")] = "dynamic",
+    layout: Annotated[str, typer.Option("--layout", help="NHWC or NCHW at the boundary; default as the source.")] = "",
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check the graph against the source.")] = True,
+    data: options.Data = None,
+    custom_objects: options.CustomObjects = None,
+    factory: options.Factory = None,
+    input_shape: options.InputShape = None,
+    preprocess: options.Preprocess = None,
+    task: options.Task = None,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    show_progress: options.ShowProgress = True,
+) -> None:
+    """Write a model as a true FP32 ONNX graph, checked against the source."""
+    from optimize import api
+
+    source = options.source_options(custom_objects, factory, input_shape, preprocess, task)
+    with progress() as report:
+        done = api.export(
+            model, out=out, opset=opset, batch=batch, layout=layout, verify=verify, data=data, progress=report, **source
+        )
+    answer(done, lambda: typer.echo(done["onnx"]))
+    say(_check_line(done["check"]) if done["check"] else "not checked against the source (--no-verify)")
+    if done["check"] and not done["check"]["passed"]:
+        raise GateError(
+            f"{done['onnx']} does not do what {model.name} does", "optimize export --no-verify keeps it anyway"
+        )
+
+
+def build(
+    models: Annotated[Optional[List[Path]], typer.Argument(metavar="MODEL...", help="Trained models.")] = None,
+    precision: Annotated[
+        Optional[List[str]], typer.Option("--precision", help="fp32, fp16, int8, best; repeat or use commas.")
+    ] = None,
+    batch: options.Batch = None,
+    data: options.Data = None,
+    backend: options.Backend = "auto",
+    max_drop: Annotated[
+        Optional[float], typer.Option("--max-drop", help="Points of top-1 an engine may lose (default 1.0).")
+    ] = None,
+    min_agreement: Annotated[
+        Optional[float], typer.Option("--min-agreement", help="Percent of images on which it must agree.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", help="Images that calibrate INT8.")] = 512,
+    seed: Annotated[int, typer.Option("--seed", help="Of sampling and seeded inputs.")] = 0,
+    opset: Annotated[int, typer.Option("--opset", help="ONNX opset, 13 to 17.")] = 17,
+    layout: Annotated[str, typer.Option("--layout", help="NHWC or NCHW at the boundary; default as the source.")] = "",
+    threads: options.Threads = 0,
+    out: Annotated[
+        Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Default: MODEL.optimized beside the model.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and stop.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="No fast 16-bit format is an error (exit 4).")] = False,
+    custom_objects: options.CustomObjects = None,
+    factory: options.Factory = None,
+    input_shape: options.InputShape = None,
+    preprocess: options.Preprocess = None,
+    task: options.Task = None,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    show_progress: options.ShowProgress = True,
+    fp16: Annotated[bool, typer.Option("--fp16", "--half", hidden=True)] = False,
+    int8: Annotated[bool, typer.Option("--int8", hidden=True)] = False,
+    best: Annotated[bool, typer.Option("--best", hidden=True)] = False,
+    onnx: Annotated[Optional[Path], typer.Option("--onnx", hidden=True)] = None,
+    save_engine: Annotated[Optional[Path], typer.Option("--saveEngine", hidden=True)] = None,
+) -> None:
+    """Build engines and verify them: `optimize build resnet34.keras --precision fp16`."""
+    from optimize import api
+
+    todo = [*(models or []), *([onnx] if onnx else [])]
+    if not todo:
+        raise UsageError("no model was given", "optimize build MODEL --precision fp16")
+    # trtexec's meaning of its flags: --int8 --fp16 together is one INT8 build with FP16 elsewhere
+    alias = "best" if best else "int8" if int8 else "fp16" if fp16 else None
+    words = precision or [alias or "fp16"]
+    if len(todo) > 1 and (out or save_engine):
+        raise UsageError("-o names one folder, but several models were given", "leave -o out: each gets its own")
+    given = {
+        "precision": words,
+        "batch": batch or ["1,64"],
+        "data": data,
+        "backend": backend,
+        "max_drop": max_drop,
+        "min_agreement": min_agreement,
+        "samples": samples,
+        "seed": seed,
+        "opset": opset,
+        "layout": layout,
+        "threads": threads,
+        "out": out or save_engine,
+        "force": force,
+        "strict": strict,
+        **options.source_options(custom_objects, factory, input_shape, preprocess, task),
+    }
+    if dry_run:
+        plans = [api.plan(model, **given) for model in todo]
+        answer(plans if len(plans) > 1 else plans[0], lambda: [typer.echo(line) for p in plans for line in p["lines"]])
+        return
+    done: List[Build] = []
+    failed: List[OptimizeError] = []
+    for model in todo:
+        try:
+            with progress() as report:
+                done.append(api.build(model, progress=report, **given))
+        except OptimizeError as error:
+            if len(todo) == 1:
+                raise
+            say(f"error: {model.name}: {error.message}")
+            failed.append(error)
+    if not done:
+        raise failed[0]
+    answers: List[Dict[str, Any]] = [one.to_json() for one in done]
+    answer(answers if len(todo) > 1 else answers[0], lambda: [_show(one) for one in done])
+    for one in done:
+        for name, error in one.failures:
+            say(f"error: {name}: {error.message}" + (f"\n  try: {error.hint}" if error.hint else ""))
+        say(api.next_command(one, **given))
+    _judge(done, failed)
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Engine bundle.")],
+    against: Annotated[Path, typer.Option("--against", metavar="MODEL", help="The original.")],
+    data: options.Data = None,
+    max_drop: Annotated[Optional[float], typer.Option("--max-drop", help="Points of top-1 (default 1.0).")] = None,
+    min_agreement: Annotated[Optional[float], typer.Option("--min-agreement", help="Percent of images.")] = None,
+    batch: Annotated[Optional[int], typer.Option("--batch", help="Default: the bundle's largest.")] = None,
+    custom_objects: options.CustomObjects = None,
+    factory: options.Factory = None,
+    input_shape: options.InputShape = None,
+    preprocess: options.Preprocess = None,
+    task: options.Task = None,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    show_progress: options.ShowProgress = True,
+) -> None:
+    """Check an engine against the original: numbers, and accuracy where data is given."""
+    from optimize import api
+
+    source = options.source_options(custom_objects, factory, input_shape, preprocess, task)
+    with progress() as report:
+        done = api.verify(
+            bundle,
+            against=against,
+            data=data,
+            max_drop=max_drop,
+            min_agreement=min_agreement,
+            batch=batch,
+            progress=report,
+            **source,
+        )
+    answer(done, lambda: [typer.echo(line) for line in done["lines"]])
+    if not done["passed"]:
+        raise GateError("; ".join(done["reasons"]), "optimize build with another --precision, or a wider --max-drop")
+
+
+def _show(done: Build) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{done.model.name} -> {done.backend}", title_justify="left")
+    for column in ("precision", "layers", "size", "top-1", "drop", "agreement", "gate", "time", "bundle"):
+        table.add_column(column, overflow="fold")
+    if done.source_accuracy and done.source_accuracy.get("top1") is not None:
+        table.add_row("source (float32)", "", "", f"{100 * done.source_accuracy['top1']:.2f}%", "", "", "", "", "")
+    for one in done.bundles:
+        table.add_row(*_row(one.to_json()))
+    console().print(table)
+    typer.echo(_check_line(done.check))
+    inferred = " (inferred)" if (done.spec.preprocess or {}).get("inferred") else ""
+    typer.echo(f"preprocess: {(done.spec.preprocess or {}).get('text', 'none')}{inferred}")
+
+
+def _row(one: Dict[str, Any]) -> List[str]:
+    accuracy = one["accuracy"] or {}
+    top1, drop, agreement = accuracy.get("top1"), accuracy.get("top1_drop"), accuracy.get("agreement")
+    gate = one["gate"]
+    return [
+        one["precision"],
+        " ".join(f"{n}x{k}" for k, n in one["achieved"].items()) or "unknown",
+        f"{one['size_bytes'] / 1e6:.1f} MB",
+        "unmeasured" if top1 is None else f"{100 * top1:.2f}%",
+        "unmeasured" if drop is None else f"{drop:+.2f}",
+        "unmeasured" if agreement is None else f"{100 * agreement:.2f}%",
+        "unmeasured" if gate is None else "passed" if gate["passed"] else "FAILED",
+        "cached" if one["reused"] else f"{one['seconds']:.1f} s",
+        f"{one['path']} {' '.join(one['flags'])}".rstrip(),
+    ]
+
+
+def _check_line(check: Dict[str, Any]) -> str:
+    agreement = check.get("top1_agreement")
+    top1 = "" if agreement is None else f", top-1 agreement {100 * agreement:.2f}%"
+    inputs = "seeded inputs (no data was given)" if check["data"] == "seeded" else f"images of {check['data']}"
+    return f"ONNX against the source: largest difference {check['max_abs']:.2g}{top1}, on {check['n']} {inputs}"
+
+
+def _judge(done: List[Build], failed: List[OptimizeError]) -> None:
+    """Exit with what the whole call came to: a gate first, then partial."""
+    gates = [(b, b.manifest["gate"]) for one in done for b in one.bundles]
+    for bundle, gate in gates:
+        if gate is not None and not gate["passed"]:
+            raise GateError(
+                f"{bundle.precision}: {'; '.join(gate['reasons'])}",
+                "try another --precision, more --samples, or a wider --max-drop",
+            )
+    errors = failed + [error for one in done for _, error in one.failures]
+    if errors:
+        if all(error.exit_code == errors[0].exit_code for error in errors) and not any(one.bundles for one in done):
+            raise errors[0]
+        raise PartialError(f"{len(errors)} of the engines could not be built; the others are kept", errors[0].hint)

@@ -1,0 +1,133 @@
+"""How the commands talk: data on stdout, talk and progress on stderr, errors in one line with the next command."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, TypeVar
+
+import typer
+
+from engines.errors import outcome
+from engines.spec import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Voice:
+    """How loud to be: set once by the options that every command takes."""
+
+    json = False
+    quiet = False
+    verbose = False
+    progress = True
+
+
+VOICE = _Voice()
+
+
+def set_voice(json: bool, quiet: bool, verbose: bool, progress: bool) -> None:
+    """Apply `--json`, `-q`, `-v` and `--no-progress`."""
+    VOICE.json, VOICE.quiet, VOICE.verbose, VOICE.progress = json, quiet, verbose, progress
+    if verbose:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+
+
+def console(stderr: bool = False) -> Console:
+    """A rich console; wide enough for tables where the output is no terminal."""
+    from rich.console import Console
+
+    file = sys.stderr if stderr else sys.stdout
+    width = None if file.isatty() else 160
+    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=not file.isatty())
+
+
+def say(text: str) -> None:
+    """Talk: a line on stderr, unless `-q`."""
+    if not VOICE.quiet:
+        typer.echo(text, err=True)
+
+
+def answer(value: Any, show: Callable[[], None]) -> None:
+    """Give a command's data on stdout: JSON with `--json`, else what `show` prints."""
+    if VOICE.json:
+        typer.echo(json.dumps(value, indent=1, allow_nan=False))
+    else:
+        show()
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress bar on stderr for each thing reported; plain lines where stderr is no terminal."""
+    if VOICE.quiet or not VOICE.progress:
+        yield lambda what, done, total: None
+        return
+    if not sys.stderr.isatty():
+        seen: Dict[str, float] = {}
+
+        def line(what: str, done: int, total: int) -> None:
+            if what not in seen:
+                seen[what] = time.monotonic()
+                typer.echo(f"  {what} ...", err=True)
+
+        yield line
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True)) as bars:
+        tasks: Dict[str, Any] = {}
+        last: Dict[str, str] = {}
+
+        def bar(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                if last:
+                    bars.stop_task(tasks[last["what"]])
+                    task = bars.tasks[tasks[last["what"]]]
+                    bars.update(task.id, total=task.total or 1, completed=task.total or 1)
+                tasks[what] = bars.add_task(what, total=total or None)
+            last["what"] = what
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        yield bar
+
+
+def command(function: F) -> F:
+    """Wrap a command so that every exception becomes one line, an exit code and a hint (`engines.errors.outcome`)."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, (typer.Exit, typer.Abort, typer.BadParameter)):
+                raise
+            if os.environ.get("OPTIMIZE_DEBUG"):
+                raise
+            if isinstance(error, BrokenPipeError):
+                # the reader of stdout has left: not an error of ours
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(0) from None
+            message, code, hint = outcome(error)
+            if VOICE.json:
+                typer.echo(json.dumps({"error": {"message": message, "hint": hint, "exit_code": code}}))
+            typer.echo(f"error: {message}", err=True)
+            if hint:
+                typer.echo(f"  try: {hint}", err=True)
+            raise typer.Exit(code) from None
+
+    return run  # type: ignore[return-value]

@@ -1,0 +1,124 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import typer
+from typing_extensions import Annotated
+
+from engines.errors import UsageError
+from optimize.cli.console import VOICE, set_voice
+
+
+def _json(value: bool) -> bool:
+    VOICE.json = value
+    return value
+
+
+def _quiet(value: bool) -> bool:
+    VOICE.quiet = value
+    return value
+
+
+def _verbose(value: bool) -> bool:
+    set_voice(VOICE.json, VOICE.quiet, value, VOICE.progress)
+    return value
+
+
+def _progress(value: bool) -> bool:
+    VOICE.progress = value
+    return value
+
+
+def _config(context: typer.Context, value: Optional[Path]) -> Optional[Path]:
+    """Let a TOML file give defaults: a table a command, keys as the long options without the dashes."""
+    file = value or (Path("optimize.toml") if Path("optimize.toml").is_file() else None)
+    if file is not None:
+        try:
+            table = read_config(file).get(context.info_name or "", {})
+        except UsageError as error:
+            raise typer.BadParameter(error.message) from None
+        context.default_map = {**table, **(context.default_map or {})}
+    return value
+
+
+def read_config(file: Path) -> Dict[str, Dict[str, Any]]:
+    """Read an `optimize.toml`: `[build]`, `[bench]` … tables of options by their long names.
+
+    Raises:
+        UsageError: No such file, or not TOML.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise UsageError(f"no such configuration file: {file}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: {error}") from None
+    return {
+        command: {key.replace("-", "_"): value for key, value in table.items()}
+        for command, table in tables.items()
+        if isinstance(table, dict)
+    }
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", callback=_json)]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.", callback=_quiet)]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.", callback=_verbose)]
+ShowProgress = Annotated[
+    bool, typer.Option("--progress/--no-progress", help="Show progress on stderr.", callback=_progress)
+]
+Config = Annotated[
+    Optional[Path],
+    typer.Option("--config", help="TOML file with defaults (default: optimize.toml).", is_eager=True, callback=_config),
+]
+
+CustomObjects = Annotated[
+    Optional[str],
+    typer.Option("--custom-objects", metavar="FILE.py:NAME[,NAME]", help="Custom Keras classes that the model needs."),
+]
+Factory = Annotated[
+    Optional[str],
+    typer.Option(
+        "--factory", metavar="FILE.py:NAME", help="Function that makes the module of a state_dict, or a model name."
+    ),
+]
+InputShape = Annotated[
+    Optional[str],
+    typer.Option("--input-shape", metavar="3x32x32", help="In the source's own order, without the batch."),
+]
+Preprocess = Annotated[
+    Optional[str],
+    typer.Option("--preprocess", help="What the model was trained on: raw, unit, imagenet, mean=..;std=.., resize=.."),
+]
+Task = Annotated[Optional[str], typer.Option("--task", help="classify (default) or tensors.")]
+Batch = Annotated[Optional[List[str]], typer.Option("--batch", metavar="1,64", help="Batch sizes.")]
+Data = Annotated[
+    Optional[str],
+    typer.Option("--data", metavar="cifar10|DIR|NPZ|synthetic", help="Images to calibrate with and to measure on."),
+]
+Backend = Annotated[str, typer.Option("--backend", help="auto, tensorrt, openvino or onnxruntime.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves the runtime's default.")]
+
+
+def source_options(
+    custom_objects: Optional[str],
+    factory: Optional[str],
+    input_shape: Optional[str],
+    preprocess: Optional[str],
+    task: Optional[str],
+) -> Dict[str, Any]:
+    """The model options as `optimize.sources.recognise` takes them."""
+    return {
+        "custom_objects": custom_objects,
+        "factory": factory,
+        "input_shape": input_shape,
+        "preprocess": preprocess,
+        "task": task,
+    }

@@ -1,0 +1,92 @@
+"""`optimize zoo list|make|train`: ResNets with random or briefly trained weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+import typer
+from typing_extensions import Annotated
+
+from optimize.cli import options
+from optimize.cli.console import answer, command, progress, say
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="ResNets with random or briefly trained weights, in Keras or PyTorch.",
+)
+
+Name = Annotated[str, typer.Argument(help="resnet18, resnet34, resnet50, resnet101 or resnet152.")]
+Stem = Annotated[str, typer.Option("--stem", help="imagenet (7x7/2 and pooling) or cifar (3x3).")]
+Classes = Annotated[int, typer.Option("--classes", min=1)]
+Size = Annotated[int, typer.Option("--size", min=8, help="Height and width of the images, pixels.")]
+Seed = Annotated[int, typer.Option("--seed")]
+
+
+@app.command("list")
+@command
+def list_models(
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    show_progress: options.ShowProgress = True,
+) -> None:
+    """The models that the zoo makes, with their parameters at 1,000 classes."""
+    from optimize import zoo
+
+    models = zoo.catalogue()
+    answer(models, lambda: [typer.echo(f"{m['name']:10} {m['parameters']:>12,} parameters") for m in models])
+
+
+@app.command()
+@command
+def make(
+    name: Name,
+    framework: Annotated[str, typer.Option("--framework", help="keras or torch.")] = "keras",
+    stem: Stem = "imagenet",
+    classes: Classes = 10,
+    size: Size = 32,
+    seed: Seed = 0,
+    out: Annotated[Optional[Path], typer.Option("-o", "--out", help="Default: NAME.keras or NAME.pt here.")] = None,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    show_progress: options.ShowProgress = True,
+) -> None:
+    """Make a model with random weights."""
+    from optimize import api
+
+    with progress() as report:
+        path = api.zoo_make(name, framework, stem, classes, size, seed, out, report)
+    answer({"path": str(path)}, lambda: typer.echo(str(path)))
+    say(f"next: optimize build {path} --precision fp16")
+
+
+@app.command()
+@command
+def train(
+    name: Name,
+    data: Annotated[str, typer.Option("--data", metavar="cifar10|DIR|NPZ|synthetic")] = "cifar10",
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 10,
+    batch: Annotated[int, typer.Option("--batch", min=1)] = 64,
+    stem: Stem = "imagenet",
+    images: Annotated[Optional[int], typer.Option("--images", min=1, help="Train on that many images only.")] = None,
+    seed: Seed = 0,
+    out: Annotated[Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Folder for the file.")] = None,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    show_progress: options.ShowProgress = True,
+) -> None:
+    """Train a Keras model for some epochs and save it as NAME_DATA_bsBATCH_epochsN.keras."""
+    from optimize import api
+
+    with progress() as report:
+        done = api.zoo_train(name, data, epochs, batch, stem, images, seed, out, report)
+    answer(done, lambda: typer.echo(done["path"]))
+    say(f"next: optimize build {done['path']} --precision fp16,int8 --data {data} --preprocess unit")

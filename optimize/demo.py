@@ -1,0 +1,68 @@
+"""`optimize demo`: the whole path in minutes on this machine, on real images where there are some."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+from engines.errors import DataError
+from engines.spec import Progress, quiet
+
+_IMAGES = 10_000
+_EPOCHS = 3
+"""A budget of about two minutes on two cores: enough to see accuracy that quantisation could ruin."""
+
+
+def run(out: Path, data: Optional[str] = None, progress: Progress = quiet) -> Dict[str, Any]:
+    """Train a small-budget ResNet-34, build fp32, fp16 and int8, verify, bench at 1 and 64 against TensorFlow.
+
+    Args:
+        out: Folder for the model, the engines, `runs.json` and `report.md`; a second run uses what is there.
+        data: Data set reference; None takes CIFAR-10 if it is found or can be fetched, else the synthetic set.
+        progress: Told what happens.
+
+    Returns:
+        `data`, `model`, `bundles`, `run` (optimize.run/1) and `report` (path).
+    """
+    from optimize import api
+
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    reference = data or _data(progress)
+    name = f"resnet34_{reference if reference in ('cifar10', 'synthetic') else 'data'}_bs64_epochs{_EPOCHS}.keras"
+    model = out / name
+    if not model.is_file():
+        model = Path(api.zoo_train("resnet34", reference, _EPOCHS, 64, "imagenet", _IMAGES, 0, out, progress)["path"])
+    done = api.build(model, "fp32,fp16,int8", (1, 64), reference, preprocess="unit", progress=progress)
+    if done.failures:
+        raise done.failures[0][1]
+    bench, _ = api.bench(
+        [b.path for b in done.bundles],
+        baseline=model,
+        data=reference,
+        rounds=2,
+        duration=0.5,
+        images=2000,
+        preprocess="unit",
+        out=out / "runs.json",
+        progress=progress,
+    )
+    written = api.report([out / "runs.json"], ["md"], out)
+    return {
+        "data": reference,
+        "model": str(model),
+        "bundles": [str(b.path) for b in done.bundles],
+        "run": bench,
+        "report": str(written[0]),
+    }
+
+
+def _data(progress: Progress) -> str:
+    """CIFAR-10 if it is on this machine or can be fetched, else the labelled synthetic set."""
+    from calib.datasets import open_dataset
+
+    try:
+        open_dataset("cifar10", "test", progress=progress)
+    except DataError:
+        return "synthetic"
+    return "cifar10"

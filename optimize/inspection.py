@@ -1,0 +1,126 @@
+"""What a file is and what it says of itself, without running it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Dict, List
+
+from engines import jsonfile, manifest
+from engines.errors import OptimizeError, UsageError
+
+
+def inspect(path: Path) -> Dict[str, Any]:
+    """Describe a bundle, a model or a JSON file of this project.
+
+    Returns:
+        `what` and the facts of it: a bundle's manifest with `whole` and `why_not` (empty where it runs here), a model's
+        kind, an ONNX graph's inputs, outputs, opset and operators, a run file's environment and rows.
+
+    Raises:
+        UsageError: No such file.
+        ModelError, DamagedError: It is none of these, or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"no such file: {path}")
+    if path.is_file() and path.suffix == ".json":
+        value = jsonfile.read(path)
+        return {"what": value.get("schema", "json"), "path": str(path), "content": value}
+    from optimize.sources import recognise
+
+    spec = recognise(str(path))
+    about: Dict[str, Any] = {"what": spec.kind, "path": str(path)}
+    if spec.kind == "bundle":
+        about["manifest"] = manifest.read(path)
+        about["why_not"] = manifest.why_not(path)
+        try:
+            manifest.check_files(path)
+            about["damaged"] = ""
+        except OptimizeError as error:
+            about["damaged"] = error.message
+        return about
+    about["size_bytes"] = sum(p.stat().st_size for p in path.rglob("*")) if path.is_dir() else path.stat().st_size
+    about["spec"] = spec.to_json()
+    if spec.kind == "onnx":
+        about["graph"] = _graph(path)
+    return about
+
+
+def _graph(path: Path) -> Dict[str, Any]:
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+
+    def shape(value: Any) -> List[Any]:
+        dims = value.type.tensor_type.shape.dim
+        return [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims]
+
+    weights = {w.name for w in model.graph.initializer}
+    return {
+        "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
+        "ir_version": model.ir_version,
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "inputs": {v.name: shape(v) for v in model.graph.input if v.name not in weights},
+        "outputs": {v.name: shape(v) for v in model.graph.output},
+        "operators": dict(Counter(n.op_type for n in model.graph.node).most_common()),
+        "metadata": {m.key: m.value for m in model.metadata_props},
+    }
+
+
+def lines(about: Dict[str, Any], layers: bool = False) -> List[str]:
+    """What `inspect` found, for a reader."""
+    out = [f"{about['path']}: {about['what']}"]
+    if about["what"] == "bundle":
+        return out + _bundle_lines(about, layers)
+    if "graph" in about:
+        graph = about["graph"]
+        out += [f"  opset      {graph['opset']}", f"  producer   {graph['producer']}"]
+        out += [f"  input      {name} {shape}" for name, shape in graph["inputs"].items()]
+        out += [f"  output     {name} {shape}" for name, shape in graph["outputs"].items()]
+        out += [f"  operators  {' '.join(f'{k}:{v}' for k, v in graph['operators'].items())}"]
+    elif "content" in about and "rows" in about["content"]:
+        for row in about["content"]["rows"]:
+            out.append(f"  {row.get('target')} {row.get('form') or row.get('precision')} batch {row.get('batch')}")
+    elif "size_bytes" in about:
+        out.append(f"  size       {about['size_bytes'] / 1e6:.1f} MB")
+    return out
+
+
+def _bundle_lines(about: Dict[str, Any], layers: bool) -> List[str]:
+    m = about["manifest"]
+    accuracy, check, calibration = m["accuracy"], m["check"], m["calibration"]
+    device = m["device"]
+    out = [
+        f"  name        {m['name']}, made {m['created']} by optimize {m['version']} from {m['model']['name']}",
+        f"  backend     {m['backend']} {device['version']} on {device['os']} {device['arch']} {m['options']}",
+        f"  precision   asked {m['precision']}, achieved "
+        + " ".join(f"{n} layers {k}" for k, n in m["achieved"].items()),
+        f"  batches     {m['batches']}",
+        f"  preprocess  {(m['preprocess'] or {}).get('text', 'none')}",
+    ]
+    out += [f"  input       {t['name']} {t['shape']} {t['dtype']}" for t in m["inputs"]]
+    out += [f"  output      {t['name']} {t['shape']} {t['dtype']}" for t in m["outputs"]]
+    if calibration:
+        data = calibration["dataset"]
+        out.append(f"  calibrated  {calibration['method']} on {calibration['samples']} images of {data['name']}")
+    if accuracy:
+        top1 = accuracy.get("top1")
+        out.append(
+            f"  accuracy    top-1 {'unmeasured' if top1 is None else f'{100 * top1:.2f}%'}, "
+            f"agreement {100 * accuracy['agreement']:.2f}%"
+        )
+    else:
+        out.append("  accuracy    unmeasured")
+    if check:
+        out.append(f"  check       largest difference {check['max_abs']:.3g} on {check['n']} {check['data']} inputs")
+    if m["gate"]:
+        out.append("  gate        " + ("passed" if m["gate"]["passed"] else f"FAILED: {m['gate'].get('reasons')}"))
+    if m["flags"]:
+        out.append(f"  flags       {', '.join(m['flags'])}")
+    if about["damaged"]:
+        out.append(f"  damaged     {about['damaged']}")
+    out.append(f"  runs here   {'no: ' + about['why_not'] if about['why_not'] else 'yes'}")
+    if layers:
+        out += [f"    {x['precision']:8} {x['type']:20} {x['name']}" for x in m["layers"]]
+    return out

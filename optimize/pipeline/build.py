@@ -1,0 +1,404 @@
+"""From a model file to verified engine bundles: export, check, calibrate, build, measure accuracy, gate, publish."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from engines import jsonfile, manifest
+from engines import backend as backends
+from engines.device import DeviceKey, device_key
+from engines.errors import GateError, IncompatibleError, OptimizeError
+from engines.spec import Progress, RunnerSpec, TensorSpec, quiet
+from optimize.pipeline import engine
+from optimize.pipeline.inputs import CALIBRATION_PACKAGES, EXPORT_PACKAGES, child_env, data_inputs, source_inputs
+from optimize.pipeline.options import BuildOptions
+from optimize.pipeline.stages import Workspace, digest, now
+from optimize.version import VERSION
+
+_SEEDED_IMAGES = 64
+"""Inputs of a numerical check where no data is given."""
+
+_CHECK_IMAGES = 512
+"""Real images of the export's check; accuracy is measured on all of the test images later."""
+
+
+@dataclass
+class Built:
+    """One bundle of a build, and what was measured of it."""
+
+    path: Path
+    precision: str
+    manifest: Dict[str, Any]
+    reused: bool
+
+    def to_json(self) -> Dict[str, Any]:
+        """The bundle's line in `optimize build --json`."""
+        about = self.manifest
+        return {
+            "path": str(self.path),
+            "precision": self.precision,
+            "backend": about["backend"],
+            "achieved": about["achieved"],
+            "size_bytes": sum(f["bytes"] for f in about["files"]),
+            "seconds": about["seconds"],
+            "reused": self.reused,
+            "accuracy": about["accuracy"],
+            "check": about["check"],
+            "gate": about["gate"],
+            "flags": about["flags"],
+        }
+
+
+@dataclass
+class Build:
+    """What one call of `build` made of one model."""
+
+    model: Path
+    out: Path
+    backend: str
+    spec: RunnerSpec
+    check: Dict[str, Any]
+    source_accuracy: Optional[Dict[str, Any]]
+    bundles: List[Built] = field(default_factory=list)
+    failures: List[Tuple[str, OptimizeError]] = field(default_factory=list)
+
+    def to_json(self) -> Dict[str, Any]:
+        """The answer of `optimize build --json`."""
+        return {
+            "model": str(self.model),
+            "out": str(self.out),
+            "backend": self.backend,
+            "preprocess": self.spec.preprocess,
+            "check": self.check,
+            "source": self.source_accuracy,
+            "bundles": [b.to_json() for b in self.bundles],
+            "failures": [{"precision": p, "message": e.message, "hint": e.hint} for p, e in self.failures],
+        }
+
+
+def output_folder(model: Path, options: BuildOptions) -> Path:
+    """`<model>.optimized` beside the model, unless `-o` says otherwise."""
+    return (options.out or model.with_name(model.name.rsplit(".", 1)[0] + ".optimized")).resolve()
+
+
+def build(spec: RunnerSpec, options: BuildOptions, progress: Progress = quiet) -> Build:
+    """Build every asked precision of one model, each verified.
+
+    Args:
+        spec: The source, from `optimize.sources.recognise`.
+        options: What is asked.
+        progress: Told what happens.
+
+    Returns:
+        The bundles, in the order asked; a precision that failed is in `failures`, the others are kept.
+
+    Raises:
+        GateError: The exported graph does not do what the source does.
+        OptimizeError: A stage that all precisions need failed.
+    """
+    backend = backends.choose(options.backend)
+    out = output_folder(Path(spec.path), options)
+    out.mkdir(parents=True, exist_ok=True)
+    space = Workspace(out / ".optimize")
+    with space.locked(progress):
+        job = _Job(spec, options, backend, space, progress)
+        done = job.prepare(out)
+        for precision in options.precisions:
+            try:
+                done.bundles.append(job.make(precision, out))
+            except OptimizeError as error:
+                done.failures.append((precision, error))
+    if done.failures and not done.bundles:
+        raise done.failures[0][1]
+    return done
+
+
+class _Job:
+    """One build under way: what every precision shares."""
+
+    def __init__(
+        self, spec: RunnerSpec, options: BuildOptions, backend: str, space: Workspace, progress: Progress
+    ) -> None:
+        self.spec, self.options, self.backend, self.space, self.progress = spec, options, backend, space, progress
+        self.key: DeviceKey = device_key(backend)
+        progress("reading the model", 0, 0)
+        self.source = source_inputs(spec)
+        self.data = data_inputs(options.data) if options.data else ""
+
+    def prepare(self, out: Path) -> Build:
+        """Export, check against the source and, with data, measure the source's accuracy in float32."""
+        o = self.options
+        export = self.space.run(
+            "export",
+            "optimize.exporters:export",
+            {"spec": self.spec.to_json(), "opset": o.opset, "batch": "dynamic", "layout": o.layout},
+            {**self.source, "opset": o.opset, "batch": "dynamic", "layout": o.layout},
+            self.progress,
+            EXPORT_PACKAGES,
+            out="out=model.onnx",
+            env=child_env(self.spec),
+            force=o.force,
+        )
+        self.onnx = export["onnx"]
+        self.graph = jsonfile.sha256(self.onnx)
+        preprocess = self.spec.preprocess
+        self.spec = RunnerSpec.from_json(export["spec"]).with_(preprocess=preprocess)
+        self._settle_preprocess()
+        check = self._check_export()
+        if not check["passed"]:
+            raise GateError(
+                f"the exported ONNX disagrees with {Path(self.spec.path).name}: largest difference "
+                f"{check['max_abs']:.3g}, top-1 agreement {check['top1_agreement']} on {check['n']} {check['data']} inputs",
+                f"see the graph in {self.onnx}",
+            )
+        self.source_scores = self._scores("source", self.spec.with_(policy="float32"), self.source)
+        about = {k: v for k, v in self.source_scores.items() if k in ("top1", "top5", "dataset")}
+        return Build(Path(self.spec.path), out, self.backend, self.spec, check, about or None)
+
+    def _settle_preprocess(self) -> None:
+        """Where preprocessing was not given and there are labels, let the accuracy tell `unit` from `raw`."""
+        if self.spec.task != "classify":
+            return
+        if self.spec.preprocess is None or self.spec.preprocess.get("inferred"):
+            from calib.preprocess import parse
+
+            text = "unit"
+            if self.data:
+                chosen = self.space.run(
+                    "preprocess",
+                    "bench.accuracy:choose_preprocess",
+                    {"spec": self._graph_spec().to_json(), "data": self.options.data, "seed": self.options.seed},
+                    {"onnx": self.graph, "data": self.data, "seed": self.options.seed},
+                    self.progress,
+                    CALIBRATION_PACKAGES,
+                )
+                text = chosen["preprocess"]
+            self.spec = self.spec.with_(preprocess={**parse(text).to_json(), "inferred": True})
+
+    def _graph_spec(self) -> RunnerSpec:
+        """The exported graph on ONNX Runtime: FP32, the reference of everything after it."""
+        return self.spec.with_(
+            kind="onnx", path=self.onnx, backend="onnxruntime", custom_objects=None, factory=None, form="", options={}
+        )
+
+    def _check_export(self) -> Dict[str, Any]:
+        o = self.options
+        n = _CHECK_IMAGES if self.data else _SEEDED_IMAGES
+        return self.space.run(
+            "check",
+            "optimize.exporters.check:against_source",
+            {"spec": self.spec.to_json(), "onnx": self.onnx, "data": o.data or "", "n": n, "seed": o.seed},
+            {
+                **self.source,
+                "onnx": self.graph,
+                "preprocess": self.spec.preprocess,
+                "data": self.data,
+                "n": n,
+                "seed": o.seed,
+            },
+            self.progress,
+            EXPORT_PACKAGES,
+            env=child_env(self.spec),
+            force=o.force,
+        )
+
+    def _scores(self, name: str, spec: RunnerSpec, identity: Dict[str, Any]) -> Dict[str, Any]:
+        """Accuracy of a classifier on all test images at the largest batch; nothing without data."""
+        if not self.data or spec.task != "classify":
+            return {}
+        batch = max(self.options.batches)
+        return self.space.run(
+            f"accuracy-{name}",
+            "bench.accuracy:evaluate",
+            {"spec": spec.to_json(), "data": self.options.data, "batch": batch, "batches": self._others(spec)},
+            {
+                "runner": identity,
+                "preprocess": spec.preprocess,
+                "data": self.data,
+                "batch": batch,
+                "batches": self._others(spec),
+            },
+            self.progress,
+            CALIBRATION_PACKAGES,
+            out="out=scores.npz",
+            env=child_env(spec),
+            force=self.options.force,
+        )
+
+    def _others(self, spec: RunnerSpec) -> List[int]:
+        """Batches at which an engine must give what it gives at the largest; an original is not checked there."""
+        return [b for b in self.options.batches if b != max(self.options.batches)] if spec.kind == "onnx" else []
+
+    def _calibrate(self) -> Dict[str, Any]:
+        o = self.options
+        arguments = {
+            "data": o.data,
+            "preprocess": self.spec.preprocess,
+            "layout": self.spec.layout,
+            "target": self.backend,
+            "samples": o.samples,
+            "seed": o.seed,
+            "backend": self.backend,
+        }
+        return self.space.run(
+            "calibrate",
+            "calib.calibrate:calibrate",
+            {**arguments, "onnx": self.onnx},
+            {**arguments, "data": self.data, "onnx": self.graph},
+            self.progress,
+            CALIBRATION_PACKAGES,
+            out="out=int8.onnx",
+            force=o.force,
+        )
+
+    def make(self, precision: str, out: Path) -> Built:
+        """One bundle: calibrated where needed, built, measured, gated and put in its place."""
+        if precision == "best":
+            from optimize.pipeline.best import make_best
+
+            return make_best(self.make, self.options, self.key, out, self.progress)
+        o = self.options
+        calibration = self._calibrate() if precision == "int8" else None
+        onnx = calibration["onnx"] if calibration else self.onnx
+        graph = jsonfile.sha256(onnx)
+        settings: Dict[str, Any] = {"threads": o.threads} if o.threads else {}
+        identity = {
+            "onnx": graph,
+            "precision": precision,
+            "backend": self.backend,
+            "device": self.key.to_json(),
+            "batches": list(o.batches),
+            "options": settings,
+        }
+        built = self.space.run(
+            f"engine-{precision}",
+            "optimize.pipeline.engine:build_engine",
+            {
+                "onnx": onnx,
+                "precision": precision,
+                "batches": list(o.batches),
+                "backend": self.backend,
+                "options": settings,
+            },
+            identity,
+            self.progress,
+            out="out",
+            force=o.force,
+        )
+        if o.strict and "no-fast-fp16" in built["flags"]:
+            raise IncompatibleError(
+                f"--precision {precision} --strict: this machine has no fast 16-bit format", "leave --strict out"
+            )
+        stage = Path(built["folder"])
+        spec = self._graph_spec().with_(
+            path=str(stage / built["files"][0]), backend=self.backend, options=built["options"], threads=o.threads
+        )
+        about = self._manifest(precision, built, calibration, identity, stage)
+        about.update(self._measure(spec, identity))
+        bundle = out / engine.bundle_name(precision, self.backend, self.key.version, self.key.compute_capability)
+        reused = built["reused"] and _unchanged(bundle, about)
+        if not reused:
+            engine.publish(stage, built["files"], about, bundle)
+        return Built(bundle, precision, about, reused)
+
+    def _measure(self, spec: RunnerSpec, identity: Dict[str, Any]) -> Dict[str, Any]:
+        """Accuracy against the source where data is given, else a numerical check on seeded inputs; and the gate."""
+        scores = self._scores(identity["precision"], spec, identity)
+        if not scores:
+            n = _SEEDED_IMAGES
+            check = self.space.run(
+                f"check-{identity['precision']}",
+                "optimize.verification:compare",
+                {
+                    "reference": self._graph_spec().to_json(),
+                    "candidate": spec.to_json(),
+                    "data": self.options.data or "",
+                    "n": n,
+                    "seed": self.options.seed,
+                },
+                {
+                    **identity,
+                    "reference": self.graph,
+                    "preprocess": spec.preprocess,
+                    "data": self.data,
+                    "n": n,
+                    "seed": self.options.seed,
+                },
+                self.progress,
+                force=self.options.force,
+            )
+            return {"accuracy": None, "check": check, "gate": None}
+        from bench.accuracy import compare
+
+        against = compare(Path(self.source_scores["predictions"]), Path(scores["predictions"]))
+        accuracy = {k: scores.get(k) for k in ("top1", "top5", "dataset", "batches")}
+        accuracy.update(against)
+        return {"accuracy": accuracy, "check": None, "gate": self._gate(accuracy)}
+
+    def _gate(self, accuracy: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+        o = self.options
+        reasons = []
+        drop, agreement = accuracy.get("top1_drop"), 100 * accuracy["agreement"]
+        if drop is not None and drop > o.drop_gate:
+            reasons.append(f"top-1 drops by {drop:.2f} points, {o.drop_gate:g} are allowed")
+        if o.min_agreement is not None and agreement < o.min_agreement:
+            reasons.append(f"agreement is {agreement:.2f}%, {o.min_agreement:g}% are asked")
+        return {
+            "passed": not reasons,
+            "max_drop": o.drop_gate if drop is not None else None,
+            "min_agreement": o.min_agreement,
+            "reasons": reasons,
+        }
+
+    def _manifest(
+        self,
+        precision: str,
+        built: Dict[str, Any],
+        calibration: Optional[Dict[str, Any]],
+        identity: Dict[str, Any],
+        stage: Path,
+    ) -> Dict[str, Any]:
+        spec = self.spec
+        return {
+            "schema": "optimize.manifest/1",
+            "name": f"{Path(spec.path).name.rsplit('.', 1)[0]}-{precision}",
+            "created": now(),
+            "version": VERSION,
+            "model": {"name": Path(spec.path).name, "kind": spec.kind, "sha256": self.source["model"]},
+            "backend": self.backend,
+            "precision": precision,
+            "achieved": built["achieved"],
+            "layers": built["layers"],
+            "files": engine.file_entries(stage, built["files"]),
+            "device": self.key.to_json(),
+            "inputs": [_tensor(t) for t in spec.inputs],
+            "outputs": [_tensor(t) for t in spec.outputs],
+            "layout": spec.layout,
+            "task": spec.task,
+            "preprocess": spec.preprocess,
+            "batches": list(self.options.batches),
+            "options": built["options"],
+            "onnx": built["onnx"],
+            "calibration": {k: v for k, v in calibration.items() if k not in ("onnx", "folder", "reused", "seconds")}
+            if calibration
+            else None,
+            "build_key": digest(identity),
+            "flags": built["flags"],
+            "seconds": built["seconds"],
+        }
+
+
+def _tensor(spec: TensorSpec) -> Dict[str, Any]:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
+
+
+def _unchanged(bundle: Path, about: Dict[str, Any]) -> bool:
+    """Whether the bundle in place is whole and says the same, but for when it was made."""
+    try:
+        there = manifest.read(bundle)
+        manifest.check_files(bundle)
+    except (OptimizeError, OSError):
+        return False
+    return {**there, "created": ""} == {**about, "created": ""}

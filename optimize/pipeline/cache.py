@@ -1,0 +1,63 @@
+"""Finished stages of output folders: list them, remove them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+from engines import jsonfile
+from engines.errors import DamagedError, UsageError
+from optimize.pipeline.stages import Workspace
+
+
+def _workspaces(folder: Path) -> Iterator[Workspace]:
+    """The workspace of an output folder, or of every output folder directly inside `folder`."""
+    if not folder.is_dir():
+        raise UsageError(f"no such folder: {folder}")
+    if (folder / ".optimize").is_dir():
+        yield Workspace(folder / ".optimize")
+        return
+    for inside in sorted(folder.iterdir()):
+        if (inside / ".optimize").is_dir():
+            yield Workspace(inside / ".optimize")
+
+
+def entries(folder: Path) -> List[Dict[str, Any]]:
+    """Every finished stage: its name, when it was made, its size in bytes and its path.
+
+    Raises:
+        UsageError: No such folder.
+    """
+    found = []
+    for space in _workspaces(folder):
+        for stage in sorted(space.stages.glob("*/stage.json")):
+            try:
+                record = jsonfile.read(stage)
+            except DamagedError:
+                record = {}
+            size = sum(p.stat().st_size for p in stage.parent.rglob("*") if p.is_file())
+            found.append(
+                {
+                    "name": record.get("name", "damaged"),
+                    "created": record.get("created", ""),
+                    "bytes": size,
+                    "path": str(stage.parent),
+                }
+            )
+    return found
+
+
+def remove(folder: Path) -> List[Path]:
+    """Remove every finished stage, and what an interrupted one left; bundles are not touched.
+
+    Raises:
+        UsageError: No such folder.
+    """
+    removed = []
+    for space in _workspaces(folder):
+        with space.locked():
+            for stage in sorted(space.stages.iterdir()) if space.stages.is_dir() else []:
+                shutil.rmtree(stage)
+                removed.append(stage)
+    return removed

@@ -1,0 +1,61 @@
+"""The stage that turns an ONNX graph into an engine, and how its folder becomes a bundle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Dict, List, Mapping
+
+from engines import jsonfile
+from engines.spec import Progress
+
+
+def build_engine(
+    onnx: str, out: str, precision: str, batches: List[int], backend: str, options: Dict[str, Any], progress: Progress
+) -> Dict[str, Any]:
+    """Build an engine into the empty folder `out` (runs in a child process).
+
+    Returns:
+        What `engines.backend.Backend.build` returned, and the SHA-256 and opset of the graph.
+
+    Raises:
+        BuildError: The backend could not build it.
+        IncompatibleError: The backend is missing.
+    """
+    import onnx as onnx_package
+
+    from engines import backend as backends
+
+    built = backends.get(backend).build(Path(onnx), Path(out), precision, batches, options, progress)
+    opsets = onnx_package.load(onnx, load_external_data=False).opset_import
+    opset = next(o.version for o in opsets if o.domain in ("", "ai.onnx"))
+    return {**built, "onnx": {"sha256": jsonfile.sha256(onnx), "opset": opset}}
+
+
+def bundle_name(precision: str, backend: str, version: str, compute_capability: str = "") -> str:
+    """Folder name of a bundle: precision, backend and version, and the GPU's compute capability if it has one."""
+    suffix = f"-sm{compute_capability.replace('.', '')}" if compute_capability else ""
+    return f"{precision}-{backend}{version}{suffix}"
+
+
+def publish(stage: Path, files: List[str], manifest: Mapping[str, Any], bundle: Path) -> None:
+    """Put a bundle in its place in one rename: hard links to the stage's engine files (copies where the file system
+    has none) and the manifest."""
+    with jsonfile.replacing_folder(bundle) as part:
+        for name in files:
+            try:
+                os.link(stage / name, part / name)
+            except OSError:
+                shutil.copyfile(stage / name, part / name)
+        from engines import manifest as manifests
+
+        manifests.write(part, dict(manifest))
+
+
+def file_entries(folder: Path, names: List[str]) -> List[Dict[str, Any]]:
+    """The manifest's list of files: plain name, SHA-256, size in bytes."""
+    return [
+        {"path": name, "sha256": jsonfile.sha256(folder / name), "bytes": (folder / name).stat().st_size}
+        for name in names
+    ]

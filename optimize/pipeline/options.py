@@ -1,0 +1,133 @@
+"""What a user asks of a build, checked before any work is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterable, Optional, Tuple
+
+from engines.errors import UsageError
+from engines.spec import PRECISIONS
+
+CANDIDATES = ("fp32", "fp16", "int8")
+"""What `best` chooses from."""
+
+DEFAULT_MAX_DROP = 1.0
+"""Points of top-1 that an engine may lose where accuracy is measured and nothing else is asked (DESIGN section 4)."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Options of one build.
+
+    Attributes:
+        precisions: Of `engines.spec.PRECISIONS`, in the order asked.
+        batches: Batch sizes that the engine serves, ascending.
+        data: Data set reference for calibration and accuracy, or None.
+        backend: auto or a backend's name.
+        max_drop: Largest top-1 drop in points; None is the default gate where labels are at hand.
+        min_agreement: Smallest share of images (0 to 100) on which engine and source agree, or None.
+        out: Output folder; None is `<model>.optimized` beside the model.
+        opset: ONNX opset, 13 to 17.
+        layout: NHWC or NCHW at the boundary; empty keeps the source's.
+        samples: Images that calibrate.
+        seed: Of sampling and of seeded inputs.
+        threads: CPU threads of the engine; 0 is the runtime's default.
+        force: Build again what is there already.
+        strict: A missing fast 16-bit format is an error (exit 4).
+    """
+
+    precisions: Tuple[str, ...] = ("fp16",)
+    batches: Tuple[int, ...] = (1, 64)
+    data: Optional[str] = None
+    backend: str = "auto"
+    max_drop: Optional[float] = None
+    min_agreement: Optional[float] = None
+    out: Optional[Path] = None
+    opset: int = 17
+    layout: str = ""
+    samples: int = 512
+    seed: int = 0
+    threads: int = 0
+    force: bool = False
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise UsageError(f"--max-drop {self.max_drop:g}: points of top-1 from 0 to 100 are expected")
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 100:
+            raise UsageError(f"--min-agreement {self.min_agreement:g}: a percentage from 0 to 100 is expected")
+        if self.samples < 1:
+            raise UsageError(f"--samples {self.samples}: at least one image is needed")
+        check_opset(self.opset)
+        check_layout(self.layout)
+        if self.data is None:
+            if "int8" in self.precisions:
+                raise UsageError(
+                    "INT8 needs images to calibrate with, and none were given",
+                    "add --data cifar10, a folder or an .npz file (--data synthetic only to try it out)",
+                )
+            for name in ("max_drop", "min_agreement"):
+                if getattr(self, name) is not None:
+                    option = "--" + name.replace("_", "-")
+                    raise UsageError(f"{option} cannot be checked without data", "add --data cifar10|DIR|FILE.npz")
+
+    @property
+    def drop_gate(self) -> float:
+        """The drop in points that this build accepts."""
+        return DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
+
+
+def check_opset(opset: int) -> None:
+    """Refuse an ONNX opset that TensorRT 8.5 does not read or that cannot hold per-channel Q/DQ.
+
+    Raises:
+        UsageError: Outside 13 to 17.
+    """
+    if not 13 <= opset <= 17:
+        raise UsageError(f"--opset {opset}: 13 to 17 are supported", "leave --opset out")
+
+
+def check_layout(layout: str) -> None:
+    """Refuse a layout that is neither NHWC nor NCHW.
+
+    Raises:
+        UsageError: Another word.
+    """
+    if layout not in ("", "NHWC", "NCHW"):
+        raise UsageError(f"--layout {layout}: NHWC or NCHW is expected")
+
+
+def parse_precisions(words: Iterable[str]) -> Tuple[str, ...]:
+    """Read precisions, repeated or with commas, each once.
+
+    Raises:
+        UsageError: An unknown one, or none.
+    """
+    found = _words(words)
+    for word in found:
+        if word not in PRECISIONS:
+            raise UsageError(f"--precision {word}: {', '.join(PRECISIONS)} are known")
+    if not found:
+        raise UsageError("--precision is empty", f"give one or more of {','.join(PRECISIONS)}")
+    return found
+
+
+def parse_batches(words: Iterable[str]) -> Tuple[int, ...]:
+    """Read batch sizes, repeated or with commas, ascending and each once.
+
+    Raises:
+        UsageError: Not a whole number of at least 1.
+    """
+    found = set()
+    for word in _words(words):
+        if not (word.isascii() and word.isdigit()) or not 1 <= int(word) <= 65536:
+            raise UsageError(f"--batch {word}: whole numbers from 1 are expected", "for example --batch 1,64")
+        found.add(int(word))
+    if not found:
+        raise UsageError("--batch is empty", "for example --batch 1,64")
+    return tuple(sorted(found))
+
+
+def _words(values: Iterable[str]) -> Tuple[str, ...]:
+    return tuple(dict.fromkeys(w.strip() for value in values for w in str(value).split(",") if w.strip()))

@@ -1,0 +1,181 @@
+"""Stages: functions from files to files, each in a child process, keyed by the content of what goes in.
+
+A stage's key is the hash of its function, its options, the hashes of its input files and the versions of the packages
+that decide its result. Its folder appears under that key in one rename, so that a second run finds it finished and an
+interrupted one starts over at the first stage that is not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
+
+from engines import child, jsonfile
+from engines.errors import DamagedError
+from engines.spec import Progress, quiet
+from optimize.version import VERSION
+
+_HERE = "{stage}"
+"""Stands for the stage's folder in its stored result, so that the output folder may be moved."""
+
+_SCHEMA = "optimize.stage/1"
+
+
+class Workspace:
+    """The hidden `.optimize/` of an output folder: finished stages, and the journal of what was done when.
+
+    Attributes:
+        root: The `.optimize` folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def stages(self) -> Path:
+        """Where finished stages lie, one folder each."""
+        return self.root / "stages"
+
+    @contextlib.contextmanager
+    def locked(self, waiting: Progress = quiet) -> Iterator[None]:
+        """Hold the folder for one build at a time; a second one waits and says so."""
+        from filelock import FileLock, Timeout
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(str(self.root / "lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting(f"waiting for another build in {self.root.parent}", 0, 0)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def note(self, event: str, stage: str, key: str, **more: Any) -> None:
+        """Append one line to the journal."""
+        line = {"time": now(), "event": event, "stage": stage, "key": key, **more}
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / "journal.jsonl", "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+
+    def run(
+        self,
+        name: str,
+        target: str,
+        arguments: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        progress: Progress = quiet,
+        packages: Sequence[str] = (),
+        out: Optional[str] = None,
+        env: Optional[Mapping[str, str]] = None,
+        force: bool = False,
+    ) -> Dict[str, Any]:
+        """Return a stage's result, from an earlier run where nothing that decides it has changed.
+
+        Args:
+            name: Of the stage; part of its folder's name.
+            target: `package.module:function`, run by `engines.child.call`.
+            arguments: JSON values; paths in them do not count for the key, so they stand in `inputs` by their hash.
+            inputs: What decides the result: content hashes and options, by name.
+            progress: Told what the child reports.
+            packages: Distributions whose versions decide the result.
+            out: The argument that gets a path inside the stage's folder: `name=file`, or `name` for the folder itself.
+            env: Added to the child's environment.
+            force: Run again even where a result is there.
+
+        Returns:
+            What the function returned, with `folder`, `seconds` (of the run that made it) and `reused`.
+        """
+        key = digest(
+            {
+                "target": target,
+                "inputs": dict(inputs),
+                "versions": {p: version_of(p) for p in packages},
+                "optimize": VERSION,
+            }
+        )
+        folder = self.stages / f"{name}-{key[:16]}"
+        if not force:
+            found = _finished(folder, key)
+            if found is not None:
+                self.note("reused", name, key)
+                return {**found, "folder": str(folder), "reused": True}
+        self.note("started", name, key)
+        begun = time.perf_counter()
+        try:
+            with jsonfile.replacing_folder(folder) as part:
+                call = dict(arguments)
+                if out is not None:
+                    argument, _, file = out.partition("=")
+                    call[argument] = str(part / file) if file else str(part)
+                value = child.call(target, call, progress, env)
+                seconds = round(time.perf_counter() - begun, 3)
+                record = {
+                    "schema": _SCHEMA,
+                    "name": name,
+                    "key": key,
+                    "created": now(),
+                    "seconds": seconds,
+                    "inputs": dict(inputs),
+                    "files": {
+                        p.relative_to(part).as_posix(): jsonfile.sha256(p) for p in part.rglob("*") if p.is_file()
+                    },
+                    "result": _swap(value, str(part), _HERE),
+                }
+                jsonfile.write(part / "stage.json", record)
+        except BaseException as error:
+            self.note("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", name, key, why=str(error))
+            raise
+        self.note("done", name, key, seconds=seconds)
+        return {**_swap(value, str(part), str(folder)), "folder": str(folder), "seconds": seconds, "reused": False}
+
+
+def _finished(folder: Path, key: str) -> Optional[Dict[str, Any]]:
+    """The result in `folder` if it is whole: made for `key`, every file there with the bytes it was written with."""
+    try:
+        record = jsonfile.read(folder / "stage.json", _SCHEMA)
+        if record["key"] != key:
+            return None
+        for name, sha in record["files"].items():
+            if jsonfile.sha256(folder / name) != sha:
+                return None
+        return {**_swap(record["result"], _HERE, str(folder)), "seconds": record["seconds"]}
+    except (FileNotFoundError, DamagedError, KeyError):
+        return None
+
+
+def _swap(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if isinstance(value, dict):
+        return {k: _swap(v, old, new) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_swap(v, old, new) for v in value]
+    return value
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value in its canonical form, as hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def version_of(package: str) -> str:
+    """Version of an installed distribution, empty where it is not; nothing is imported."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

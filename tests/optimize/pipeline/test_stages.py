@@ -1,0 +1,144 @@
+"""Stages: the cache by content, resuming after an interruption, and what an error leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from engines.errors import ModelError
+from optimize.pipeline import cache
+from optimize.pipeline.stages import Workspace, digest, version_of
+
+WORK = """
+import os, time
+from engines.errors import ModelError
+
+def write(out, text, progress):
+    progress("writing", 1, 2)
+    with open(out, "w") as handle:
+        handle.write(text)
+    return {"file": out, "pid": os.getpid(), "list": [out]}
+
+def fail(out, progress):
+    open(os.path.join(out, "half"), "w").write("half")
+    raise ModelError("no good", "try another")
+
+def hang(out, progress):
+    progress("hanging", 0, 0)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "stagework.py").write_text(WORK)
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    return Workspace(tmp_path / "model.optimized" / ".optimize")
+
+
+def events(space: Workspace) -> list:
+    return [json.loads(line)["event"] for line in (space.root / "journal.jsonl").read_text().splitlines()]
+
+
+def write(space: Workspace, text: str = "hello", **options):
+    return space.run("write", "stagework:write", {"text": text}, {"text": text}, out="out=a.txt", **options)
+
+
+def test_second_run_is_the_first_ones_result(space: Workspace) -> None:
+    first, second = write(space), write(space)
+    assert not first["reused"] and second["reused"]
+    assert second["pid"] == first["pid"] != os.getpid()
+    assert Path(second["file"]).read_text() == "hello" and second["list"] == [second["file"]]
+    assert events(space) == ["started", "done", "reused"]
+
+
+def test_another_input_is_another_stage(space: Workspace) -> None:
+    assert write(space)["folder"] != write(space, "other")["folder"]
+
+
+def test_force_runs_again(space: Workspace) -> None:
+    assert write(space)["pid"] != write(space, force=True)["pid"]
+
+
+def test_a_changed_byte_runs_again(space: Workspace) -> None:
+    file = Path(write(space)["file"])
+    file.write_text("hellp")
+    assert not write(space)["reused"] and file.read_text() == "hello"
+
+
+def test_a_damaged_record_runs_again(space: Workspace) -> None:
+    folder = Path(write(space)["folder"])
+    (folder / "stage.json").write_text('{"schema": "optimize.stage/1", "key"')
+    assert not write(space)["reused"]
+
+
+def test_the_folder_may_move(space: Workspace, tmp_path: Path) -> None:
+    write(space)
+    os.rename(space.root.parent, tmp_path / "moved")
+    again = write(Workspace(tmp_path / "moved" / ".optimize"))
+    assert again["reused"] and again["file"].startswith(str(tmp_path / "moved")) and Path(again["file"]).exists()
+
+
+def test_an_error_is_raised_as_itself_and_leaves_nothing(space: Workspace) -> None:
+    with pytest.raises(ModelError, match="no good") as caught:
+        space.run("fail", "stagework:fail", {}, {}, out="out")
+    assert caught.value.hint == "try another"
+    assert list(space.stages.iterdir()) == []
+    assert events(space) == ["started", "failed"]
+
+
+def test_ctrl_c_ends_the_child_and_leaves_nothing(space: Workspace) -> None:
+    seen = threading.Event()
+
+    def interrupt() -> None:
+        seen.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        space.run("hang", "stagework:hang", {}, {}, lambda *a: seen.set(), out="out")
+    assert time.monotonic() - begun < 50, "the child was waited for"
+    assert list(space.stages.iterdir()) == []
+    assert events(space)[-1] == "interrupted"
+    assert not write(space)["reused"]
+
+
+def test_one_build_at_a_time(space: Workspace) -> None:
+    waited = threading.Event()
+    order = []
+
+    def second() -> None:
+        with Workspace(space.root).locked(lambda *a: waited.set()):
+            order.append("second")
+
+    with space.locked():
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waited.wait(20)
+        order.append("first")
+    thread.join(20)
+    assert order == ["first", "second"]
+
+
+def test_cache_lists_and_removes(space: Workspace) -> None:
+    write(space)
+    (found,) = cache.entries(space.root.parent.parent)
+    assert found["name"] == "write" and found["bytes"] > 5
+    assert len(cache.remove(space.root.parent)) == 1
+    assert cache.entries(space.root.parent) == []
+
+
+def test_digest_ignores_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1}) != digest({"a": 1, "b": [2, 1]})
+
+
+def test_version_of_what_is_not_there() -> None:
+    assert version_of("no-such-distribution") == "" and version_of("numpy")
