@@ -24,11 +24,12 @@ def load(path: Union[str, Path]) -> Any:
         ModelError: Not a readable ONNX file.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load(str(path))
-    except DecodeError:
+    except OSError:
+        raise
+    except Exception:  # protobuf's DecodeError, whose module moves between its versions
         raise ModelError(f"{path}: not an ONNX file") from None
     if not model.HasField("graph") or not model.graph.node:
         raise ModelError(f"{path}: not an ONNX file, or it holds no node")

@@ -6,8 +6,9 @@ residual additions and in what surrounds them:
 - tensorrt: only the skip of a residual addition, so that the other branch's Conv, addition and activation fuse into one
   kernel; results stay float (TensorRT derives the output type of a layer from the Q that follows).
 - openvino: both inputs of a residual addition (measured: 10% faster than the skip alone).
-- onnxruntime: every activation between two quantised operators, because its CPU kernels (QLinearConv, QLinearAdd, QGemm)
-  want quantised inputs, bias and output. Nothing goes between a Conv and its Relu, which the output's zero point replaces.
+- onnxruntime: every activation between two quantised operators, because its CPU kernels (QLinearConv, QLinearAdd,
+  QGemm) want quantised inputs, bias and output. Nothing goes between a Conv and its Relu, for which the zero point of
+  the result stands.
 """
 
 from __future__ import annotations

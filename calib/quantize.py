@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Tuple, Union
+from typing import Any, Collection, Dict, List, Mapping, NamedTuple, Set, Tuple, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,7 @@ def quantize(
     nonnegative: Collection[str] = (),
     keep_float: Tuple[str, ...] = (),
     weight_bits: int = 8,
-    metadata: Mapping[str, str] = {},  # noqa: B006  (read only)
+    metadata: Mapping[str, str] = {},
 ) -> Dict[str, Any]:
     """Write the Q/DQ form of an FP32 graph for a target.
 
@@ -265,9 +265,9 @@ class _Writer:
         self.model.graph.initializer.extend(kept)
 
 
-def _captured(model: Any) -> Collection[str]:
+def _captured(model: Any) -> Set[str]:
     """Names that the bodies of If, Loop and Scan read."""
-    found = set()
+    found: Set[str] = set()
     stack = [a.g for node in model.graph.node for a in node.attribute if a.HasField("g")]
     while stack:
         body = stack.pop()

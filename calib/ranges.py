@@ -36,7 +36,7 @@ _FLOOR = 2.0**-40
 
 
 class Method(NamedTuple):
-    """How a range is read: `minmax`, `percentile` of |x| over all values, or `peaks`, percentile of the images' maxima."""
+    """How a range is read: `minmax`, `percentile` of |x| over all values, or `peaks`, of the images' largest |x|."""
 
     name: str
     percentile: Optional[float] = None
@@ -209,9 +209,10 @@ def threshold(seen: TensorRange, method: Method) -> float:
     """The largest |x| that a method keeps; what lies beyond is clipped."""
     if method.name == "minmax" or method.percentile is None:
         return seen.values.amax
-    # A tensor that is zero nearly everywhere has a percentile of zero, which would erase it.
-    found = (seen.peaks if method.name == "peaks" else seen.values).percentile(method.percentile)
-    return found or seen.values.amax
+    hist = seen.peaks if method.name == "peaks" else seen.values
+    found = hist.percentile(method.percentile)
+    # A tensor that is zero nearly everywhere has its percentile in the first bin, which would erase it.
+    return found if found > hist.width else seen.values.amax
 
 
 def scale(seen: TensorRange, method: Method) -> float:

@@ -1,0 +1,135 @@
+"""Small real ONNX graphs: ResNets of a few channels with random weights, in the forms that exporters write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+
+import numpy as np
+import pytest
+
+Build = Callable[..., Path]
+
+
+class _Net:
+    """Collects nodes and initializers."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: List[Any] = []
+        self.weights: List[Any] = []
+
+    def const(self, name: str, value: Any) -> str:
+        from onnx import numpy_helper
+
+        self.weights.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def node(self, op: str, inputs: List[str], name: str, **attributes: Any) -> str:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(op, inputs, [f"{name}_out"], name=name, **attributes))
+        return f"{name}_out"
+
+    def conv(self, x: str, name: str, i: int, o: int, kernel: int = 3, stride: int = 1, group: int = 1) -> str:
+        shape = (o, i // group, kernel, kernel)
+        weight = self.rng.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape).astype(np.float32)
+        w = self.const(f"{name}_w", weight)
+        b = self.const(f"{name}_b", self.rng.normal(0, 0.1, o).astype(np.float32))
+        pad = kernel // 2
+        return self.node("Conv", [x, w, b], name, strides=[stride] * 2, pads=[pad] * 4, group=group)
+
+    def save(self, path: Path, inputs: Any, outputs: Dict[str, Any], opset: int = 17) -> Path:
+        import onnx
+        from onnx import TensorProto, helper
+
+        ins = [helper.make_tensor_value_info("image", TensorProto.FLOAT, inputs)]
+        outs = [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in outputs.items()]
+        graph = helper.make_graph(self.nodes, "net", ins, outs, self.weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, str(path))
+        return path
+
+
+def _shortcut(net: _Net, x: str, name: str, kind: str, i: int, o: int) -> str:
+    if kind == "conv":
+        return net.conv(x, f"{name}_short", i, o, 1, 2)
+    ends = net.const(f"{name}_ends", np.array([2**31 - 1] * 2, np.int64))
+    starts = net.const(f"{name}_starts", np.zeros(2, np.int64))
+    axes, steps = (
+        net.const(f"{name}_{k}", np.array([2, 3] if k == "axes" else [2, 2], np.int64)) for k in ("axes", "st")
+    )
+    x = net.node("Slice", [x, starts, ends, axes, steps], f"{name}_slice")
+    extra = (o - i) // 2
+    pads = net.const(f"{name}_pads", np.array([0, extra, 0, 0, 0, o - i - extra, 0, 0], np.int64))
+    return net.node("Pad", [x, pads], f"{name}_pad")
+
+
+@pytest.fixture(scope="session")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """`resnet(shortcut=, head=, layout=, softmax=, batch=, opset=)` writes a three-block ResNet for 16x16 images."""
+    folder = tmp_path_factory.mktemp("resnets")
+    made: Dict[Any, Path] = {}
+
+    def build(
+        shortcut: str = "conv",
+        head: str = "gemm",
+        layout: str = "NHWC",
+        softmax: bool = True,
+        batch: Optional[int] = None,
+        opset: int = 17,
+    ) -> Path:
+        key = (shortcut, head, layout, softmax, batch, opset)
+        if key in made:
+            return made[key]
+        net, width = _Net(7), 8
+        x = "image"
+        if layout == "NHWC":
+            x = net.node("Transpose", [x], "to_nchw", perm=[0, 3, 1, 2])
+        x = net.node("Relu", [net.conv(x, "stem", 3, width)], "stem_relu")
+        x = net.node("MaxPool", [x], "pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+        for n, (i, o) in enumerate([(width, width), (width, 2 * width), (2 * width, 2 * width)]):
+            name, stride = f"b{n}", 1 if i == o else 2
+            y = net.node("Relu", [net.conv(x, f"{name}_conv1", i, o, 3, stride)], f"{name}_relu1")
+            y = net.conv(y, f"{name}_conv2", o, o)
+            skip = x if i == o else _shortcut(net, x, name, shortcut, i, o)
+            x = net.node("Relu", [net.node("Add", [y, skip], f"{name}_add")], f"{name}_relu2")
+        x = net.node("Flatten", [net.node("GlobalAveragePool", [x], "gap")], "flat")
+        weight = net.rng.normal(0, 1, (2 * width, 10)).astype(np.float32)
+        bias = net.const("head_b", net.rng.normal(0, 0.1, 10).astype(np.float32))
+        if head == "gemm":
+            x = net.node("Gemm", [x, net.const("head_w", weight.T.copy()), bias], "head", transB=1)
+        else:
+            x = net.node("MatMul", [x, net.const("head_w", weight)], "head")
+            x = net.node("Add", [x, bias], "head_add")
+        if softmax:
+            x = net.node("Softmax", [x], "probabilities", axis=1)
+        shape = [batch or "N", 3, 16, 16] if layout == "NCHW" else [batch or "N", 16, 16, 3]
+        made[key] = net.save(folder / f"{len(made)}.onnx", shape, {x: [batch or "N", 10]}, opset)
+        return made[key]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def mixed_cnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Depthwise and transposed convolutions, a gate by multiplication, an operator that nobody quantises, two heads."""
+    net = _Net(3)
+    x = net.node("Relu", [net.conv("image", "stem", 3, 8)], "relu")
+    x = net.node("HardSwish", [net.conv(x, "depthwise", 8, 8, group=8)], "swish")
+    gate = net.node("Sigmoid", [net.conv(net.node("GlobalAveragePool", [x], "squeeze"), "gate", 8, 8, 1)], "sigmoid")
+    x = net.node("Mul", [x, gate], "excite")
+    w = net.const("up_w", net.rng.normal(0, 0.2, (8, 4, 2, 2)).astype(np.float32))
+    mask = net.node("ConvTranspose", [x, w], "up", strides=[2, 2])
+    box = net.conv(x, "box", 8, 4, 1)
+    path = tmp_path_factory.mktemp("mixed") / "mixed.onnx"
+    return net.save(path, ["N", 3, 16, 16], {mask: ["N", 4, 32, 32], box: ["N", 4, 16, 16]})
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray[Any, Any]:
+    """48 smooth random images, float32 NHWC in 0..1, shape (48, 16, 16, 3)."""
+    rng = np.random.default_rng(11)
+    coarse = rng.random((48, 4, 4, 3)).astype(np.float32)
+    return np.ascontiguousarray(coarse.repeat(4, 1).repeat(4, 2))
