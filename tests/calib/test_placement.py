@@ -1,0 +1,98 @@
+"""Where Q/DQ goes, per target and per form of ResNet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Dict, Set
+
+import pytest
+
+from calib import graph as graphs
+from calib.placement import TARGETS, points
+from engines.errors import UsageError
+
+Build = Callable[..., Path]
+
+LAYERS = ["stem", "b0_conv1", "b0_conv2", "b1_conv1", "b1_conv2", "b2_conv1", "b2_conv2", "head"]
+
+
+def readers(path: Path, target: str, **options: Any) -> Dict[str, Set[str]]:
+    """Per quantised tensor, who reads its DQ."""
+    model = graphs.load(path)
+    place = points(model, target, **options)
+    nodes = model.graph.node
+    return {tensor: {nodes[e.node].name for e in edges} for tensor, edges in place.activations.items()}
+
+
+def test_tensorrt_quantises_inputs_of_layers_and_skips_alone(resnet: Build) -> None:
+    assert readers(resnet(), "tensorrt") == {
+        "to_nchw_out": {"stem"},
+        "pool_out": {"b0_conv1", "b0_add"},  # an identity skip reuses the DQ of conv1
+        "b0_relu1_out": {"b0_conv2"},
+        "b0_relu2_out": {"b1_conv1", "b1_short"},
+        "b1_relu1_out": {"b1_conv2"},
+        "b1_short_out": {"b1_add"},  # the shortcut's own pair
+        "b1_relu2_out": {"b2_conv1", "b2_add"},
+        "b2_relu1_out": {"b2_conv2"},
+        "flat_out": {"head"},
+    }
+
+
+def test_pad_shortcuts_get_one_pair_on_their_output(resnet: Build) -> None:
+    found = readers(resnet(shortcut="pad", layout="NCHW"), "tensorrt")
+    assert found["b1_pad_out"] == {"b1_add"} and found["image"] == {"stem"}
+    assert "b1_slice_out" not in found and found["b0_relu2_out"] == {"b1_conv1"}
+
+
+def test_openvino_quantises_both_sides_of_an_addition(resnet: Build) -> None:
+    tensorrt, openvino = readers(resnet(), "tensorrt"), readers(resnet(), "openvino")
+    assert {k: v for k, v in openvino.items() if k not in tensorrt} == {
+        f"b{n}_conv2_out": {f"b{n}_add"} for n in range(3)
+    }
+    assert all(openvino[name] == found for name, found in tensorrt.items())
+
+
+def test_onnxruntime_quantises_what_lies_between(resnet: Build) -> None:
+    place = points(graphs.load(resnet()), "onnxruntime")
+    found = readers(resnet(), "onnxruntime")
+    assert not {"stem_out", "b0_conv1_out", "b0_add_out"} & set(found)  # nothing before a Relu
+    assert found["b0_conv2_out"] == {"b0_add"} and found["b2_relu2_out"] == {"gap"}
+    assert place.scale_of == {"pool_out": "stem_relu_out", "flat_out": "gap_out"}
+    assert len(place.biases) == len(place.weights) == 9
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("head", ["gemm", "matmul"])
+@pytest.mark.parametrize("shortcut", ["conv", "pad"])
+def test_every_layer_is_quantised_and_no_output(resnet: Build, target: str, head: str, shortcut: str) -> None:
+    model = graphs.load(resnet(head=head, shortcut=shortcut))
+    place = points(model, target)
+    names = [model.graph.node[weight.edge.node].name for weight in place.weights]
+    assert sorted(names) == sorted(LAYERS + (["b1_short"] if shortcut == "conv" else []))
+    for tail in ("head_out", "head_add_out", "probabilities_out"):
+        assert tail not in place.activations
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_other_networks_keep_unknown_operators_float(mixed_cnn: Path, target: str) -> None:
+    model = graphs.load(mixed_cnn)
+    place = points(model, target)
+    quantised = {model.graph.node[weight.edge.node].name for weight in place.weights}
+    if target == "onnxruntime":  # no kernel for ConvTranspose, and a Conv that ends the graph has no float result
+        assert quantised == {"stem", "depthwise", "gate"}
+    else:
+        assert quantised == {"stem", "depthwise", "gate", "up", "box"}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_kept_nodes_stay_float(resnet: Build, target: str) -> None:
+    model = graphs.load(resnet())
+    kept = {model.graph.node[w.edge.node].name for w in points(model, target, ("stem", "head", "b2_conv2")).weights}
+    assert not {"stem", "head", "b2_conv2"} & kept
+
+
+def test_mistakes_are_usage_errors(resnet: Build) -> None:
+    with pytest.raises(UsageError, match="tflite"):
+        points(graphs.load(resnet()), "tflite")
+    with pytest.raises(UsageError, match="nope"):
+        points(graphs.load(resnet()), "tensorrt", ("nope",))
