@@ -1,337 +1,427 @@
-"""Keras models, of Keras 3 and of the generation before it, as runners: `predict`, a compiled `tf.function`, XLA."""
+"""Keras models as originals: the files of Keras 2 and 3, loaded by the generation that wrote them.
+
+A model runs as `predict` (what users call), `function` (a compiled `tf.function`) or `xla`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import importlib
 import os
 import re
+import shutil
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from engines import userfile
-from engines.errors import IncompatibleError, ModelError, UsageError
-from engines.spec import Feeds, Query, Runner, RunnerSpec, TensorSpec, check_feeds
+from engines import kerasfile, tensors, userfile
+from engines.errors import IncompatibleError, ModelError, OptimizeError, UsageError
+from engines.spec import Feeds, Query, Runner, RunnerSpec, TensorSpec
 
-_INSTALL = "pip install 'optimize-trt[tensorflow]'"
+_UNKNOWN = (
+    r"Unknown (?:layer|object|initializer|regularizer|\w+ function): ['\"]?([\w.>]+)",
+    r"Could not locate (?:class|function) '([\w.>]+)'",
+    r"Could not (?:deserialize|interpret) [^'\"]*identifier: '?\"?([\w.>]+)",
+)
+"""How Keras 2 and 3 say that a class or function is not known."""
 
-
-def config(path: str, kind: str) -> Tuple[Dict[str, Any], str]:
-    """The model's configuration and the version of Keras that wrote it, read without TensorFlow.
-
-    Raises:
-        ModelError: The file holds no model, or is damaged.
-    """
-    try:
-        if kind == "keras-zip":
-            with zipfile.ZipFile(path) as archive:
-                about = json.loads(archive.read("metadata.json")) if "metadata.json" in archive.namelist() else {}
-                return json.loads(archive.read("config.json")), str(about.get("keras_version", ""))
-        import h5py
-
-        with h5py.File(path, "r") as file:
-            if "model_config" not in file.attrs:
-                raise ModelError(f"{path} holds weights without a model", "save the whole model: model.save(FILE)")
-            text, version = file.attrs["model_config"], file.attrs.get("keras_version", "")
-            return json.loads(text), version.decode() if isinstance(version, bytes) else str(version)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path}: damaged or not a Keras model ({error})") from None
+_LOW = ("float16", "bfloat16", "float64")
 
 
 def generation(path: str, kind: str) -> str:
-    """`keras3` or `legacy`, from the file's own record of the Keras that wrote it."""
-    return "keras3" if config(path, kind)[1].startswith("3") else "legacy"
+    """`keras3` or `legacy`, from the file's own record.
+
+    Raises:
+        ModelError: The file is damaged, or holds weights without a model.
+    """
+    return kerasfile.read(path, kind).generation
 
 
 def child_env(spec: RunnerSpec) -> Dict[str, str]:
-    """What a child process that loads this file must have in its environment before TensorFlow is imported."""
-    env = {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
-    if spec.kind.startswith("keras") and generation(spec.path, spec.kind) == "legacy":
-        env["TF_USE_LEGACY_KERAS"] = "1"
-    return env
+    """The environment that a process needs, before TensorFlow is imported, to load this file.
+
+    Without h5py (and so without TensorFlow) it is empty: the child will say what is missing.
+    """
+    try:
+        legacy = generation(spec.path, spec.kind) == "legacy"
+    except ImportError:
+        return {}
+    return {"TF_USE_LEGACY_KERAS": "1" if legacy else "0", "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
-def class_names(value: Any) -> Iterator[str]:
-    """Every class that a configuration names."""
-    if isinstance(value, dict):
-        if isinstance(value.get("class_name"), str):
-            yield value["class_name"]
-        for inside in value.values():
-            yield from class_names(inside)
-    elif isinstance(value, list):
-        for inside in value:
-            yield from class_names(inside)
+@contextlib.contextmanager
+def _environment(changes: Dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
-def mixed(spec: RunnerSpec) -> bool:
-    """Whether the file keeps a 16-bit dtype policy, so that running it as saved differs from running it in float32."""
-    return "mixed_" in json.dumps(config(spec.path, spec.kind)[0])
-
-
-def keras_for(made_by: str) -> Any:
-    """The Keras module of a generation, such that user code which imports `tensorflow.keras` gets the same one.
+def framework(wanted: str, path: str = "") -> Any:
+    """`tf.keras` as the generation `wanted` (`keras3` or `legacy`), importing TensorFlow in the way it needs.
 
     Raises:
         IncompatibleError: It is not installed, or this process has loaded the other generation already.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    previous = os.environ.get("TF_USE_LEGACY_KERAS")
-    if made_by == "legacy":
-        os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    try:
-        import tensorflow as tf
-
-        keras = tf.keras
-        version = str(getattr(keras, "__version__", ""))  # the lazy module resolves here, under the variable
-    except ImportError as error:
-        if "tf_keras" in str(error) or "tf-keras" in str(error):
-            raise IncompatibleError("this file was written before Keras 3 and needs tf-keras", _INSTALL) from None
-        raise IncompatibleError(f"TensorFlow is missing or does not load: {error}", _INSTALL) from None
-    finally:
-        if previous is None:
-            os.environ.pop("TF_USE_LEGACY_KERAS", None)
-        else:
-            os.environ["TF_USE_LEGACY_KERAS"] = previous
-    if made_by == "legacy" and version.startswith("3"):
-        raise IncompatibleError(
-            "this file was written before Keras 3, and this process has loaded Keras 3 already",
-            "set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported",
-        )
-    if made_by == "keras3" and not version.startswith("3"):
-        raise IncompatibleError(f"this file was written by Keras 3, TensorFlow {tf.__version__} has Keras {version}")
+    name = Path(path).name or "the model"
+    legacy = wanted == "legacy"
+    changes = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
+    if "tensorflow" not in sys.modules:
+        changes["TF_USE_LEGACY_KERAS"] = "1" if legacy else "0"
+    with _environment(changes):
+        try:
+            import tensorflow as tf
+        except ImportError as error:
+            raise IncompatibleError(f"{name} needs TensorFlow: {error}", "pip install tensorflow") from None
+        try:
+            keras = tf.keras
+            version = version_of(keras)  # the lazy module resolves here, under the variable
+        except (ImportError, AttributeError) as error:
+            package = "tf-keras" if legacy else "keras"
+            raise IncompatibleError(f"{name} needs {package}: {error}", f"pip install {package}") from None
+    if legacy == version.startswith("3."):
+        raise _other_generation(name, legacy, version, str(tf.__version__))
     return keras
 
 
+def _other_generation(name: str, legacy: bool, version: str, tensorflow: str) -> IncompatibleError:
+    if legacy:
+        return IncompatibleError(
+            f"{name} was written by Keras 2, and this process has Keras {version}",
+            "pip install tf-keras, and set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported",
+        )
+    if tuple(int(n) for n in tensorflow.split(".")[:2]) >= (2, 16):
+        return IncompatibleError(
+            f"{name} was written by Keras 3, and this process has tf-keras {version}",
+            "unset TF_USE_LEGACY_KERAS before TensorFlow is imported",
+        )
+    return IncompatibleError(
+        f"{name} was written by Keras 3, and TensorFlow {tensorflow} has Keras {version}",
+        "use TensorFlow 2.16 or newer, or export the model there: optimize export MODEL -o MODEL.onnx",
+    )
+
+
+def version_of(keras: Any) -> str:
+    """The version of the package behind a Keras module: `tf.keras` itself does not always tell."""
+    package = keras.layers.Layer.__module__.split(".")[0]
+    return str(importlib.import_module(package).__version__)
+
+
+def _is_legacy(keras: Any) -> bool:
+    return not version_of(keras).startswith("3.")
+
+
 @contextlib.contextmanager
-def global_policy(keras: Any, name: str = "") -> Iterator[None]:
-    """Restore the global dtype policy afterwards; set it to `name` meanwhile where one is given."""
-    before = keras.mixed_precision.global_policy()
+def policy(keras: Any, name: Any = None) -> Iterator[None]:
+    """Set Keras' global dtype policy while it lasts (None: leave it), and restore it whatever happens inside."""
+    scope = keras.mixed_precision if _is_legacy(keras) else keras.config
+    get = scope.global_policy if _is_legacy(keras) else scope.dtype_policy
+    put = scope.set_global_policy if _is_legacy(keras) else scope.set_dtype_policy
+    before = get()
     try:
-        if name:
-            keras.mixed_precision.set_global_policy(name)
+        if name is not None:
+            put(name)
         yield
     finally:
-        keras.mixed_precision.set_global_policy(before)
+        put(before)
 
 
-def load_model(spec: RunnerSpec) -> Any:
-    """Load a Keras file, of any suffix, with the Keras generation that wrote it.
-
-    Args:
-        spec: Of kind keras-zip or keras-hdf5. With `policy` float32 every layer computes in float32 (the variables are
-            float32 under every policy); trace and call it under `tracing(spec, model)`.
-
-    Returns:
-        The model, not compiled. The process's global dtype policy is what it was before.
-
-    Raises:
-        UsageError: A custom class is not named.
-        ModelError: Damaged, or a Lambda layer without permission.
-        IncompatibleError: TensorFlow or tf-keras is missing.
-    """
-    settings, version = config(spec.path, spec.kind)
-    keras = keras_for("keras3" if version.startswith("3") else "legacy")
-    file = Path(spec.path)
-    with global_policy(keras), tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
-        custom = userfile.load_names(spec.custom_objects) if spec.custom_objects else {}
-        wanted = keras.mixed_precision.global_policy().name
-        if "Lambda" in class_names(settings) and "Lambda" not in custom:
-            raise ModelError(
-                f"{file.name} has a Lambda layer: code inside the model, which is not run unasked",
-                "--custom-objects FILE.py:Lambda, where FILE.py imports Lambda, says that you trust it",
-            )
-        link = Path(scratch, "model.keras" if spec.kind == "keras-zip" else "model.h5")  # Keras goes by the suffix
-        link.symlink_to(file.resolve())
-        options: Dict[str, Any] = {"compile": False}
-        if custom:
-            options["custom_objects"] = custom
-        if spec.kind == "keras-zip" and "Lambda" in custom:
-            options["safe_mode"] = False
-        try:
-            model = keras.models.load_model(str(link), **options)
-        except Exception as error:
-            raise _translated(file, error) from error
-    model._optimize_policy = wanted if spec.policy == "saved" else "float32"
-    if spec.policy == "float32":
-        _to_float32(keras, model)
-    return model
-
-
-def _to_float32(keras: Any, model: Any) -> None:
-    """Make every layer, nested ones too, compute in float32 with the variables that it has."""
-    modern = keras.__version__.startswith("3")
-    policy = keras.DTypePolicy("float32") if modern else keras.mixed_precision.Policy("float32")
-    for layer in model._flatten_layers():
-        if modern:
-            layer.dtype_policy = policy
-        else:
-            layer._set_dtype_policy(policy)
+def policy_of(spec: RunnerSpec) -> str:
+    """The global policy under which a loaded model must be traced and called: layers made inside `call` take it."""
+    return "float32" if spec.policy == "float32" else kerasfile.read(spec.path, spec.kind).policy
 
 
 @contextlib.contextmanager
 def tracing(model: Any) -> Iterator[None]:
-    """Call or trace a loaded model in here: layers that its code makes on the fly get the policy of the others."""
-    keras = sys.modules[type(model).__module__.split(".")[0]] if False else _keras_of(model)
-    with global_policy(keras, model._optimize_policy):
+    """Trace or call a model from `load_model` in here: layers that its code makes on the fly get its policy."""
+    import tensorflow as tf
+
+    with policy(tf.keras, model._optimize_policy):
         yield
 
 
-def _keras_of(model: Any) -> Any:
-    import tensorflow as tf
+def load_model(spec: RunnerSpec) -> Any:
+    """Load the Keras model, for inference only, with the variables byte for byte as in the file.
 
-    return tf.keras
+    The global dtype policy is as before afterwards, even where importing the user's file sets it. Trace and call the
+    model inside `tracing(model)`; with `spec.policy == "float32"` every layer, nested ones too, computes in float32.
+
+    Raises:
+        ModelError: The file cannot be loaded, or holds a Lambda layer without permission.
+        UsageError: It needs a custom object that was not named.
+        IncompatibleError: The Keras generation that it needs is not here.
+    """
+    name = Path(spec.path).name
+    try:
+        record = kerasfile.read(spec.path, spec.kind)
+    except ImportError as error:
+        raise IncompatibleError(f"{name} is HDF5, and h5py is missing: {error}", "pip install h5py") from None
+    names = [n.split(".")[-1] for n in userfile.split(spec.custom_objects)[1]] if spec.custom_objects else []
+    kerasfile.check_safe(spec.path, record.config, names)
+    keras = framework(record.generation, spec.path)
+    wanted = "float32" if spec.policy == "float32" else record.policy
+    with policy(keras):
+        custom = userfile.load_names(spec.custom_objects) if spec.custom_objects else {}
+        with policy(keras, wanted):
+            model = _load(keras, spec, custom)
+            if spec.policy == "float32":
+                model = in_float32(keras, model, custom)
+    model._optimize_policy = wanted
+    return model
 
 
-_UNKNOWN = re.compile(r"(?:Unknown (?:layer|\w+): ['\"]?|Could not locate class ['\"])([A-Za-z_]\w*)")
+def _load(keras: Any, spec: RunnerSpec, custom: Dict[str, Any]) -> Any:
+    options: Dict[str, Any] = {"custom_objects": custom, "compile": False, "safe_mode": "Lambda" not in custom}
+    with _with_suffix(spec) as path:
+        try:
+            return keras.models.load_model(path, **options)
+        except (OptimizeError, MemoryError):
+            raise
+        except Exception as error:  # Keras raises every class there is; each means that the file cannot be loaded
+            raise _explained(spec, error) from error
 
 
-def _translated(file: Path, error: Exception) -> Exception:
-    text = " ".join(str(error).split())
-    found = _UNKNOWN.search(text)
-    if found:
-        return UsageError(
-            f"{file.name} needs the custom class {found.group(1)}", f"--custom-objects FILE.py:{found.group(1)}"
-        )
-    if "Lambda" in text or "safe_mode" in text:
-        return ModelError(
-            f"{file.name} has a Lambda layer: code inside the model, which is not run unasked",
-            "--custom-objects FILE.py:Lambda, where FILE.py imports Lambda, says that you trust it",
-        )
-    return ModelError(f"{file.name} cannot be loaded: {text[:300]}")
+@contextlib.contextmanager
+def _with_suffix(spec: RunnerSpec) -> Iterator[str]:
+    """A path whose suffix says what the file holds, since Keras looks at the suffix before the bytes."""
+    suffix = ".keras" if spec.kind == "keras-zip" else ".h5"
+    if spec.path.endswith(suffix):
+        yield spec.path
+        return
+    with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
+        link = os.path.join(scratch, "model" + suffix)
+        try:
+            os.symlink(os.path.abspath(spec.path), link)
+        except (OSError, NotImplementedError):
+            shutil.copyfile(spec.path, link)
+        yield link
 
 
-def load(spec: RunnerSpec) -> Runner:
-    """Open a Keras file as a runner."""
-    return KerasRunner(spec)
+def _explained(spec: RunnerSpec, error: Exception) -> OptimizeError:
+    message = " ".join(str(error).split())
+    for pattern in _UNKNOWN:
+        found = re.search(pattern, message)
+        if found:
+            return kerasfile.needs_custom(spec.path, found.group(1))
+    name = Path(spec.path).name
+    if isinstance(error, TypeError) and spec.custom_objects:
+        return UsageError(f"{name}: the custom objects do not fit the file: {message[:400]}", "check --custom-objects")
+    return ModelError(f"{name} cannot be loaded: {type(error).__name__}: {message[:400]}")
 
 
-class KerasRunner(Runner):
-    """A Keras model in one of its forms: `predict`, `function` (a compiled tf.function) or `xla`."""
+def in_float32(keras: Any, model: Any, custom: Optional[Dict[str, Any]] = None) -> Any:
+    """Make every layer of a model, nested ones too, compute in float32 with the variables it has.
 
-    def __init__(self, spec: RunnerSpec) -> None:
-        if spec.threads:
-            limit_threads(spec.threads)
-        self.model = load_model(spec)
-        self.form = spec.form or "predict"
-        self.inputs, self.outputs = boundary(self.model, spec)
-        shape = self.inputs[0].shape
-        layout = "NHWC" if len(shape) == 4 and shape[3] in (1, 3, 4) else "NCHW" if len(shape) == 4 else ""
-        self.spec = spec.with_(inputs=self.inputs, outputs=self.outputs, layout=spec.layout or layout)
+    Where variables are not float32 themselves (a pure float16 or float64 policy), the model is made again from its
+    configuration in float32 and its weights are cast.
 
-    def bind(self, feeds: Feeds) -> Query:
-        """See `Runner.bind`; the tf.function is traced for this batch here, not in the query."""
-        arrays = check_feeds(self.inputs, feeds)
-        if self.form == "predict":
-            return self._bind_predict(arrays)
-        import tensorflow as tf
+    Raises:
+        ModelError: A layer does not let its precision be set, or is quantised.
+    """
+    if any(_dtype(variable) in _LOW for variable in model.weights):
+        weights = model.get_weights()
+        config = _all_float32(model.get_config())
+        with keras.utils.custom_object_scope(custom or {}):
+            model = type(model).from_config(config)
+        model.set_weights([w.astype(_dtype(v)) for w, v in zip(weights, model.weights)])
+    for layer in _layers(model):
+        if getattr(layer.dtype_policy, "quantization_mode", None):
+            raise ModelError(f"the layer {layer.name!r} is quantised: a floating-point model is expected")
+        if str(layer.compute_dtype) in _LOW:
+            if _is_legacy(keras):
+                layer._set_dtype_policy(keras.mixed_precision.Policy("float32"))  # Keras 2 has no public way
+            else:
+                layer.dtype_policy = "float32"
+        if str(layer.compute_dtype) in _LOW:
+            raise ModelError(f"the layer {layer.name!r} does not leave {layer.compute_dtype}")
+    return model
 
-        signature = [tf.TensorSpec(a.shape, a.dtype) for a in arrays]
-        with tracing(self.model):
-            function = tf.function(
-                lambda *xs: flat_outputs(call(self.model, list(xs))),
-                input_signature=signature,
-                jit_compile=True if self.form == "xla" else None,
-            ).get_concrete_function()
-        names = [t.name for t in self.outputs]
 
-        def query() -> Dict[str, Any]:
-            return dict(zip(names, [y.numpy() for y in function(*[tf.constant(a) for a in arrays])]))
+def _layers(model: Any) -> Iterator[Any]:
+    """Every layer, the model itself first; also those that hide in lists and dictionaries of custom layers."""
+    hidden = [m for m in getattr(model, "submodules", ()) if hasattr(m, "compute_dtype") and hasattr(m, "dtype_policy")]
+    seen = set()
+    for layer in [*model._flatten_layers(), *hidden]:
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            yield layer
 
-        query()
-        return query
 
-    def _bind_predict(self, arrays: List[Any]) -> Query:
-        fed = arrays[0] if len(arrays) == 1 else arrays
-        names, batch, model = [t.name for t in self.outputs], len(arrays[0]), self.model
+def _dtype(value: Any) -> str:
+    return str(getattr(value.dtype, "name", value.dtype))
 
-        def query() -> Dict[str, Any]:
-            return dict(zip(names, flat_outputs(model.predict(fed, batch_size=batch, verbose=0))))
 
-        with tracing(model):
-            query()
-        return query
+def _all_float32(value: Any) -> Any:
+    """A copy of a configuration in which every layer's dtype policy is float32."""
+    if isinstance(value, dict):
+        return {
+            key: "float32" if key == "dtype" and _is_policy(item) else _all_float32(item) for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return type(value)(_all_float32(item) for item in value)
+    return value
 
-    def close(self) -> None:
-        """Let go of the model."""
-        del self.model
+
+def _is_policy(value: Any) -> bool:
+    if isinstance(value, dict):
+        return value.get("class_name") in ("Policy", "DTypePolicy")
+    return isinstance(value, str) and "float" in value
 
 
 def limit_threads(threads: int) -> None:
-    """Give TensorFlow that many CPU threads; only before it has run anything.
+    """Give TensorFlow that many CPU threads: only before it has run anything; 0 leaves its default.
 
     Raises:
-        IncompatibleError: TensorFlow is running already.
+        IncompatibleError: TensorFlow has started in this process with other threads.
     """
+    if not threads:
+        return
     import tensorflow as tf
 
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError as error:
-        raise IncompatibleError(f"TensorFlow's threads cannot be changed any more: {error}") from None
-
-
-def call(model: Any, tensors: List[Any]) -> Any:
-    """The model on a list of tensors, in inference mode."""
-    return model(tensors[0] if len(tensors) == 1 else tensors, training=False)
-
-
-def flat_outputs(value: Any) -> List[Any]:
-    """A tensor, tuple, list or dict of tensors as a flat list; dicts in the order of their sorted keys."""
-    if isinstance(value, dict):
-        return [y for key in sorted(value) for y in flat_outputs(value[key])]
-    if isinstance(value, (list, tuple)):
-        return [y for item in value for y in flat_outputs(item)]
-    return [value]
-
-
-def flat_names(value: Any, names: List[str]) -> List[str]:
-    """Names for what `flat_outputs` gives: dict keys where there are some, else the model's own, else output_N."""
-    if isinstance(value, dict):
-        return [str(key) for key in sorted(value)]
-    flat = flat_outputs(value)
-    if len(names) == len(flat) == len(set(names)):
-        return list(names)
-    return [f"output_{i}" for i in range(len(flat))]
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError:
+        raise IncompatibleError(
+            "TensorFlow has started in this process: its threads cannot be changed any more", "open it in a new process"
+        ) from None
 
 
 def boundary(model: Any, spec: RunnerSpec) -> Tuple[Tuple[TensorSpec, ...], Tuple[TensorSpec, ...]]:
-    """Inputs and outputs of a loaded model, batch free; outputs are float32 as a caller sees them.
+    """Inputs and outputs of a loaded model, the batch free.
 
     Raises:
-        UsageError: The model has no fixed input, and no shape was given.
+        UsageError: The model does not fix its input's size and no shape was given, or the one given does not fit.
     """
-    if getattr(model, "inputs", None):
-        names = list(getattr(model, "input_names", None) or [t.name.split(":")[0] for t in model.inputs])
-        dtypes = [np.dtype(getattr(t.dtype, "as_numpy_dtype", t.dtype)).name for t in model.inputs]
-        shapes = [tuple(t.shape) for t in model.inputs]
-        if spec.input_shape and len(shapes) == 1:
-            shapes = [(None, *spec.input_shape)]
-        inputs = tuple(
-            TensorSpec(n, (None, *[int(d) if d is not None else None for d in s[1:]]), t)
-            for n, s, t in zip(names, shapes, dtypes)
-        )
-    elif spec.input_shape:
-        inputs = (TensorSpec("input", (None, *spec.input_shape)),)
-    else:
-        raise UsageError(f"{spec.path} does not say what it takes", "--input-shape HxWxC")
-    if any(d is None for t in inputs for d in t.shape[1:]):
-        raise UsageError(
-            f"the input of {Path(spec.path).name} has free sizes", "--input-shape HxWxC, such as 224x224x3"
-        )
-    with tracing(model):
-        result = call(model, [np.zeros((1, *[int(d or 1) for d in t.shape[1:]]), t.dtype) for t in inputs])
-    outputs = tuple(
-        TensorSpec(
-            name,
-            (None, *[int(d) for d in value.shape[1:]]),
-            np.dtype(value.dtype.name).name if hasattr(value.dtype, "name") else str(value.dtype),
-        )
-        for name, value in zip(flat_names(result, list(getattr(model, "output_names", []) or [])), flat_outputs(result))
-    )
-    return inputs, outputs
+    inputs = _inputs(model, spec)
+    kept = getattr(model, "_outputs_struct", None)  # Keras 3
+    kept = getattr(model, "_nested_outputs", None) if kept is None else kept  # Keras 2
+    free = any(None in tuple(t.shape)[1:] for _, t in tensors.flat(kept))
+    if kept is None or free:
+        with tracing(model):
+            kept = model(feed(model, [np.zeros((1, *t.shape[1:]), t.dtype) for t in inputs], inputs), training=False)
+    outputs = []
+    for name, tensor in tensors.named(kept, getattr(model, "output_names", None) or ()).items():
+        dtype = "float32" if spec.policy == "float32" and _dtype(tensor) in _LOW else _dtype(tensor)
+        outputs.append(TensorSpec(name, (None, *tuple(tensor.shape)[1:]), dtype))
+    return inputs, tuple(outputs)
+
+
+def _inputs(model: Any, spec: RunnerSpec) -> Tuple[TensorSpec, ...]:
+    name = Path(spec.path).name
+    given = spec.input_shape
+    known = list(getattr(model, "inputs", None) or [])
+    if not known:
+        if given is None:
+            raise UsageError(f"{name} does not tell its input's shape", "give it with --input-shape, such as 32x32x3")
+        return (TensorSpec("input", (None, *given)),)
+    names = getattr(model, "input_names", None) or [tensor.name.split(":")[0] for tensor in known]
+    found = []
+    for label, tensor in zip(names, known):
+        shape = tuple(tensor.shape)[1:]
+        if given is not None and len(known) == 1:
+            if len(given) != len(shape) or any(s not in (None, g) for s, g in zip(shape, given)):
+                want = tensors.text(shape)
+                raise UsageError(f"--input-shape {tensors.text(given)} does not fit {name}, which takes {want}")
+            shape = given
+        if None in shape:
+            raise UsageError(
+                f"{name} takes {tensors.text(shape)}: its size is free", "give it with --input-shape, such as 224x224x3"
+            )
+        found.append(TensorSpec(str(label), (None, *shape), _dtype(tensor)))
+    return tuple(found)
+
+
+def feed(model: Any, arrays: List[Any], inputs: Tuple[TensorSpec, ...]) -> Any:
+    """The arrays or tensors in the structure that the model takes: alone, a list, or a dictionary."""
+    kept = getattr(model, "_inputs_struct", None)
+    kept = getattr(model, "_nested_inputs", None) if kept is None else kept
+    if isinstance(kept, dict):
+        by_name = {tensor.name: array for tensor, array in zip(inputs, arrays)}
+        return {key: by_name[str(kept[key].name).split(":")[0]] for key in kept}
+    return arrays[0] if len(arrays) == 1 else arrays
+
+
+def load(spec: RunnerSpec) -> Runner:
+    """Open a Keras file as a runner.
+
+    Raises:
+        ModelError, UsageError, IncompatibleError: See `load_model`, `boundary` and `limit_threads`.
+    """
+    framework(generation(spec.path, spec.kind), spec.path)
+    limit_threads(spec.threads)
+    return _KerasRunner(load_model(spec), spec)
+
+
+class _KerasRunner(Runner):
+    def __init__(self, model: Any, spec: RunnerSpec) -> None:
+        self._model = model
+        self._form = spec.form or "predict"
+        self.inputs, self.outputs = boundary(model, spec)
+        layout = spec.layout or tensors.layout(self.inputs[0].shape, "NHWC")
+        self.spec = spec.with_(inputs=self.inputs, outputs=self.outputs, layout=layout)
+        self._functions: Dict[Tuple[Any, ...], Any] = {}
+
+    def bind(self, feeds: Feeds) -> Query:
+        arrays = tensors.checked(self.inputs, feeds)
+        return self._predict(arrays) if self._form == "predict" else self._function(arrays)
+
+    def _predict(self, arrays: List[np.ndarray[Any, Any]]) -> Query:
+        model, size = self._model, len(arrays[0])
+        given = feed(model, arrays, self.inputs)
+        names = [tensor.name for tensor in self.outputs]
+        key = tuple(array.shape for array in arrays)
+
+        def query() -> Dict[str, np.ndarray[Any, Any]]:
+            return dict(zip(names, (v for _, v in tensors.flat(model.predict(given, batch_size=size, verbose=0)))))
+
+        def first() -> Dict[str, np.ndarray[Any, Any]]:
+            if key in self._functions:
+                return query()
+            with tracing(model):  # Keras traces in the first call of a shape
+                result = query()
+            self._functions[key] = True
+            return result
+
+        return first
+
+    def _function(self, arrays: List[np.ndarray[Any, Any]]) -> Query:
+        import tensorflow as tf
+
+        key = tuple(array.shape for array in arrays)
+        if key not in self._functions:
+            self._functions[key] = self._traced([tf.TensorSpec(a.shape, a.dtype) for a in arrays])
+        concrete = self._functions[key]
+        names = [tensor.name for tensor in self.outputs]
+        constant = tf.constant
+
+        def query() -> Dict[str, np.ndarray[Any, Any]]:
+            found = concrete(*[constant(array) for array in arrays])
+            return {name: tensor.numpy() for name, tensor in zip(names, found)}
+
+        return query
+
+    def _traced(self, signature: List[Any]) -> Any:
+        import tensorflow as tf
+
+        model, inputs = self._model, self.inputs
+
+        def forward(*given: Any) -> List[Any]:
+            return [tensor for _, tensor in tensors.flat(model(feed(model, list(given), inputs), training=False))]
+
+        compiled = tf.function(forward, jit_compile=True if self._form == "xla" else None)
+        with tracing(model):
+            return compiled.get_concrete_function(*signature)
+
+    def close(self) -> None:
+        self._functions = {}
+        self._model = None

@@ -7,7 +7,7 @@ import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Sequence, Set, Tuple
 
 from engines.errors import ModelError, UsageError
 
@@ -130,19 +130,19 @@ def _policy(config: Dict[str, Any]) -> str:
     return max(unusual)[1] if unusual else "float32"
 
 
-def check_safe(path: str, config: Dict[str, Any], custom: Optional[Dict[str, Any]] = None) -> None:
+def check_safe(path: str, config: Dict[str, Any], custom: Sequence[str] = ()) -> None:
     """Refuse what would run code that the user did not name.
 
     Args:
         path: For the messages.
         config: The model's configuration.
-        custom: What `--custom-objects` named; a `Lambda` among it gives the permission to run Lambda layers.
+        custom: The names of `--custom-objects`; a `Lambda` among it gives the permission to run Lambda layers.
 
     Raises:
         ModelError: A Lambda layer holds code and there is no permission.
         UsageError: The file names a class or function outside Keras that was not given.
     """
-    given = custom or {}
+    given = set(custom)
     for item in objects(config):
         name = str(item["class_name"])
         inner = item.get("config")
@@ -165,7 +165,7 @@ def _holds_code(config: Dict[str, Any]) -> bool:
     return isinstance(function, dict) and function.get("class_name") == "__lambda__"
 
 
-def _check_module(path: str, item: Dict[str, Any], given: Dict[str, Any]) -> None:
+def _check_module(path: str, item: Dict[str, Any], given: Set[str]) -> None:
     module, name = item.get("module"), str(item["class_name"])
     own = isinstance(module, str) and any(module == m or module.startswith(m + ".") for m in _KERAS_MODULES)
     registered = item.get("registered_name")
