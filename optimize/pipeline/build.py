@@ -15,6 +15,7 @@ from optimize.pipeline import engine
 from optimize.pipeline.inputs import CALIBRATION_PACKAGES, EXPORT_PACKAGES, child_env, data_inputs, source_inputs
 from optimize.pipeline.options import BuildOptions
 from optimize.pipeline.stages import Workspace, digest, now
+from optimize.verification import accuracy_against, judge
 from optimize.version import VERSION
 
 _SEEDED_IMAGES = 64
@@ -310,7 +311,7 @@ class _Job:
             n = _SEEDED_IMAGES
             check = self.space.run(
                 f"check-{identity['precision']}",
-                "optimize.verification:compare",
+                "optimize.exporters.check:compare",
                 {
                     "reference": self._graph_spec().to_json(),
                     "candidate": spec.to_json(),
@@ -330,27 +331,9 @@ class _Job:
                 force=self.options.force,
             )
             return {"accuracy": None, "check": check, "gate": None}
-        from bench.accuracy import compare
-
-        against = compare(Path(self.source_scores["predictions"]), Path(scores["predictions"]))
-        accuracy = {k: scores.get(k) for k in ("top1", "top5", "dataset", "batches")}
-        accuracy.update(against)
-        return {"accuracy": accuracy, "check": None, "gate": self._gate(accuracy)}
-
-    def _gate(self, accuracy: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-        o = self.options
-        reasons = []
-        drop, agreement = accuracy.get("top1_drop"), 100 * accuracy["agreement"]
-        if drop is not None and drop > o.drop_gate:
-            reasons.append(f"top-1 drops by {drop:.2f} points, {o.drop_gate:g} are allowed")
-        if o.min_agreement is not None and agreement < o.min_agreement:
-            reasons.append(f"agreement is {agreement:.2f}%, {o.min_agreement:g}% are asked")
-        return {
-            "passed": not reasons,
-            "max_drop": o.drop_gate if drop is not None else None,
-            "min_agreement": o.min_agreement,
-            "reasons": reasons,
-        }
+        accuracy = accuracy_against(self.source_scores, scores)
+        gate = judge(accuracy, self.options.drop_gate, self.options.min_agreement)
+        return {"accuracy": accuracy, "check": None, "gate": gate}
 
     def _manifest(
         self,
