@@ -13,10 +13,11 @@ import numpy.typing as npt
 from calib import graph as graphs
 from calib import placement as placements
 from calib import ranges
+from calib.agreement import Agreement, Scores, choose, compare
 from calib.check import require_qdq
 from calib.quantize import quantize, require_float
 from calib.ranges import METHODS, Method
-from engines.errors import BuildError, DataError, UsageError
+from engines.errors import BuildError, UsageError
 from engines.spec import Progress, RunnerSpec, TensorSpec, quiet
 
 HOLDOUT = 512
@@ -31,21 +32,6 @@ _KEEP_BYTES = 128 << 20
 _BATCH = 32
 
 Batches = Callable[[], Iterator[Tuple[npt.NDArray[Any], Optional[npt.NDArray[Any]]]]]
-Scores = List[npt.NDArray[Any]]
-
-
-class Agreement(NamedTuple):
-    """How a candidate compares with FP32 on the hold-out images.
-
-    Attributes:
-        agreement: Share of images with the same first class; for tensors, the mean cosine over outputs and images.
-        error: Mean absolute difference of the outputs.
-        top1: Share of right classes, None without labels or for tensors.
-    """
-
-    agreement: float
-    error: float
-    top1: Optional[float]
 
 
 def calibrate(
@@ -104,8 +90,6 @@ def calibrate(
     pre = Preprocess.from_json(preprocess)
     calibration = open_dataset(data, "calibration", samples, seed)
     holdout = open_dataset(data, "holdout", HOLDOUT, seed)
-    if not len(holdout):
-        raise DataError(f"{data}: no image is left to choose the calibration method with", "give more images")
 
     def of(images: Any, batch: int) -> Batches:
         return lambda: batches(images, pre, image.layout, image.size, batch, quiet)
@@ -121,11 +105,11 @@ def calibrate(
     reference = _reference(onnx, image, kept)
     bits = 7 if target != "tensorrt" and saturates() else 8
     nonnegative = [name for name, found in seen.items() if found.nonnegative]
-    base = {"target": target, "samples": str(len(calibration)), "seed": str(seed), "data_sha256": calibration.sha256}
+    about = {"target": target, "samples": str(len(calibration)), "seed": str(seed), "data_sha256": calibration.sha256}
     results: List[Tuple[Method, Agreement]] = []
 
     def write(method: Method, path: Path) -> Dict[str, Any]:
-        notes = {f"optimize.calibration.{key}": value for key, value in {**base, "method": str(method)}.items()}
+        notes = {f"optimize.calibration.{key}": value for key, value in {**about, "method": str(method)}.items()}
         return quantize(
             onnx,
             path,
@@ -160,11 +144,6 @@ def calibrate(
         "dataset": calibration.describe(),
         "weight_bits": bits,
     }
-
-
-def choose(results: Sequence[Tuple[Method, Agreement]]) -> Method:
-    """The method of best agreement; among equals the smaller error, then the first."""
-    return max(results, key=lambda item: (item[1].agreement, -item[1].error))[0]
 
 
 def saturates() -> bool:
@@ -269,34 +248,3 @@ def _run(query: Callable[[Dict[str, npt.NDArray[Any]]], Scores], image: ImageInp
         results = query(ranges.pad({image.spec.name: x}, image.batch))
         parts.append([np.array(value[: len(x)], np.float32) for value in results])
     return [np.concatenate(values) for values in zip(*parts)]
-
-
-def compare(
-    reference: Scores, scores: Scores, labels: Optional[npt.NDArray[Any]] = None, task: str = "classify"
-) -> Agreement:
-    """Agreement of scores with those of FP32.
-
-    Args:
-        reference: Outputs of FP32, batch first, in order.
-        scores: The candidate's, of the same shapes.
-        labels: int64, shape (images,), or None.
-        task: classify compares the first output's largest entry; tensors the direction of every output.
-    """
-    errors = [float(np.abs(a.astype(np.float64) - b).mean()) for a, b in zip(reference, scores)]
-    error = float(np.mean(errors)) if np.isfinite(errors).all() else float(np.finfo(np.float32).max)
-    if task == "classify":
-        right, ours = (values[0].reshape(len(values[0]), -1).argmax(axis=1) for values in (reference, scores))
-        top1 = None if labels is None else float((ours == labels).mean())
-        return Agreement(float((right == ours).mean()), error, top1)
-    cosines = [_cosine(a.reshape(len(a), -1), b.reshape(len(b), -1)) for a, b in zip(reference, scores)]
-    return Agreement(float(np.mean(cosines)), error, None)
-
-
-def _cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
-    """Mean cosine of rows; 1 where both are zero, 0 where one is or an entry is not finite."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-    product, dot = norms[0] * norms[1], (a * b).sum(axis=1)
-    equal = ((norms[0] == 0) & (norms[1] == 0)).astype(np.float64)
-    cosine = np.divide(dot, product, out=equal, where=product > 0)
-    return float(np.nan_to_num(cosine, nan=0.0, posinf=0.0, neginf=0.0).mean())

@@ -188,13 +188,11 @@ def _float_bias(view: _View) -> Iterator[str]:
 
 
 def _folded_norm(view: _View) -> Iterator[str]:
-    for node in view.graph.nodes:
-        if node.op_type == "BatchNormalization":
-            made = view.graph.maker(view.source(node.input[0]))
-            while made is not None and made.op_type in ("Reshape", "Identity", "Squeeze", "Unsqueeze"):
-                made = view.graph.maker(made.input[0])
-            if made is not None and made.op_type in ("Conv", "ConvTranspose"):
-                yield _says(node, "a batch normalisation behind a convolution, fold it before quantising")
+    """Only where it can be folded: a convolution that others read as well keeps its own result."""
+    bare = _without_qdq(view)
+    for node in bare.nodes:
+        if node.op_type == "BatchNormalization" and bare.fused_conv(node.input[0]) is not None:
+            yield _says(node, "a batch normalisation behind a convolution, fold it before quantising")
 
 
 def _paired(view: _View) -> Iterator[str]:

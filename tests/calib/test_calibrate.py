@@ -1,0 +1,206 @@
+"""The stage `calibrate`: from an FP32 graph and images to the Q/DQ graph of the best method."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import numpy as np
+import pytest
+
+from calib import graph as graphs
+from calib.calibrate import batch_size, calibrate, image_input, saturates
+from calib.check import check_qdq
+from calib.placement import points
+from calib.preprocess import parse
+from engines import child
+from engines.errors import BuildError, ModelError, UsageError
+
+Build = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of CIFAR-10's binary form: 240 training and 40 test images of smooth noise."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(5)
+    for name, count in (("data_batch_1.bin", 240), ("test_batch.bin", 40)):
+        coarse = rng.integers(0, 256, (count, 3, 4, 4), np.uint8)
+        rows = coarse.repeat(8, 2).repeat(8, 3).reshape(count, -1)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        (folder / name).write_bytes(np.concatenate([labels[:, None], rows], axis=1).tobytes())
+    return str(folder)
+
+
+def arguments(onnx: Path, data: str, out: Path, **changes: Any) -> Dict[str, Any]:
+    base = {
+        "onnx": str(onnx),
+        "data": data,
+        "preprocess": parse("resize=16,unit").to_json(),
+        "layout": "NHWC",
+        "target": "onnxruntime",
+        "out": str(out),
+        "samples": 60,
+    }
+    return {**base, **changes}
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "openvino", "onnxruntime"])
+def test_the_best_method_is_written(resnet: Build, data: str, tmp_path: Path, target: str) -> None:
+    told: List[Any] = []
+    out = tmp_path / "new" / "int8.onnx"
+    result = calibrate(**arguments(resnet(), data, out, target=target), progress=lambda *a: told.append(a))
+    assert json.loads(json.dumps(result)) == result
+    assert check_qdq(out, target) == [] and result["onnx"] == str(out)
+    best = max(c["agreement"] for c in result["candidates"])
+    method = result["method"]
+    name = method["name"] if method["percentile"] is None else f"{method['name']}:{method['percentile']:g}"
+    chosen = next(c for c in result["candidates"] if c["method"] == name)
+    assert chosen["agreement"] == best > 0.8 and chosen["top1"] is not None
+    assert len(result["candidates"]) >= 4 and result["samples"] == 60 and result["holdout"] == 120
+    notes = {item.key: item.value for item in graphs.load(out).metadata_props}
+    assert notes["optimize.calibration.method"] == name and notes["optimize.calibration.samples"] == "60"
+    assert notes["optimize.calibration.data_sha256"] == result["dataset"]["sha256"]
+    assert {what for what, _, _ in told} >= {"ranges", "methods", "method minmax"}
+    assert [item.name for item in out.parent.iterdir()] == ["int8.onnx"]
+
+
+def test_the_same_seed_gives_the_same_file(resnet: Build, data: str, tmp_path: Path) -> None:
+    for name in ("a.onnx", "b.onnx"):
+        calibrate(**arguments(resnet(), data, tmp_path / name, methods=["peaks:90"], seed=3))
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_it_runs_as_a_child_with_openvino(resnet: Build, data: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    job = arguments(resnet(), data, tmp_path / "q.onnx", target="openvino", backend="openvino", methods=["minmax"])
+    result = child.call("calib.calibrate:calibrate", job)
+    assert result["method"] == {"name": "minmax", "percentile": None} and Path(result["onnx"]).exists()
+    assert result["candidates"][0]["agreement"] > 0.8
+
+
+def test_a_fixed_batch_and_channels_first(resnet: Build, data: str, tmp_path: Path) -> None:
+    source = resnet(layout="NCHW", batch=7)
+    result = calibrate(**arguments(source, data, tmp_path / "q.onnx", layout="NCHW", methods=["minmax"]))
+    assert result["candidates"][0]["agreement"] > 0.8
+
+
+def test_tensors_are_compared_by_direction(mixed_cnn: Path, data: str, tmp_path: Path) -> None:
+    job = arguments(mixed_cnn, data, tmp_path / "q.onnx", layout="NCHW", task="tensors", methods=["minmax", "peaks"])
+    result = calibrate(**job)
+    assert all(0.9 < c["agreement"] <= 1 and c["top1"] is None for c in result["candidates"])
+
+
+def test_kept_nodes(resnet: Build, data: str, tmp_path: Path) -> None:
+    result = calibrate(
+        **arguments(resnet(), data, tmp_path / "q.onnx", methods=["minmax"], keep_float=["stem", "head"])
+    )
+    assert result["weights"] == 7
+
+
+def test_mistakes_come_before_any_work(resnet: Build, data: str, tmp_path: Path) -> None:
+    out = tmp_path / "q.onnx"
+    with pytest.raises(UsageError, match="samples 0"):
+        calibrate(**arguments(resnet(), data, out, samples=0))
+    with pytest.raises(UsageError, match="kl"):
+        calibrate(**arguments(resnet(), data, out, methods=["kl"]))
+    with pytest.raises(UsageError, match="tflite"):
+        calibrate(**arguments(resnet(), data, out, target="tflite"))
+    with pytest.raises(UsageError, match="nowhere"):
+        calibrate(**arguments(resnet(), str(tmp_path / "nowhere"), out))
+    with pytest.raises(BuildError, match="no Conv"):
+        calibrate(**arguments(resnet(), data, out, keep_float=[n.name for n in graphs.load(resnet()).graph.node]))
+    calibrate(**arguments(resnet(), data, out, methods=["minmax"]))
+    with pytest.raises(ModelError, match="already quantised"):
+        calibrate(**arguments(out, data, tmp_path / "again.onnx"))
+
+
+@pytest.mark.parametrize(("layout", "given", "size"), [("NHWC", "", (16, 16)), ("NCHW", "NCHW", (16, 16))])
+def test_the_input_is_read_from_the_graph(resnet: Build, layout: str, given: str, size: Any) -> None:
+    found = image_input(graphs.load(resnet(layout=layout)), "m.onnx", given)
+    assert (found.spec.name, found.layout, found.size, found.batch) == ("image", layout, size, 0)
+    assert image_input(graphs.load(resnet(batch=7)), "m.onnx").batch == 7
+
+
+def test_inputs_that_are_no_image_are_refused(resnet: Build) -> None:
+    model = graphs.load(resnet())
+    extra = model.graph.input.add()
+    extra.CopyFrom(model.graph.input[0])
+    extra.name = "second"
+    with pytest.raises(UsageError, match="2 inputs"):
+        image_input(model, "m.onnx")
+    model = graphs.load(resnet())
+    del model.graph.input[0].type.tensor_type.shape.dim[3]
+    with pytest.raises(UsageError, match="no float32 image batch"):
+        image_input(model, "m.onnx")
+    model = graphs.load(resnet())
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 5
+    with pytest.raises(UsageError, match="layout"):
+        image_input(model, "m.onnx")
+
+
+def test_large_activations_make_small_batches(resnet: Build) -> None:
+    model = graphs.load(resnet())
+    tensors = points(model, "openvino").measured()
+    assert batch_size(model, tensors, image_input(model, "m")) == 32
+    for dim in (1, 2):
+        model.graph.input[0].type.tensor_type.shape.dim[dim].dim_value = 2048
+    assert 1 <= batch_size(model, tensors, image_input(model, "m")) < 4
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "expected"),
+    [
+        ("x86_64", ("avx2",), True),
+        ("x86_64", ("avx2", "avx_vnni"), False),
+        ("AMD64", ("avx512f", "avx512_vnni"), False),
+        ("aarch64", ("asimddp",), False),
+    ],
+)
+def test_saturation_is_a_matter_of_x86_without_vnni(
+    monkeypatch: pytest.MonkeyPatch, machine: str, features: Any, expected: bool
+) -> None:
+    import platform
+
+    import engines.device
+
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(engines.device, "cpu_features", lambda: features)
+    assert saturates() is expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["tensorrt", "openvino", "onnxruntime"])
+def test_a_trained_model_keeps_its_accuracy(shared: Path, tmp_path: Path, target: str) -> None:
+    """ResNet-20 with pad shortcuts: at most 1 point of top-1 lost on all test images."""
+    import onnxruntime
+
+    from calib.datasets import open_dataset
+    from calib.feeds import batches
+
+    source = _export_resnet20(shared / "models", tmp_path)
+    folder = str(shared / "data" / "cifar-10-batches-bin")
+    job = arguments(source, folder, tmp_path / "q.onnx", preprocess=parse("imagenet").to_json(), layout="NCHW")
+    result = calibrate(**{**job, "target": target, "samples": 512})
+    tests = open_dataset(folder, "test")
+    right = {}
+    for path in (source, result["onnx"]):
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        feed = batches(tests, parse("imagenet"), "NCHW", (32, 32), 100)
+        right[path] = sum(int((session.run(None, {"image": x})[0].argmax(1) == y).sum()) for x, y in feed)
+    assert right[source] / len(tests) == pytest.approx(0.8103, abs=0.001)
+    assert right[result["onnx"]] >= right[source] - 0.01 * len(tests)
+
+
+def _export_resnet20(models: Path, out: Path) -> Path:
+    torch = pytest.importorskip("torch")
+    names: Dict[str, Any] = {}
+    exec((models / "resnet_cifar.py").read_text(), names)
+    net = names["resnet20"]()
+    net.load_state_dict(torch.load(str(models / "resnet20_cifar10.pt"), weights_only=True))
+    path = out / "resnet20.onnx"
+    free = {"image": {0: "N"}}
+    options: Dict[str, Any] = {"opset_version": 17, "input_names": ["image"], "dynamic_axes": free, "dynamo": False}
+    torch.onnx.export(net.eval(), torch.zeros(1, 3, 32, 32), str(path), **options)
+    return path
