@@ -22,13 +22,8 @@ from engines import jsonfile
 from engines.errors import CLASSES, OptimizeError, outcome
 from engines.spec import Progress, quiet
 
-_BOOT = (
-    "import json,sys;"
-    "job=json.load(open(sys.argv[1],encoding='utf-8'));"
-    "sys.path[:]=job['path'];"
-    "from engines.child import _main;"
-    "_main(job)"
-)
+_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from engines.child import _main; _main(sys.argv[1])"
+"""Python 3.8 puts the working folder first on this path too: only `sys` is imported before that is undone."""
 
 _TAIL = 20
 """Lines of a child's log shown when it died without a word."""
@@ -73,12 +68,12 @@ def call(
     """
     with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
         job_file, result_file = Path(scratch, "job.json"), Path(scratch, "result.json")
-        job = {"path": clean_path(), "target": target, "arguments": dict(arguments), "result": str(result_file)}
+        job = {"target": target, "arguments": dict(arguments), "result": str(result_file)}
         job_file.write_text(json.dumps(job), encoding="utf-8")
         log_file = log or Path(scratch, "log.txt")
         with open(log_file, "wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(job_file)],
+                [sys.executable, "-c", _BOOT, str(job_file), *clean_path()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=out,
@@ -136,9 +131,10 @@ def _died(target: str, code: int, log: Path) -> OptimizeError:
     return OptimizeError(f"{target} ended with code {code}: {last}", "run again with OPTIMIZE_DEBUG=1")
 
 
-def _main(job: Dict[str, Any]) -> None:
+def _main(job_file: str) -> None:
     """The child's side. Its stdout carries progress lines only; whatever else prints goes to stderr, the log."""
     _follow_parent()
+    job: Dict[str, Any] = json.loads(Path(job_file).read_text(encoding="utf-8"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

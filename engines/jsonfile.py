@@ -32,14 +32,21 @@ def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
 def loads(text: str) -> Any:
-    """Parse strict JSON: duplicate keys, NaN and Infinity are refused.
+    """Parse strict JSON: duplicate keys, NaN, Infinity and numbers beyond a float (1e999) are refused.
 
     Raises:
         ValueError: The text is not strict JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -126,11 +133,16 @@ def replacing_folder(path: PathLike) -> Iterator[Path]:
                 with open(os.path.join(folder, name), "rb") as handle:
                     os.fsync(handle.fileno())
             fsync_folder(folder)
-        os.chmod(part, 0o755)
+        os.chmod(part, 0o755)  # noqa: S103  (readable by all, as any folder made by hand)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=str(target.parent)))
             os.replace(target, old / target.name)
-            os.replace(part, target)
+            try:
+                os.replace(part, target)
+            except OSError:
+                os.replace(old / target.name, target)
+                old.rmdir()
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(part, target)

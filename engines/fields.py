@@ -1,0 +1,112 @@
+"""Checks of JSON fields, put together into a table: each is called with a field's name and value, and raises."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Pattern
+
+from engines.errors import DamagedError
+
+Check = Callable[[str, Any], None]
+"""`check(name, value)` raises DamagedError naming the field, or returns."""
+
+
+def wrong(name: str, value: Any, expected: str) -> DamagedError:
+    """The error that names the field, what is expected and what is there."""
+    shown = repr(value)
+    return DamagedError(f"{name}: {expected} is expected, not {shown if len(shown) < 60 else shown[:57] + '...'}")
+
+
+def word(name: str, value: Any) -> None:
+    """A string."""
+    if not isinstance(value, str):
+        raise wrong(name, value, "a string")
+
+
+def matching(pattern: Pattern[str], expected: str) -> Check:
+    """A string that matches as a whole."""
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise wrong(name, value, expected)
+
+    return check
+
+
+def one_of(*known: str) -> Check:
+    """One of these strings."""
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, str) or value not in known:
+            raise wrong(name, value, " or ".join(repr(k) for k in known))
+
+    return check
+
+
+def whole(least: int, most: int) -> Check:
+    """An integer within bounds; true and false are none."""
+
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise wrong(name, value, f"a whole number from {least} to {most}")
+
+    return check
+
+
+def number(name: str, value: Any) -> None:
+    """An integer or float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise wrong(name, value, "a number")
+
+
+def truth(name: str, value: Any) -> None:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise wrong(name, value, "true or false")
+
+
+def an_object(**fields: Check) -> Check:
+    """An object with at least these fields."""
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise wrong(name, value, "an object")
+        for key, inner in fields.items():
+            if key not in value:
+                raise DamagedError(f"the field {name}.{key} is missing")
+            inner(f"{name}.{key}", value[key])
+
+    return check
+
+
+def null_or(inner: Check) -> Check:
+    """Null, or what `inner` takes."""
+
+    def check(name: str, value: Any) -> None:
+        if value is not None:
+            inner(name, value)
+
+    return check
+
+
+def a_list(inner: Check, least: int = 0) -> Check:
+    """A list of what `inner` takes."""
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, list) or len(value) < least:
+            raise wrong(name, value, "a list" if not least else f"a list of {least} or more")
+        for index, item in enumerate(value):
+            inner(f"{name}[{index}]", item)
+
+    return check
+
+
+def counts(name: str, value: Any) -> None:
+    """An object of whole numbers."""
+    if not isinstance(value, dict):
+        raise wrong(name, value, "an object")
+    for key, count in value.items():
+        whole(0, 1 << 31)(f"{name}.{key}", count)
+
+
+def anything(name: str, value: Any) -> None:
+    """Any JSON value."""
