@@ -83,12 +83,15 @@ class Preprocess:
                 if isinstance(known.get(name), (list, tuple)):
                     height, width = (int(n) for n in known[name])
                     known[name] = (height, width)
+            if isinstance(known.get("resize"), (str, float)):
+                raise ValueError(f"resize {known['resize']!r}")
             for name in ("mean", "std"):
                 if name in known:
                     known[name] = tuple(float(n) for n in known[name])
             pre = Preprocess(**known)
-            # What describe() writes is read strictly: whatever parse() refuses is refused here too.
-            parse(describe(pre))
+            # The grammar is the check: whatever parse() would not give is refused.
+            if replace(parse(describe(pre)), text=pre.text, inferred=bool(pre.inferred)) != pre:
+                raise ValueError("a field that the grammar cannot give")
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise DamagedError(f"not a preprocessing: {error}") from None
         return pre

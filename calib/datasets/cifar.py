@@ -105,10 +105,12 @@ def _pickle(path: Path) -> Tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     planes = table["data"]
     if not isinstance(planes, np.ndarray) or planes.dtype != np.uint8 or planes.ndim != 2 or planes.shape[1] != 3072:
         raise DataError(f"{path}: 'data' is not uint8 of shape (n, 3072)", _HINT)
-    try:
-        labels = np.asarray(table["labels"])
-    except ValueError:
-        raise DataError(f"{path}: 'labels' are no integers", _HINT) from None
+    listed = table["labels"]
+    if not isinstance(listed, np.ndarray) and not (
+        isinstance(listed, list) and all(type(n) is int and abs(n) < 2**31 for n in listed)
+    ):
+        raise DataError(f"{path}: 'labels' are no integers", _HINT)
+    labels: npt.NDArray[Any] = np.asarray(listed, np.int64) if isinstance(listed, list) else listed
     if labels.shape != (len(planes),) or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: {len(planes)} images, and labels that are not as many integers", _HINT)
     if len(planes) == 0:

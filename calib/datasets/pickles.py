@@ -33,9 +33,8 @@ def load(path: Path) -> Dict[Any, Any]:
     try:
         with open(path, "rb") as file:
             value = _Restricted(file, encoding="bytes").load()
-    except MemoryError:
-        raise
-    # A damaged pickle makes the unpickler raise nearly anything; the file is the cause in every case.
+    # A damaged pickle makes the unpickler raise nearly anything, MemoryError for a length that cannot be true as well:
+    # the file is the cause in every case.
     except Exception as error:
         why = str(error) or type(error).__name__
         raise DataError(
