@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import engines
-from engines import child, jsonfile, manifest
 from engines import backend as backends
+from engines import child, jsonfile
 from engines.device import device_key
-from engines.errors import GateError, UsageError
-from engines.spec import FORMS, Progress, Runner, RunnerSpec, quiet
+from engines.errors import UsageError
+from engines.spec import Progress, Runner, RunnerSpec, quiet
 from optimize.inspection import inspect
 from optimize.pipeline import build as pipeline
 from optimize.pipeline import engine as bundles

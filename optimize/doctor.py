@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Tuple
 
-from optimize.pipeline.stages import version_of
+from engines.device import version_of
 
 _GB = 1e9
 

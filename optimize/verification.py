@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Union
 
 from engines import child, manifest
 from engines.errors import UsageError
-from engines.spec import Progress, RunnerSpec, quiet
+from engines.spec import Progress, quiet
 from optimize.pipeline.inputs import child_env
 from optimize.pipeline.options import DEFAULT_MAX_DROP
 
@@ -72,7 +72,13 @@ def verify(
             child_env(original),
         )
         reasons = [] if check["passed"] else [f"outputs differ: largest difference {check['max_abs']:.3g}"]
-        return {"passed": not reasons, "reasons": reasons, "accuracy": None, "check": check, "lines": _lines(None, check)}
+        return {
+            "passed": not reasons,
+            "reasons": reasons,
+            "accuracy": None,
+            "check": check,
+            "lines": _lines(None, check),
+        }
     with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
         scores = []
         for number, spec in enumerate((original, engine.with_(preprocess=pre))):

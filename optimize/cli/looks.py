@@ -52,6 +52,7 @@ def demo(
 ) -> None:
     """The whole path in minutes on this machine: train, build, verify, bench, report."""
     from bench.report.table import render
+
     from optimize import demo as demonstration
 
     with progress() as report:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
-from engines import jsonfile, manifest
 from engines import backend as backends
+from engines import jsonfile, manifest
 from engines.device import DeviceKey, device_key
 from engines.errors import GateError, IncompatibleError, OptimizeError
 from engines.spec import Progress, RunnerSpec, TensorSpec, quiet

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
 
 from engines import child, jsonfile
+from engines.device import version_of
 from engines.errors import DamagedError
 from engines.spec import Progress, quiet
 from optimize.version import VERSION
@@ -169,13 +170,3 @@ def digest(value: Any) -> str:
 def now() -> str:
     """The time in UTC, to the second, as ISO 8601."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def version_of(package: str) -> str:
-    """Version of an installed distribution, empty where it is not; nothing is imported."""
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""

@@ -101,9 +101,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, cifar: Path
     import optimize
 
     out = tmp_path_factory.mktemp("built") / "tiny.optimized"
-    return optimize.build(
-        tiny_onnx, "fp32,fp16,int8", (1, 8), str(cifar), out=out, preprocess="unit", samples=100
-    )
+    return optimize.build(tiny_onnx, "fp32,fp16,int8", (1, 8), str(cifar), out=out, preprocess="unit", samples=100)
 
 
 @pytest.fixture

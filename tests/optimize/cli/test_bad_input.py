@@ -172,9 +172,12 @@ def test_output_folder_not_writable(tiny_onnx: Path, tmp_path: Path) -> None:
 def test_disk_full(tiny_onnx: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    if shutil.which("mount") is None or subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(small)], capture_output=True
-    ).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(small)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("a small tmpfs cannot be mounted here")
     try:
         done = _optimize("build", tiny_onnx, "--precision", "fp32", "-o", small / "out", "--no-progress")

@@ -13,7 +13,7 @@ import pytest
 
 from engines.errors import ModelError
 from optimize.pipeline import cache
-from optimize.pipeline.stages import Workspace, digest, version_of
+from optimize.pipeline.stages import Workspace, digest
 
 WORK = """
 import os, time
@@ -138,7 +138,3 @@ def test_cache_lists_and_removes(space: Workspace) -> None:
 
 def test_digest_ignores_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1}) != digest({"a": 1, "b": [2, 1]})
-
-
-def test_version_of_what_is_not_there() -> None:
-    assert version_of("no-such-distribution") == "" and version_of("numpy")
