@@ -84,7 +84,8 @@ def recognise(
         preprocess=_preprocess(preprocess),
         task=task or "classify",
     )
-    _CHECKS.get(kind, lambda spec: None)(spec)
+    if kind in _CHECKS:
+        _CHECKS[kind](spec)
     return _described(spec) if kind == "onnx" else spec
 
 
@@ -96,7 +97,7 @@ def parse_shape(value: Union[str, Sequence[int], None]) -> Optional[Tuple[int, .
     """
     if value is None:
         return None
-    parts = value.lower().replace(",", "x").split("x") if isinstance(value, str) else list(value)
+    parts: Sequence[Any] = value.lower().replace(",", "x").split("x") if isinstance(value, str) else value
     try:
         shape = tuple(int(part) for part in parts)
     except (TypeError, ValueError):

@@ -1,0 +1,99 @@
+"""User code runs only from the file that was named, and leaves the interpreter as it was."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from engines import userfile
+from engines.errors import IncompatibleError, ModelError, UsageError
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str, name: str = "net.py") -> Path:
+        file = tmp_path / name
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def test_names_come_from_the_file(write):
+    file = write("class Block: pass\nclass Outer:\n    class Inner: pass\nLIMIT = 3\n")
+    found = userfile.load_names(f"{file}:Block, LIMIT,Outer.Inner")
+    assert set(found) == {"Block", "LIMIT", "Inner"}
+    assert found["LIMIT"] == 3
+    assert found["Inner"].__name__ == "Inner"
+
+
+def test_a_file_runs_once_until_it_changes(write):
+    file = write("class Block: pass\n")
+    first = userfile.load_names(f"{file}:Block")["Block"]
+    assert userfile.load_names(f"{file}:Block")["Block"] is first
+    file.write_text("class Block:\n    changed = True\n")
+    assert userfile.load_names(f"{file}:Block")["Block"].changed
+
+
+def test_the_interpreter_is_left_as_it_was(write):
+    write("VALUE = 7\n", "beside.py")
+    file = write("import beside, sys\nVALUE = beside.VALUE\nSEEN = list(sys.argv)\n")
+    path, argv, modules = list(sys.path), list(sys.argv), set(sys.modules)
+    found = userfile.load_names(f"{file}:VALUE,SEEN")
+    assert found["VALUE"] == 7
+    assert found["SEEN"] == [str(file)]
+    assert sys.path == path
+    assert sys.argv == argv
+    assert {name for name in set(sys.modules) - modules if not name.startswith("_user_net_")} == set()
+
+
+def test_a_file_beside_it_shadows_nothing(write):
+    write("raise RuntimeError('hostile')\n", "json.py")
+    write("raise RuntimeError('hostile')\n", "numpy.py")
+    file = write("import json, numpy\nTEXT = json.dumps(numpy.__name__)\n")
+    assert userfile.load_names(f"{file}:TEXT")["TEXT"] == '"numpy"'
+
+
+def test_imports_inside_a_function_work_while_importing(write):
+    write("VALUE = 9\n", "later.py")
+    file = write("def make():\n    import later\n    return later.VALUE\n")
+    make = userfile.load_names(f"{file}:make")["make"]
+    with pytest.raises(ImportError):
+        make()
+    with userfile.importing(file):
+        assert make() == 9
+    assert "later" not in sys.modules
+
+
+@pytest.mark.parametrize("text", ["net.py", "net.py:", ":Block", "net.py:a b", "net.py:1x", ""])
+def test_other_forms_are_usage_errors(text):
+    with pytest.raises(UsageError, match=r"FILE\.py:NAME"):
+        userfile.load_names(text)
+
+
+def test_a_missing_file_and_a_missing_name_are_told(write, tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        userfile.load_names(f"{tmp_path / 'none.py'}:Block")
+    file = write("class Block: pass\ndef make(): pass\n")
+    with pytest.raises(UsageError, match="'Bloc'") as caught:
+        userfile.load_names(f"{file}:Bloc")
+    assert "Block, make" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "said"),
+    [
+        ("import no_such_package_here", IncompatibleError, "no_such_package_here"),
+        ("import sys; sys.exit(1)", ModelError, "ended the process"),
+        ("x = = 1", ModelError, "line 1"),
+        ("raise ValueError('broken')", ModelError, "ValueError: broken"),
+    ],
+)
+def test_failures_of_user_code_are_one_line(write, code, kind, said):
+    file = write(code)
+    modules = set(sys.modules)
+    with pytest.raises(kind, match=said):
+        userfile.load_names(f"{file}:x")
+    assert not {name for name in set(sys.modules) - modules if "_user_" in name}
