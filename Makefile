@@ -1,49 +1,78 @@
-# `make demo` and `make test` do everything on a fresh machine with Python 3.8 or newer and make.
+# Everything from a fresh machine with GNU make and Python 3.8 to 3.13: `make demo`, `make test`.
+#
+#   PYTHON=python3.11     the Python that makes the environment
+#   VENV=.venv            where the environment is
+#   TORCH=1               adds PyTorch's CPU build
+#   PIP_OPTIONS='-c constraints/jetpack5.txt'
 
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= tensorflow,openvino,report,dev
+PIP_OPTIONS ?=
+PYTEST_OPTIONS ?= -m 'not slow'
 TORCH ?=
 TORCH_SPEC ?= torch==2.13.0
-PIP_OPTIONS ?=
-EXTRAS ?= tensorflow,openvino,report,dev
 
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.ready
-TORCH_STAMP := $(VENV)/.torch
+READY := $(VENV)/.ready
+TORCH_READY := $(VENV)/.torch
 
-.PHONY: help setup demo test lint clean
+# On Linux the plain version brings gigabytes of CUDA. Whoever gives a TORCH_SPEC gets exactly that.
+ifeq ($(origin TORCH_SPEC)-$(shell uname -s),file-Linux)
+TORCH_SPEC := $(TORCH_SPEC)+cpu
+endif
+# A Python that was asked for by name is the one to use, even where $(VENV) has another; the default keeps what is there.
+ASKED := $(if $(filter file,$(origin PYTHON)),,yes)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint clean
 
 help:
-	@echo "make demo    the whole path in minutes on this machine, ending in a table and demo/report.md"
-	@echo "make test    the tests"
-	@echo "make setup   prepare $(VENV) only (TORCH=1 adds PyTorch's CPU build)"
-	@echo "make lint    ruff, mypy, import-linter"
-	@echo "make clean   remove $(VENV) and what the demo made"
+	@echo "make demo      the whole path in minutes on this machine, ending in a table and a report"
+	@echo "make test      the tests"
+	@echo "make setup     only prepare $(VENV) (TORCH=1 adds PyTorch's CPU build, PYTHON=python3.11 chooses the Python)"
+	@echo "make lint      ruff, mypy and import-linter"
+	@echo "make test-all  all lanes on all Pythons of this machine, slow tests too: more than an hour"
+	@echo "make clean     remove the environments and what the builds and the demo made"
 
-setup: $(STAMP) $(if $(TORCH),$(TORCH_STAMP))
+setup: $(READY) $(if $(filter-out 0,$(TORCH)),$(TORCH_READY))
 
-$(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' || \
-	  { echo "error: Python 3.8 or newer is needed. Try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 4; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-	  echo "error: the venv module is missing. Try: apt install python3-venv"; exit 4; }
-
-$(STAMP): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e '.[$(EXTRAS)]'
+# The stamp comes last: an interrupted run is taken up again, and an environment without pip is made anew.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' || { \
+	  echo "error: '$(PYTHON)' is missing or older than Python 3.8. Name another: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "error: '$(PYTHON)' has no venv module. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	@rm -f $(READY)
+	@have=$$($(BIN)/python -c 'import sys, pip; print(sys.version_info[:2])' 2>/dev/null); \
+	want=$$($(PYTHON) -c 'import sys; print(sys.version_info[:2])'); \
+	if [ -z "$$have" ] || { [ -n "$(ASKED)" ] && [ "$$have" != "$$want" ]; }; then \
+	  echo "Making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); fi
+	@echo "Installing into $(VENV): $(EXTRAS) (about a gigabyte the first time)"
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e '.[$(EXTRAS)]' || { \
+	  echo "error: the installation stopped; the same command takes it up again. TensorFlow exists for Python 3.8 to 3.13," \
+	    "this is $$($(BIN)/python --version): name another with PYTHON=python3.11" >&2; exit 1; }
 	@touch $@
 
-# The plain name `torch` brings gigabytes of CUDA on Linux; TORCH_SPEC names a build for the CPU.
-$(TORCH_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) '$(TORCH_SPEC)' '.[torch]'
-	$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --no-deps -e .
+$(TORCH_READY): $(READY)
+	@echo "Installing into $(VENV): $(TORCH_SPEC)"
+	@$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) '$(TORCH_SPEC)' -e '.[torch]' || { \
+	  echo "error: no $(TORCH_SPEC) for $$($(BIN)/python --version) where pip looks. The CPU builds are in PyTorch's own index:" \
+	    "give its address (see PyTorch's installation page) as PIP_EXTRA_INDEX_URL=... make setup TORCH=1," \
+	    "or name another version: TORCH_SPEC=torch==2.4.1+cpu on Python 3.8; TORCH_SPEC=torch brings CUDA, gigabytes" >&2; exit 1; }
 	@touch $@
 
 demo: setup
 	$(BIN)/optimize demo
 
 test: setup
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+test-all:
+	bash .ci/full
 
 lint: setup
 	$(BIN)/ruff check .
@@ -52,4 +81,5 @@ lint: setup
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) .venv-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf demo optimize-demo

@@ -1,13 +1,23 @@
 # Shared by .ci/run and .ci/full: find a Python, run a lane, keep count. Lanes never run side by side: two cores.
+# Environments lie inside the clone: .venv (3.11), .venv-jp5 and .venv-X.Y.
 
 SUMMARY=()
 FAILED=0
+# Every skipped test says why.
+export PYTEST_ADDOPTS="${PYTEST_ADDOPTS:-} -rs"
+
+# usable PATH VERSION: it runs, is that version (a pyenv shim may be there for a Python that is not), and can make
+# environments.
+usable() {
+  [ -x "$1" ] && [ "$("$1" -c 'import sys, venv, ensurepip; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$2" ]
+}
 
 # Path of Python X.Y: on PATH, or one of pyenv's; empty where there is none.
 find_python() {
-  local version=$1 path
-  for path in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$version".*/bin/python"$version" "$(command -v "python$version" || true)"; do
-    if [ -x "$path" ] && "$path" -c 'import venv, ensurepip' 2>/dev/null; then
+  local version=$1 root path
+  root=${PYENV_ROOT:-$(pyenv root 2>/dev/null || echo "$HOME/.pyenv")}
+  for path in "$(command -v "python$version" || true)" "$root"/versions/"$version".*/bin/python"$version"; do
+    if usable "$path" "$version"; then
       echo "$path"
       return
     fi
@@ -15,65 +25,108 @@ find_python() {
 }
 
 # lane NAME PYTHON-VERSION COMMAND...: the command runs with PYTHON set; a missing Python skips it, with the reason.
+# The subshell's status is read after it and not by `if` or `||`, because bash ignores `set -e` inside those.
 lane() {
-  local name=$1 version=$2 begun=$SECONDS
+  local name=$1 version=$2 begun=$SECONDS status
   shift 2
   PYTHON=$(find_python "$version")
   if [ -z "$PYTHON" ]; then
     echo "SKIPPED lane $name: Python $version is not on this machine"
-    SUMMARY+=("skipped  $name (no Python $version)")
+    SUMMARY+=("skipped  $name: Python $version is not on this machine")
     return
   fi
   echo "=== lane $name (Python $version)"
   export PYTHON
-  if ("$@"); then
+  set +e
+  (
+    set -euo pipefail
+    "$@"
+  ) </dev/null 2>&1
+  status=$?
+  set -e
+  if [ "$status" = 0 ]; then
     SUMMARY+=("passed   $name in $((SECONDS - begun)) s")
   else
-    SUMMARY+=("FAILED   $name after $((SECONDS - begun)) s")
+    echo "=== lane $name FAILED with status $status"
+    SUMMARY+=("FAILED   $name after $((SECONDS - begun)) s, status $status")
     FAILED=1
   fi
 }
 
 finish() {
-  echo "=== summary"
+  echo "=== summary after $SECONDS s"
   printf '%s\n' "${SUMMARY[@]}"
   exit "$FAILED"
 }
 
-# A virtual environment at $1 with the project and the extras $2; more words go to pip. Uses PYTHON.
-environment() {
-  local folder=$1 extras=$2
-  shift 2
-  [ -x "$folder/bin/python" ] || "$PYTHON" -m venv "$folder" || return 1
-  "$folder/bin/python" -m pip install --quiet --upgrade pip &&
-    "$folder/bin/python" -m pip install --quiet "$@" -e ".[$extras]"
+# step WORDS: what comes next and when, so that a slow step shows in the log.
+step() {
+  echo "--- $SECONDS s: $*"
 }
 
 lint_and_tests() {
-  set -e
+  step make setup TORCH=1
   make setup TORCH=1
+  step make lint
   make lint
+  step make test
   make test
 }
 
-# One export, build and bench through the command line, as a user would type them.
+# One export, build and bench through the command line, as a user would type them, in a folder of their own.
 command_line() {
-  set -e
-  local optimize=$1/bin/optimize work
+  local optimize
+  optimize=$PWD/$1/bin/optimize
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
+  cd "$work"
   "$optimize" doctor
-  "$optimize" zoo make resnet18 -o "$work/resnet18.keras"
-  "$optimize" export "$work/resnet18.keras" -o "$work/resnet18.onnx"
-  "$optimize" build "$work/resnet18.keras" --precision fp32,int8 --batch 1,8 --data synthetic --preprocess unit --max-drop 100
-  "$optimize" bench "$work"/resnet18.optimized/*/ --baseline "$work/resnet18.keras" --batch 1,8 --quick --duration 200ms -o "$work/runs.json"
-  "$optimize" report "$work/runs.json" -f md,csv,json -o "$work"
-  test -s "$work/report.md"
+  "$optimize" zoo make resnet18 -o resnet18.keras
+  "$optimize" export resnet18.keras -o resnet18.onnx
+  "$optimize" build resnet18.keras --precision fp32,int8 --batch 1,8 --data synthetic --preprocess unit --max-drop 100
+  "$optimize" bench resnet18.optimized/*/ --baseline resnet18.keras --batch 1,8 --quick -o runs.json
+  "$optimize" report runs.json -f md,csv,json -o .
+  test -s report.md
 }
 
 jetpack5() {
-  set -e
-  environment .venv-jp5 tensorflow,openvino,dev -c constraints/jetpack5.txt
-  .venv-jp5/bin/python -m pytest -m 'not slow'
+  local options=(VENV=.venv-jp5 EXTRAS=tensorflow,openvino,report,dev PIP_OPTIONS='-c constraints/jetpack5.txt')
+  step make setup "${options[@]}"
+  make setup "${options[@]}"
+  step make test "${options[@]}"
+  make test "${options[@]}"
+  step export, build and bench of a small model
   command_line .venv-jp5
+}
+
+# The README's test command on another Python.
+every_test() {
+  step make test "VENV=.venv-$1"
+  make test "VENV=.venv-$1"
+}
+
+# Where TensorFlow is not promised: everything imports, and every test that needs none passes.
+without_tensorflow() {
+  local options=("VENV=.venv-$1" EXTRAS=openvino,report,dev)
+  make setup "${options[@]}"
+  step import everything
+  ".venv-$1/bin/python" - <<'EOF'
+import importlib, pkgutil
+
+count = 0
+for floor in ("engines", "calib", "bench", "optimize"):
+    for module in pkgutil.walk_packages(importlib.import_module(floor).__path__, floor + "."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
+            count += 1
+print(count, "modules import")
+EOF
+  step make test "${options[@]}"
+  make test "${options[@]}"
+}
+
+slow_tests() {
+  make setup TORCH=1
+  step make test, the slow ones
+  make test TORCH=1 PYTEST_OPTIONS='-m slow'
 }
