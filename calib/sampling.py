@@ -39,7 +39,7 @@ def balanced(labels: Labels, n: int, seed: int = 0, exclude: Iterable[int] = ())
     if n < 0:
         raise UsageError(f"{n} samples: 0 or more are needed")
     values = np.asarray(labels)
-    free = np.ones(len(values), bool)
+    free: npt.NDArray[Any] = np.ones(len(values), bool)
     free[np.fromiter(exclude, np.int64)] = False
     queues: List[List[int]] = []
     for label in np.unique(values[free]):

@@ -13,6 +13,8 @@ from engines.spec import Progress, quiet
 Images = Union["npt.NDArray[Any]", List["npt.NDArray[Any]"]]
 """uint8: one array (N, H, W, C), or a list of (H, W, C) where sizes may vary."""
 
+Indices = Union[Sequence[int], "npt.NDArray[Any]"]
+
 _CHUNK = 512
 
 
@@ -37,7 +39,7 @@ class Source:
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def images(self, indices: Sequence[int]) -> Images:
+    def images(self, indices: Indices) -> Images:
         """The images at `indices`, in that order, uint8.
 
         Raises:
@@ -45,7 +47,7 @@ class Source:
         """
         raise NotImplementedError
 
-    def digests(self, indices: Sequence[int], progress: Progress = quiet) -> List[bytes]:
+    def digests(self, indices: Indices, progress: Progress = quiet) -> List[bytes]:
         """SHA-256 of each image: of its shape and pixels here, of the file where images are files."""
         found: List[bytes] = []
         for start in range(0, len(indices), _CHUNK):
@@ -79,21 +81,21 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def images(self, indices: Union[Sequence[int], npt.NDArray[Any]]) -> Images:
+    def images(self, indices: Indices) -> Images:
         """Images of the split, uint8: an array (N, H, W, C), or a list of (H, W, C) where sizes may vary.
 
         Raises:
             DataError: One cannot be read; it is named.
             IndexError: No such image.
         """
-        return self._source.images(self.indices[np.asarray(indices, np.int64)])  # type: ignore[arg-type]
+        return self._source.images(self.indices[np.asarray(indices, np.int64)])
 
     @property
     def sha256(self) -> str:
         """Hash of the content in the split's order: each image's hash and label. Names and places do not enter."""
         if not self._sha256:
             whole = hashlib.sha256()
-            for digest in self._source.digests(self.indices):  # type: ignore[arg-type]
+            for digest in self._source.digests(self.indices):
                 whole.update(digest)
             if self.labels is not None:
                 whole.update(self.labels.astype("<i8"))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
 
-from calib.datasets.base import Source
+from calib.datasets.base import Indices, Source
 from engines.errors import DataError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -41,7 +41,7 @@ class Cifar(Source):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def images(self, indices: Sequence[int]) -> npt.NDArray[Any]:
+    def images(self, indices: Indices) -> npt.NDArray[Any]:
         """uint8 of shape (N, 32, 32, 3)."""
         wanted = np.asarray(indices, np.int64)
         flat = np.empty((len(wanted), RECORD - 1), np.uint8)
@@ -81,7 +81,7 @@ def read_binary(path: Path) -> Tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if size % RECORD:
         raise DataError(f"{path}: {size} bytes, no multiple of {RECORD}: cut short, or not CIFAR-10", _HINT)
     records = np.memmap(path, np.uint8, "r", shape=(size // RECORD, RECORD))
-    labels = records[:, 0].astype(np.int64)
+    labels: npt.NDArray[Any] = records[:, 0].astype(np.int64)
     _check_labels(path, labels)
     return records[:, 1:], labels
 

@@ -10,7 +10,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import numpy.typing as npt
 
-from calib.datasets.base import Source
+from calib.datasets.base import Indices, Source
 from calib.datasets.images import SUFFIXES, read_image
 from engines import jsonfile
 from engines.errors import DataError
@@ -55,11 +55,11 @@ class Folder(Source):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def images(self, indices: Sequence[int]) -> List[npt.NDArray[np.uint8]]:
+    def images(self, indices: Indices) -> List[npt.NDArray[np.uint8]]:
         """uint8 (H, W, 3) each."""
         return [read_image(Path(self._paths[index])) for index in indices]
 
-    def digests(self, indices: Sequence[int], progress: Progress = quiet) -> List[bytes]:
+    def digests(self, indices: Indices, progress: Progress = quiet) -> List[bytes]:
         """SHA-256 of the files' bytes."""
         found = []
         for number, index in enumerate(indices):

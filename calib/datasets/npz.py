@@ -6,12 +6,12 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional
 
 import numpy as np
 import numpy.typing as npt
 
-from calib.datasets.base import Source
+from calib.datasets.base import Indices, Source
 from engines.errors import DataError
 
 _PAIRS = (("x", "y"), ("images", "labels"), ("image", "label"), ("data", "labels"))
@@ -60,7 +60,7 @@ class Npz(Source):
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def images(self, indices: Sequence[int]) -> List[npt.NDArray[Any]]:
+    def images(self, indices: Indices) -> List[npt.NDArray[Any]]:
         """uint8 (H, W, C) each; training and test images may differ in size."""
         wanted: npt.NDArray[Any] = np.asarray(indices, np.int64)
         part = np.searchsorted(self._starts, wanted, side="right") - 1

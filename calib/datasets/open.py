@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +97,7 @@ def _half(source: Source, train: npt.NDArray[np.int64], split: str, seed: int) -
     first = balanced(labels, (len(train) + 1) // 2, seed)
     if split == "calibration":
         return train[first]
-    rest = np.ones(len(train), bool)
+    rest: npt.NDArray[Any] = np.ones(len(train), bool)
     rest[first] = False
     return train[rest]
 

@@ -7,12 +7,12 @@ distracts, and noise hides edges. It is always called synthetic; nothing about r
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Sequence, Tuple
+from typing import Any, Callable, Tuple
 
 import numpy as np
 import numpy.typing as npt
 
-from calib.datasets.base import Source
+from calib.datasets.base import Indices, Source
 
 CLASSES = ("disc", "ring", "square", "triangle", "plus", "bar", "dots", "half", "checker", "stripes")
 
@@ -99,7 +99,7 @@ def _masks(rng: np.random.Generator, labels: npt.NDArray[Any], low: float, high:
     pixels = np.arange(_SIDE, dtype=np.float32) + np.float32(0.5)
     y, x = (pixels[None, :, None] - row) / scale, (pixels[None, None, :] - column) / scale
     sine, cosine = np.sin(angle), np.cos(angle)
-    masks = np.empty((n, _SIDE, _SIDE), bool)
+    masks: npt.NDArray[Any] = np.empty((n, _SIDE, _SIDE), bool)
     for label, inside in enumerate(_SHAPES):
         here = labels == label
         u = cosine[here] * x[here] + sine[here] * y[here]
@@ -150,7 +150,7 @@ class Synthetic(Source):
     def __len__(self) -> int:
         return TRAIN + TEST
 
-    def images(self, indices: Sequence[int]) -> npt.NDArray[Any]:
+    def images(self, indices: Indices) -> npt.NDArray[Any]:
         """uint8 of shape (N, 32, 32, 3)."""
         wanted: npt.NDArray[Any] = np.asarray(indices, np.int64)
         out = np.empty((len(wanted), _SIDE, _SIDE, 3), np.uint8)

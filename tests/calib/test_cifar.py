@@ -38,7 +38,7 @@ def pickle_folder(folder: Path, protocol: int, as_bytes: bool) -> Path:
     return folder
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(
     arrays.arrays(np.uint8, st.tuples(st.integers(1, 4), st.just(32), st.just(32), st.just(3))),
     st.lists(st.integers(0, 9), min_size=4, max_size=4),
@@ -128,7 +128,7 @@ def test_a_malicious_pickle_runs_nothing(tmp_path: Path) -> None:
         assert not marker.exists(), number
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_damaged_pickles_are_data_errors(tmp_path_factory: Any, data: Any) -> None:
     images, labels = made(1, 0)

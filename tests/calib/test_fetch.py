@@ -49,7 +49,7 @@ MD5 = hashlib.md5(WHOLE).hexdigest()
 
 
 class Server:
-    """A loopback server whose answers a test decides: `breaks` holds how many bytes each answer sends before it ends."""
+    """A loopback server whose answers a test decides: `breaks`: the bytes that each answer sends before it ends."""
 
     def __init__(self) -> None:
         self.content = WHOLE

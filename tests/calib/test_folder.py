@@ -186,7 +186,7 @@ def test_bad_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "good.png").unlink()
     (tmp_path / "deep.png").unlink()
     data = open_folder(tmp_path)
-    with pytest.raises(DataError, match="empty.jpg"):
+    with pytest.raises(DataError, match=r"empty\.jpg"):
         data.images([0])
 
 

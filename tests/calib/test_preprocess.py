@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calib.preprocess import GRAMMAR, INTERPOLATIONS, Preprocess, apply, describe, geometry, parse
@@ -190,6 +190,7 @@ def preprocessings(draw: Any) -> str:
     return ",".join(steps)
 
 
+@settings(deadline=None)
 @given(preprocessings())
 def test_text_and_json_give_the_same_again(text: str) -> None:
     pre = parse(text)

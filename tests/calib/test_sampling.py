@@ -4,7 +4,7 @@ from typing import List
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calib.sampling import balanced
@@ -16,6 +16,7 @@ KEPT = [93, 66, 94, 182, 190, 51, 165, 99, 188, 67, 103, 46]
 labels_lists = st.lists(st.integers(-2, 5), min_size=1, max_size=80)
 
 
+@settings(deadline=None)
 @given(labels_lists, st.integers(0, 100), st.integers(0, 3))
 def test_every_class_gets_as_many_as_it_can(labels: List[int], n: int, seed: int) -> None:
     chosen = balanced(labels, n, seed)
@@ -26,6 +27,7 @@ def test_every_class_gets_as_many_as_it_can(labels: List[int], n: int, seed: int
         assert count >= most - 1 or count == labels.count(label)
 
 
+@settings(deadline=None)
 @given(labels_lists, st.integers(0, 40), st.integers(0, 40), st.integers(0, 3))
 def test_excluded_are_not_chosen_and_less_is_a_beginning(labels: List[int], n: int, m: int, seed: int) -> None:
     first = balanced(labels, n, seed)
