@@ -42,6 +42,11 @@ _ROUNDS = 10000
 """More than any graph needs: every pass removes a node or moves one towards the boundary."""
 
 
+def mixed(net: Net) -> bool:
+    """Whether a graph computes in another floating-point format than float32 anywhere."""
+    return precision.other_floats(net)
+
+
 def clean(net: Net) -> None:
     """Rewrite a graph, in place, until no pass finds anything more to do."""
     net.sweep()

@@ -13,12 +13,9 @@ import numpy as np
 from optimize.exporters.graph.net import Net, attributes, set_attribute
 from optimize.exporters.graph.noop import RESHAPES, as_reshape, same
 
-_UNARY = (
-    "Relu Sigmoid Tanh LeakyRelu Elu Selu Clip Erf Exp Log Neg Abs Sqrt Reciprocal Softplus Softsign HardSigmoid "
-    "HardSwish ThresholdedRelu Floor Ceil Round Cast Sign Sin Cos Celu Mish Gelu"
-).split()
+_UNARY = ["Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "Selu", "Clip", "Erf", "Exp", "Log", "Neg", "Abs", "Sqrt", "Reciprocal", "Softplus", "Softsign", "HardSigmoid", "HardSwish", "ThresholdedRelu", "Floor", "Ceil", "Round", "Cast", "Sign", "Sin", "Cos", "Celu", "Mish", "Gelu"]
 
-_BINARY = "Add Sub Mul Div Max Min Pow PRelu Sum Mean Where Less Greater Equal And Or Not".split()
+_BINARY = ["Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu", "Sum", "Mean", "Where", "Less", "Greater", "Equal", "And", "Or", "Not"]
 
 
 def to_last(rank: int) -> Tuple[int, ...]:

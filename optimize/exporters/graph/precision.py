@@ -22,6 +22,12 @@ _FLOAT = 1
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 
 
+def other_floats(net: Net) -> bool:
+    """Whether any tensor, weights excepted, is in a floating-point format that is not float32."""
+    other = _other_floats()
+    return any(kind in other for name, kind in net.types.items() if name not in net.constants)
+
+
 def to_float32(net: Net) -> bool:
     """Turn every other floating-point format of a graph into float32, and drop casts between them.
 
