@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import warnings
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from engines.errors import BuildError, ModelError, OptimizeError, UsageError
+from engines.errors import BuildError, ModelError, UsageError
 
 _NO_CAST_BELOW = 64
 """Elements: smaller weights stay float32, since a half-precision copy and its Cast would save nothing."""
@@ -14,7 +16,7 @@ _NO_CAST_BELOW = 64
 _HALF_MAX = 65504.0
 
 
-def load(path: Path, damaged: Type[OptimizeError] = ModelError) -> Any:
+def load(path: Path) -> Any:
     """Read an ONNX file with its external data.
 
     Returns:
@@ -25,27 +27,38 @@ def load(path: Path, damaged: Type[OptimizeError] = ModelError) -> Any:
         FileNotFoundError: No such file.
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+    unparsable = importlib.import_module("google.protobuf.message").DecodeError
     with open(path, "rb"):
         pass
     try:
-        model = onnx.load(str(path))
-    except (DecodeError, ValueError, onnx.checker.ValidationError, FileNotFoundError) as error:
-        raise damaged(f"{path}: not a whole ONNX file ({first_line(error)})", "export it again") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # protobuf warns of a cut file, and returns a part of it
+            model = onnx.load(str(path))
+    except (unparsable, ValueError, onnx.checker.ValidationError, FileNotFoundError) as error:
+        raise ModelError(f"{path}: not a whole ONNX file ({first_line(error)})", "export it again") from None
     if not model.graph.node:
-        raise damaged(f"{path}: not a whole ONNX file (it holds no nodes)", "export it again")
+        raise ModelError(f"{path}: not a whole ONNX file (it holds no nodes)", "export it again")
     return model
+
+
+def is_external(path: Path) -> bool:
+    """Whether weights of an ONNX file lie in files beside it."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer)
 
 
 _NOISE = re.compile(r"(Exception from |Check '.*' failed at |FrontEnd API failed with |Model wasn't fully|Summary:)")
 
 _UNSUPPORTED = re.compile(
-    r"not a registered function/op|No Op registered|No conversion rule|not support the following"
-    r"|NOT_IMPLEMENTED|Could not find an implementation",
-    re.IGNORECASE,
+    r"(?:No conversion rule found for|not support the following ONNX) operations: (.+)"
+    r"|(\S+)\(-?\d+\) is not a registered function/op"
+    r"|No Op registered for (\w+)"
+    r"|Could not find an implementation for (\w+)"
 )
-"""How ONNX Runtime and OpenVINO say that they lack an operator."""
+"""How OpenVINO and ONNX Runtime name the operator that they lack."""
 
 
 def first_line(error: object) -> str:
@@ -62,9 +75,10 @@ def first_line(error: object) -> str:
 def blame(model: Any, error: object) -> str:
     """Operator and node that a runtime says it lacks, such as `Swizzle (com.example) in node odd`; '' otherwise."""
     said = str(error)
-    if not _UNSUPPORTED.search(said):
+    found = _UNSUPPORTED.search(said)
+    if not found:
         return ""
-    words = set(re.findall(r"\w+", said))
+    words = set(re.findall(r"\w+", next(group for group in found.groups() if group)))
     suspects = [node for node in model.graph.node if node.op_type in words]
     foreign = [node for node in suspects if node.domain not in ("", "ai.onnx")]
     named = [node for node in suspects if node.name and re.search(rf"(?<!\w){re.escape(node.name)}(?!\w)", said)]

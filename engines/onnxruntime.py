@@ -91,7 +91,7 @@ def build(
     target = out / "model.onnx"
     if precision == "fp16":
         onnxfile.halve_weights(graph)
-    if precision == "fp16" or any(t.data_location == t.EXTERNAL for t in graph.graph.initializer):
+    if precision == "fp16" or onnxfile.is_external(onnx):
         onnx_package.save(graph, str(target))  # external data moves into the file
     else:
         shutil.copyfile(onnx, target)  # the very bytes that were checked
@@ -262,6 +262,9 @@ class _ONNXRuntimeRunner(Runner):
         if not preset:
 
             def query_free(_borrowed: Any = arrays) -> Dict[str, np.ndarray[Any, Any]]:
+                binding.clear_binding_outputs()  # else the sizes of the query before are expected again
+                for name in names:
+                    binding.bind_output(name, "cpu")
                 run(binding, settings)
                 return dict(zip(names, binding.copy_outputs_to_cpu()))
 

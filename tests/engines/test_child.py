@@ -1,0 +1,242 @@
+"""Children: clean path, errors as themselves, progress, and an end in every case."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any, Callable, List, Tuple
+
+import pytest
+
+from engines import child
+from engines.errors import CLASSES, OptimizeError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+STAGES = """
+    import os, sys, signal, time
+    from engines import errors
+
+    def echo(progress, **arguments):
+        return arguments
+
+    def count(progress, n):
+        print("to the log, not to the parent")
+        for i in range(n):
+            progress("counting ü", i, n)
+        return n
+
+    def fail(progress, kind, message):
+        if hasattr(errors, kind):
+            raise getattr(errors, kind)(message, "a hint")
+        raise getattr(__import__("builtins"), kind)(message)
+
+    def kill(progress, number):
+        os.kill(os.getpid(), number)
+
+    def leave(progress):
+        print("last words", file=sys.stderr, flush=True)
+        os._exit(7)
+
+    def quit(progress):
+        sys.exit(3)
+
+    def nan(progress):
+        return float("nan")
+
+    def where(progress):
+        return {"path": sys.path, "env": {k: v for k, v in os.environ.items() if k.startswith("OPTIMIZE_")}}
+
+    def origin(progress, names):
+        import importlib
+        return [getattr(importlib.import_module(n), "__file__", "") or "" for n in names]
+
+    def sleep(progress, mark):
+        progress("pid", os.getpid(), 0)
+        open(mark, "w").write(str(os.getpid()))
+        time.sleep(60)
+"""
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`stage("echo", a=1)`: calls that function of STAGES in a child."""
+    folder = tmp_path / "lib"
+    folder.mkdir()
+    (folder / "stages_for_test.py").write_text(textwrap.dedent(STAGES))
+    monkeypatch.syspath_prepend(str(folder))
+
+    def call(name: str, progress: Any = lambda *_: None, **arguments: Any) -> Any:
+        env = arguments.pop("env", None)
+        return child.call(f"stages_for_test:{name}", arguments, progress, env)
+
+    return call
+
+
+def test_values_go_there_and_back(stage: Callable[..., Any]):
+    value = {"text": "ü", "list": [1, 2.5, None, True], "nested": {"a": {}}, "error": "not one"}
+    assert stage("echo", **value) == value
+
+
+def test_progress_is_forwarded_and_prints_are_not(stage: Callable[..., Any], capfd: pytest.CaptureFixture[str]):
+    seen: List[Tuple[str, int, int]] = []
+    assert stage("count", lambda *args: seen.append(args), n=3) == 3
+    assert seen == [("counting ü", i, 3) for i in range(3)]
+    out, err = capfd.readouterr()
+    assert out == err == ""
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_an_error_is_raised_again_as_itself(name: str, stage: Callable[..., Any]):
+    with pytest.raises(OptimizeError, match="f.txt: bad") as error:
+        stage("fail", kind=name, message="f.txt: bad")
+    assert type(error.value) is CLASSES[name]
+    assert error.value.hint == "a hint"
+
+
+@pytest.mark.parametrize(
+    "name, code, words", [("ValueError", 1, "unexpected ValueError: odd"), ("MemoryError", 1, "out of memory")]
+)
+def test_other_errors_become_ours(name: str, code: int, words: str, stage: Callable[..., Any]):
+    with pytest.raises(OptimizeError) as error:
+        stage("fail", kind=name, message="odd")
+    assert (error.value.message, error.value.exit_code) == (words, code)
+
+
+def test_a_missing_module_or_function_is_an_error(stage: Callable[..., Any]):
+    with pytest.raises(OptimizeError, match="no_such_module") as error:
+        child.call("no_such_module:f", {})
+    assert error.value.exit_code == 4
+    with pytest.raises(OptimizeError, match="no_such_function"):
+        stage("no_such_function")
+
+
+def test_a_killed_child_hints_at_memory(stage: Callable[..., Any]):
+    with pytest.raises(OptimizeError, match=r"stages_for_test:kill was killed.*memory"):
+        stage("kill", number=int(signal.SIGKILL))
+
+
+def test_a_child_that_crashes_or_leaves_is_an_error(stage: Callable[..., Any]):
+    with pytest.raises(OptimizeError, match="ended with code -11"):
+        stage("kill", number=int(signal.SIGSEGV))
+    with pytest.raises(OptimizeError, match="ended with code 7: last words"):
+        stage("leave")
+    with pytest.raises(OptimizeError, match="unexpected SystemExit"):
+        stage("quit")
+
+
+def test_a_result_that_is_no_json_is_an_error(stage: Callable[..., Any]):
+    with pytest.raises(OptimizeError, match="unexpected ValueError"):
+        stage("nan")
+
+
+def test_the_log_can_be_kept(stage: Callable[..., Any], tmp_path: Path):
+    log = tmp_path / "log.txt"
+    child.call("stages_for_test:count", {"n": 1}, log=log)
+    assert "to the log" in log.read_text()
+
+
+def test_environment_is_added(stage: Callable[..., Any]):
+    assert stage("where", env={"OPTIMIZE_EXTRA": "1"})["env"]["OPTIMIZE_EXTRA"] == "1"
+
+
+HOSTILE = (
+    "bench.py",
+    "onnx.py",
+    "calib/__init__.py",
+    "select.py",
+    "json.py",
+    "numpy.py",
+    "engines/__init__.py",
+    "re.py",
+)
+
+
+def test_files_of_the_working_folder_shadow_nothing(tmp_path: Path):
+    """Started as a user starts it, from a folder full of files named like ours."""
+    here = tmp_path / "here"
+    for name in HOSTILE:
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(
+            f"open({str(tmp_path / 'touched')!r}, 'a').write({name!r})\nraise SystemExit('hostile')\n"
+        )
+    lib = tmp_path / "lib"
+    lib.mkdir()
+    (lib / "stages_for_test.py").write_text(textwrap.dedent(STAGES))
+    script = (
+        "import sys; sys.path[:] = [p for p in sys.path if p]; "
+        f"sys.path[:0] = [{str(ROOT)!r}, {str(lib)!r}]; "
+        "from engines import child; sys.path.insert(0, ''); "
+        "names = ['bench', 'calib', 'select', 'json', 'numpy', 'engines', 're', 'onnx']; "
+        "print('\\n'.join(child.call('stages_for_test:origin', {'names': names})))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=str(here), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr.decode()
+    assert not (tmp_path / "touched").exists()
+    assert str(here) not in done.stdout.decode()
+
+
+def test_the_working_folder_is_not_on_the_path(
+    stage: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend("")
+    assert str(tmp_path) not in child.clean_path()
+    assert str(tmp_path) not in stage("where")["path"]
+
+
+def _gone(pid: int) -> bool:
+    """Whether a process has ended (a zombie has)."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state in "ZX":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc")
+def test_an_interrupt_ends_the_child(stage: Callable[..., Any], tmp_path: Path):
+    pids: List[int] = []
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        pids.append(done)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage("sleep", interrupt, mark=str(tmp_path / "mark"))
+    assert _gone(pids[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc and prctl")
+def test_a_child_ends_with_its_parent(tmp_path: Path):
+    lib, mark = tmp_path / "lib", tmp_path / "mark"
+    lib.mkdir()
+    (lib / "stages_for_test.py").write_text(textwrap.dedent(STAGES))
+    script = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(lib)!r}]; from engines import child; "
+        f"child.call('stages_for_test:sleep', {{'mark': {str(mark)!r}}})"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=str(tmp_path))
+    try:
+        for _ in range(400):
+            if mark.exists() and mark.read_text():
+                break
+            time.sleep(0.05)
+        pid = int(mark.read_text())
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        assert _gone(pid)
+    finally:
+        if parent.poll() is None:
+            parent.kill()
+            parent.wait()

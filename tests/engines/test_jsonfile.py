@@ -1,0 +1,192 @@
+"""The strict reader and the atomic writer, with faults injected half way."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines import jsonfile
+from engines.errors import DamagedError
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def left_over(folder: Path) -> Any:
+    return sorted(p.name for p in folder.iterdir() if p.name.endswith((".part", ".old")))
+
+
+@given(json_values)
+def test_what_is_written_is_read(value: Any):
+    text = jsonfile.dumps(value)
+    assert jsonfile.loads(text) == value
+    assert text.endswith("\n")
+
+
+@given(value=st.dictionaries(st.text(), json_values, max_size=4))
+def test_a_file_holds_what_was_written(value: Any, tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.getbasetemp() / "roundtrip.json"
+    jsonfile.write(path, value)
+    assert jsonfile.read(path) == value
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_value_or_a_value_error(text: str):
+    try:
+        value = jsonfile.loads(text)
+    except ValueError:
+        return
+    jsonfile.dumps(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "[Infinity]", "-Infinity", "1e999", "-1e400", '{"a":1,"a":2}', "[" * 200_000, ""]
+)
+def test_what_is_no_strict_json(text: str):
+    with pytest.raises(ValueError):
+        jsonfile.loads(text)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1, {"a": -float("inf")}]])
+def test_no_nan_is_written(value: Any, tmp_path: Path):
+    path = tmp_path / "a.json"
+    with pytest.raises(ValueError):
+        jsonfile.write(path, {"v": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"[1]", "a JSON object is expected"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b'{"a":1,"a":1}', "duplicate key 'a'"),
+        (b'{"schema":"optimize.run/2"}', "schema 'optimize.run/2', this version reads 'optimize.run/1'"),
+        (b"{}", "schema None"),
+    ],
+)
+def test_a_bad_file_says_what_is_wrong(content: bytes, message: str, tmp_path: Path):
+    path = tmp_path / "r.json"
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"r\.json: ") as error:
+        jsonfile.read(path, "optimize.run/1")
+    assert message in error.value.message
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "big.json"
+    with open(path, "wb") as handle:
+        handle.truncate(jsonfile.LIMIT + 1)
+    with pytest.raises(DamagedError, match="larger than 256 MiB"):
+        jsonfile.read(path)
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path):
+    path = tmp_path / "a.json"
+    jsonfile.write(path, {"old": 1})
+    with pytest.raises(OSError, match="full"), jsonfile.replacing_file(path) as part:
+        part.write_text("{half")
+        raise OSError(28, "full")
+    assert jsonfile.read(path) == {"old": 1}
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("fault", ["fsync", "replace"])
+def test_a_fault_of_the_disk_leaves_the_old_file(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.json"
+    jsonfile.write(path, {"old": 1})
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jsonfile.os, fault, fail)
+    with pytest.raises(OSError, match="No space"):
+        jsonfile.write(path, {"new": 1})
+    monkeypatch.undo()
+    assert jsonfile.read(path) == {"old": 1}
+    assert left_over(tmp_path) == []
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path):
+    path = tmp_path / "a.json"
+    jsonfile.write(path, {"n": 0})
+    with jsonfile.replacing_file(path) as part:
+        part.write_text('{"n": ')
+        assert jsonfile.read(path) == {"n": 0}
+        part.write_text('{"n": 1}')
+    assert jsonfile.read(path) == {"n": 1}
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path):
+    target = tmp_path / "bundle"
+    for n in range(2):
+        with jsonfile.replacing_folder(target) as part:
+            (part / "deep").mkdir()
+            (part / "deep" / f"{n}.txt").write_text(str(n))
+        assert [p.name for p in (target / "deep").iterdir()] == [f"{n}.txt"]
+        assert left_over(tmp_path) == []
+
+
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path):
+    target = tmp_path / "bundle"
+    with jsonfile.replacing_folder(target) as part:
+        (part / "old.txt").write_text("old")
+    with pytest.raises(KeyboardInterrupt), jsonfile.replacing_folder(target) as part:
+        (part / "new.txt").write_text("half")
+        raise KeyboardInterrupt
+    assert [p.name for p in target.iterdir()] == ["old.txt"]
+    assert left_over(tmp_path) == []
+
+
+def test_a_folder_whose_rename_fails_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    target = tmp_path / "bundle"
+    with jsonfile.replacing_folder(target) as part:
+        (part / "old.txt").write_text("old")
+    real = os.replace
+
+    def fail_once(source: Any, destination: Any) -> None:
+        if str(source).endswith(".part"):
+            raise OSError(5, "Input/output error")
+        real(source, destination)
+
+    monkeypatch.setattr(jsonfile.os, "replace", fail_once)
+    with pytest.raises(OSError, match="Input/output"), jsonfile.replacing_folder(target) as part:
+        (part / "new.txt").write_text("new")
+    monkeypatch.undo()
+    assert [p.name for p in target.iterdir()] == ["old.txt"]
+    assert left_over(tmp_path) == []
+
+
+def test_written_files_can_be_read_by_others(tmp_path: Path):
+    jsonfile.write(tmp_path / "deep" / "a.json", {})
+    assert (tmp_path / "deep" / "a.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_hash_of_a_folder_sees_names_and_bytes(tmp_path: Path):
+    first, second = tmp_path / "1", tmp_path / "2"
+    for folder in (first, second):
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / "a").write_bytes(b"x")
+        (folder / "b").write_bytes(b"y")
+    assert jsonfile.sha256(first) == jsonfile.sha256(second)
+    (second / "b").rename(second / "c")
+    assert jsonfile.sha256(first) != jsonfile.sha256(second)
+    assert jsonfile.sha256(first / "b") == "a1fce4363854ff888cff4b8e7875d600c2682390412a8cf79b37d0b11148b0fa"
+
+
+def test_what_others_write_is_read(tmp_path: Path):
+    (tmp_path / "a.json").write_text(json.dumps({"ü": [1.5, None]}))
+    assert jsonfile.read(tmp_path / "a.json") == {"ü": [1.5, None]}

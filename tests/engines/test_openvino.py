@@ -1,0 +1,124 @@
+"""What is particular to OpenVINO: precision is settled, never left to the plugin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import onnx
+import pytest
+
+import engines
+from engines.device import cpu_features
+from engines.errors import ModelError
+from engines.spec import RunnerSpec, TensorSpec, quiet
+
+ov = pytest.importorskip("openvino")
+from engines import openvino as backend  # noqa: E402
+
+FAST = backend.fast_16bit(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), cpu_features())
+
+
+@pytest.mark.parametrize(
+    "capabilities, features, fast",
+    [
+        (["FP32", "BF16", "FP16"], ["amx_bf16", "avx512_bf16", "avx512_fp16"], "bf16"),
+        (["FP32", "BF16"], ["avx512f", "avx512_vnni"], ""),  # bfloat16 is only emulated there
+        (["FP32", "FP16"], ["avx512_fp16"], "f16"),
+        (["FP32", "FP16"], ["asimd", "asimdhp"], "f16"),
+        (["FP32"], ["avx512_bf16"], ""),
+        ([], [], ""),
+    ],
+)
+def test_the_fast_16_bit_float(capabilities: Any, features: Any, fast: str):
+    assert backend.fast_16bit(capabilities, features) == fast
+
+
+def test_the_plan_of_each_precision(graph_file: Callable[..., Path], tmp_path: Path):
+    sizes = {}
+    for precision in ("fp32", "fp16", "int8"):
+        out = tmp_path / precision
+        out.mkdir()
+        built = backend.build(graph_file(quantize=precision == "int8"), out, precision, [1, 4])
+        wanted = "f32" if precision == "fp32" else FAST or "f32"
+        assert built["options"]["inference_precision"] == wanted
+        assert built["options"]["hint"] == "latency"
+        assert built["options"]["streams"] == 1
+        assert ("no-fast-fp16" in built["flags"]) == (precision == "fp16" and not FAST)
+        sizes[precision] = (out / "model.bin").stat().st_size
+        main = {layer["precision"] for layer in built["layers"] if layer["type"] == "Convolution"}
+        assert main == {"int8" if precision == "int8" else wanted}
+    assert sizes["fp16"] < 0.6 * sizes["fp32"]
+    assert sizes["int8"] < 0.6 * sizes["fp32"]
+
+
+def test_a_machine_without_a_fast_16_bit_float_still_builds_fp16(
+    graph_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(backend, "cpu_features", lambda: ("avx2",))
+    built = backend.build(graph_file(), tmp_path, "fp16", [1])
+    assert built["flags"] == ["no-fast-fp16"]
+    assert set(built["achieved"]) == {"f32"}
+
+
+def test_inference_precision_can_be_asked_for(graph_file: Callable[..., Path], tmp_path: Path):
+    built = backend.build(graph_file(), tmp_path, "fp16", [1], {"inference_precision": "f32"})
+    assert built["options"]["inference_precision"] == "f32"
+    assert set(built["achieved"]) == {"f32"}
+
+
+def test_an_onnx_file_runs_in_float32_unless_told(graph_file: Callable[..., Path]):
+    runner = engines.open(RunnerSpec(str(graph_file()), "onnx", backend="openvino"))
+    assert set(runner.achieved()) == {"f32"}
+    if FAST:
+        options = {"inference_precision": FAST}
+        fast = engines.open(RunnerSpec(str(graph_file()), "onnx", backend="openvino", options=options))
+        assert FAST in fast.achieved()
+
+
+def test_every_shape_is_compiled_once_and_few_are_kept(graph_file: Callable[..., Path]):
+    runner = backend.load(RunnerSpec(str(graph_file()), "onnx", backend="openvino"))
+    for batch in (1, 2, 3, 4, 5, 1, 6):
+        runner.infer({"image": np.zeros((batch, 3, 16, 16), np.float32)})
+        assert len(runner._compiled) <= backend._COMPILED_KEPT
+    before = [id(c) for c in runner._compiled.values()]
+    runner.infer({"image": np.zeros((6, 3, 16, 16), np.float32)})
+    assert [id(c) for c in runner._compiled.values()] == before
+
+
+def test_a_tensor_keeps_the_name_that_onnx_gives_it(tmp_path: Path):
+    """OpenVINO drops Identity and leaves both names on one tensor."""
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["a"], "relu"), helper.make_node("Identity", ["a"], ["longer_name"], "id")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("longer_name", TensorProto.FLOAT, ["n", 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    backend.build(tmp_path / "m.onnx", tmp_path, "fp32", [1])
+    runner = backend.load(RunnerSpec(str(tmp_path / "model.xml"), "onnx", backend="openvino"))
+    assert [t.name for t in runner.outputs] == ["longer_name"]
+    outputs = (TensorSpec("longer_name", (None, 3)),)
+    direct = backend.load(RunnerSpec(str(tmp_path / "m.onnx"), "onnx", backend="openvino", outputs=outputs))
+    assert [t.name for t in direct.outputs] == ["longer_name"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "no weights"])
+def test_a_damaged_model_is_refused(damage: str, graph_file: Callable[..., Path], tmp_path: Path):
+    backend.build(graph_file(), tmp_path, "fp32", [1], None, quiet)
+    xml, weights = tmp_path / "model.xml", tmp_path / "model.bin"
+    if damage == "cut":
+        xml.write_bytes(xml.read_bytes()[:2000])
+    elif damage == "text":
+        xml.write_text("<net></nt>")
+    else:
+        weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError, match="model.xml: not a whole OpenVINO model"):
+        backend.load(RunnerSpec(str(xml), "onnx", backend="openvino")).infer(
+            {"image": np.zeros((1, 3, 16, 16), np.float32)}
+        )
