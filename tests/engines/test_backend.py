@@ -35,13 +35,13 @@ def save(path: Path, model: Any) -> Path:
 
 def test_unknown_backend_is_a_usage_error():
     for ask in (backend.unavailable, backend.get, backend.choose):
-        with pytest.raises(UsageError, match="no backend 'openvno'.*openvino"):
+        with pytest.raises(UsageError, match=r"no backend 'openvno'.*openvino"):
             ask("openvno")
 
 
 def test_tensorrt_says_why_it_is_not_there():
     assert "not in this version" in backend.unavailable("tensorrt")
-    with pytest.raises(IncompatibleError, match="tensorrt: .*not in this version") as error:
+    with pytest.raises(IncompatibleError, match=r"tensorrt: .*not in this version") as error:
         backend.choose("tensorrt")
     assert "--backend" in error.value.hint
 

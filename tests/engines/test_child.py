@@ -93,7 +93,7 @@ def test_progress_is_forwarded_and_prints_are_not(stage: Callable[..., Any], cap
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
 def test_an_error_is_raised_again_as_itself(name: str, stage: Callable[..., Any]):
-    with pytest.raises(OptimizeError, match="f.txt: bad") as error:
+    with pytest.raises(OptimizeError, match=r"f\.txt: bad") as error:
         stage("fail", kind=name, message="f.txt: bad")
     assert type(error.value) is CLASSES[name]
     assert error.value.hint == "a hint"
@@ -175,7 +175,7 @@ def test_files_of_the_working_folder_shadow_nothing(tmp_path: Path):
         "names = ['bench', 'calib', 'select', 'json', 'numpy', 'engines', 're', 'onnx']; "
         "print('\\n'.join(child.call('stages_for_test:origin', {'names': names})))"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=str(here), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run([sys.executable, "-c", script], cwd=str(here), capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     assert not (tmp_path / "touched").exists()
     assert str(here) not in done.stdout.decode()

@@ -118,7 +118,8 @@ def test_versions_are_read_without_importing():
             "-c",
             "import sys; from engines import backend, device, manifest; device.device_key('openvino'); device.facts(); "
             "backend.choose('auto'); "
-            "print([m for m in ('numpy', 'onnx', 'onnxruntime', 'openvino', 'tensorflow', 'torch') if m in sys.modules])",
+            "heavy = ('numpy', 'onnx', 'onnxruntime', 'openvino', 'tensorflow', 'torch'); "
+            "print([m for m in heavy if m in sys.modules])",
         ],
         cwd=str(Path(__file__).resolve().parents[2]),
         stdout=subprocess.PIPE,

@@ -193,7 +193,21 @@ def test_what_is_no_bundle(tmp_path: Path):
         manifest.read(tmp_path)
 
 
-HOSTILE_NAMES = ["../m.onnx", "/etc/m.onnx", "a/m.onnx", "a\\m.onnx", "..", ".", "", "m\0.onnx", ".m.onnx", "C:m.onnx", "ü.onnx", "x" * 300 + ".onnx", "m.onnx\n"]  # fmt: skip
+HOSTILE_NAMES = [
+    "../m.onnx",
+    "/etc/m.onnx",
+    "a/m.onnx",
+    "a\\m.onnx",
+    "..",
+    ".",
+    "",
+    "m\0.onnx",
+    ".m.onnx",
+    "C:m.onnx",
+    "ü.onnx",
+    "x" * 300 + ".onnx",
+    "m.onnx\n",
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)

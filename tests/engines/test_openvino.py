@@ -118,7 +118,7 @@ def test_a_damaged_model_is_refused(damage: str, graph_file: Callable[..., Path]
         xml.write_text("<net></nt>")
     else:
         weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ModelError, match="model.xml: not a whole OpenVINO model"):
+    with pytest.raises(ModelError, match=r"model\.xml: not a whole OpenVINO model"):
         backend.load(RunnerSpec(str(xml), "onnx", backend="openvino")).infer(
             {"image": np.zeros((1, 3, 16, 16), np.float32)}
         )

@@ -66,6 +66,6 @@ def test_what_is_no_spec(value: Any):
 def test_kinds_and_forms_are_checked():
     with pytest.raises(UsageError, match="unknown kind of model 'pdf'"):
         RunnerSpec("m", "pdf")
-    with pytest.raises(UsageError, match="an? onnx model cannot be run as 'xla'; forms: none"):
+    with pytest.raises(UsageError, match=r"an? onnx model cannot be run as 'xla'; forms: none"):
         RunnerSpec("m", "onnx", form="xla")
     assert RunnerSpec("m", "keras-zip").with_(form="xla").form == "xla"
