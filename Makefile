@@ -51,15 +51,15 @@ $(READY): pyproject.toml
 	if [ -z "$$have" ] || { [ -n "$(ASKED)" ] && [ "$$have" != "$$want" ]; }; then \
 	  echo "Making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); fi
 	@echo "Installing into $(VENV): $(EXTRAS) (about a gigabyte the first time)"
-	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) -e '.[$(EXTRAS)]' || { \
+	@$(BIN)/python -m pip install -qq --upgrade pip
+	@$(BIN)/python -m pip install -qq $(PIP_OPTIONS) -e '.[$(EXTRAS)]' || { \
 	  echo "error: the installation stopped; the same command takes it up again. TensorFlow exists for Python 3.8 to 3.13," \
 	    "this is $$($(BIN)/python --version): name another with PYTHON=python3.11" >&2; exit 1; }
 	@touch $@
 
 $(TORCH_READY): $(READY)
 	@echo "Installing into $(VENV): $(TORCH_SPEC)"
-	@$(BIN)/python -m pip install --quiet $(PIP_OPTIONS) '$(TORCH_SPEC)' -e '.[torch]' || { \
+	@$(BIN)/python -m pip install -qq $(PIP_OPTIONS) '$(TORCH_SPEC)' -e '.[torch]' || { \
 	  echo "error: no $(TORCH_SPEC) for $$($(BIN)/python --version) where pip looks. The CPU builds are in PyTorch's own index:" \
 	    "give its address (see PyTorch's installation page) as PIP_EXTRA_INDEX_URL=... make setup TORCH=1," \
 	    "or name another version: TORCH_SPEC=torch==2.4.1+cpu on Python 3.8; TORCH_SPEC=torch brings CUDA, gigabytes" >&2; exit 1; }
