@@ -22,7 +22,11 @@ _WARMUP = 0.1
 """Part of the steps in which the learning rate rises to its peak; then it falls as a cosine to 0 (SGDR, 2016)."""
 
 _DECAY = 5e-4
-"""L2 penalty on kernels, the usual one for CIFAR."""
+"""Weight decay of kernels per unit of learning rate, the usual one for CIFAR."""
+
+_DECAY_EVERY = 8
+
+_MOMENTUM = 0.9
 
 _SHIFT = 4
 """Images move by up to so many pixels of 32, and are mirrored half the time: the usual augmentation for CIFAR."""
@@ -87,7 +91,7 @@ def train(
     steps = epochs * (len(source) // batch)
     losses = []
     for number, (pixels, labels) in enumerate(_batches(source, batch, epochs, side, random)):
-        losses.append(float(step(pixels, labels, schedule((number + 1) / steps))))
+        losses.append(float(step(pixels, labels, schedule((number + 1) / steps), number)))
         if not math.isfinite(losses[-1]):
             raise DataError(f"{name}: the training diverged at step {number + 1}", "try a smaller --lr or other data")
         recent = float(np.mean(losses[-50:]))
@@ -167,28 +171,39 @@ def _batches(
 
 
 def _step(keras: Any, model: Any, peak: float) -> Any:
-    """A compiled training step: (images, labels, fraction of the peak learning rate) to the loss."""
+    """A compiled training step: (images, labels, fraction of the peak learning rate, step number) to the loss.
+
+    SGD with Nesterov momentum in one fused pass over each variable: with 21 million of them, the optimizer's separate
+    operations would take a fifth of a step on a CPU. The decoupled weight decay (Loshchilov and Hutter, 2017) comes
+    every `_DECAY_EVERY` steps, that much stronger, for the same reason.
+    """
     import tensorflow as tf
 
-    optimizer = keras.optimizers.SGD(learning_rate=peak, momentum=0.9, nesterov=True)
-    optimizer.build(model.trainable_variables)
     loss_of = keras.losses.SparseCategoricalCrossentropy()
-    variables = list(model.trainable_variables)
-    kernels = [len(v.shape) > 1 for v in variables]
+    variables = [v if callable(v.value) else v.value for v in model.trainable_variables]  # Keras 3 wraps TensorFlow's
+    speeds = [tf.Variable(tf.zeros_like(v), trainable=False) for v in variables]
 
-    def forward_and_back(images: Any, labels: Any) -> Any:
+    def forward_and_back(images: Any, labels: Any, rate: Any) -> Any:
         with tf.GradientTape() as tape:
             loss = loss_of(labels, model(images, training=True))
-        gradients = tape.gradient(loss, variables)
-        decayed = [g + _DECAY * tf.convert_to_tensor(v) if k else g for g, v, k in zip(gradients, variables, kernels)]
-        optimizer.apply_gradients(zip(decayed, variables))
+        for variable, speed, gradient in zip(variables, speeds, tape.gradient(loss, variables)):
+            tf.raw_ops.ResourceApplyKerasMomentum(
+                var=variable.handle, accum=speed.handle, lr=rate, grad=gradient, momentum=_MOMENTUM, use_nesterov=True
+            )
         return loss
 
-    run = tf.function(forward_and_back)
+    def shrink(part: Any) -> None:
+        for variable in variables:
+            if len(variable.shape) > 1:
+                variable.assign_sub(part * variable)
 
-    def step(images: npt.NDArray[Any], labels: npt.NDArray[Any], fraction: float) -> Any:
-        optimizer.learning_rate.assign(peak * fraction)
-        return run(tf.constant(images), tf.constant(labels))
+    learn, decay = tf.function(forward_and_back), tf.function(shrink)
+
+    def step(images: npt.NDArray[Any], labels: npt.NDArray[Any], fraction: float, number: int) -> Any:
+        rate = peak * fraction
+        if number % _DECAY_EVERY == 0:
+            decay(tf.constant(_DECAY_EVERY * rate * _DECAY, tf.float32))
+        return learn(tf.constant(images), tf.constant(labels), tf.constant(rate, tf.float32))
 
     return step
 
