@@ -1,0 +1,258 @@
+"""Measure targets in fresh processes, round after round, so that drift of the machine falls on all of them alike.
+
+Round 1 runs the targets in their order, round 2 in reverse, and so on (ABBA); in each round every target gets a process
+of its own, which measures all batches. The replicate is the process, not the sample.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+
+from engines import child
+from engines.errors import OptimizeError, UsageError, outcome
+from engines.spec import Progress, RunnerSpec, quiet
+
+ROLES = ("engine", "original")
+
+_SAMPLE_S = 0.2
+"""Seconds of looking at the machine before and after a run."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is measured.
+
+    Attributes:
+        name: Shown in reports, unique in a run together with `form` and `precision`.
+        role: `engine` or `original`.
+        spec: How to open it; its form and policy say in which way an original runs.
+        form: Of an original: predict, function, xla, eager, compile; else empty.
+        precision: As asked for.
+        backend: Of an engine; of an original its framework; may be empty.
+        achieved: Layers by precision; where empty, the runner is asked once after it was measured.
+        size_bytes: Of the file or bundle's engine files.
+        flags: Words that the row carries from the start, such as `no-fast-fp16`.
+    """
+
+    name: str
+    role: str
+    spec: RunnerSpec
+    form: str = ""
+    precision: str = ""
+    backend: str = ""
+    achieved: Dict[str, int] = field(default_factory=dict)
+    size_bytes: int = 0
+    flags: Tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise UsageError(f"{self.name}: the role is engine or original, not {self.role!r}")
+
+    @property
+    def label(self) -> str:
+        """Name, with form and precision where there are some: for progress and failures."""
+        words = " ".join(word for word in (self.form, self.precision) if word)
+        return f"{self.name} ({words})" if words else self.name
+
+
+class Measured(NamedTuple):
+    """Result of `run`.
+
+    Attributes:
+        rows: As in `optimize.run/1`, in the order of batches, then targets; without accuracy.
+        failures: (target, message) of what could not be measured.
+        before, after: State of the machine (`bench.telemetry.proc`).
+    """
+
+    rows: List[Dict[str, Any]]
+    failures: List[Tuple[str, str]]
+    before: Dict[str, Any]
+    after: Dict[str, Any]
+
+
+OnCell = Callable[[Target, int, Dict[str, Any]], None]
+"""`on_cell(target, batch, round)` after each finished cell; `round` is an entry of a row's `rounds`."""
+
+
+def measure_target(
+    spec: Dict[str, Any],
+    batches: Sequence[int],
+    warmup_s: float,
+    duration_s: float,
+    iterations: int,
+    seed: int = 0,
+    data: str = "",
+    describe: bool = False,
+    progress: Progress = quiet,
+) -> Dict[str, Any]:
+    """Open a target and measure it at each batch: the child's part of `run`.
+
+    Args:
+        spec: RunnerSpec as JSON.
+        batches: Batch sizes, measured in this order.
+        warmup_s, duration_s, iterations: See `bench.loop.measure`.
+        seed, data: See `bench.inputs.feeds`.
+        describe: Ask the runner for its achieved precisions, after everything was measured.
+        progress: Told nothing while queries are timed.
+
+    Returns:
+        `cells` [{`batch`, `started`, `samples_ms`}], `failed` [{`batch`, `message`}], `achieved`. A batch that fails
+        does not stop the others.
+
+    Raises:
+        OptimizeError: The target cannot be opened.
+    """
+    import engines
+    from bench.inputs import feeds
+    from bench.loop import measure
+    from bench.runs import milliseconds
+
+    cells: List[Dict[str, Any]] = []
+    failed: List[Dict[str, Any]] = []
+    achieved: Dict[str, int] = {}
+    with engines.open(RunnerSpec.from_json(spec)) as runner:
+        for batch in batches:
+            try:
+                query = runner.bind(feeds(runner, batch, data, seed))
+                started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+                samples = measure(query, warmup_s, duration_s, iterations)
+            except Exception as error:  # whatever a backend raises at one batch; it is reported and the rest goes on
+                failed.append({"batch": batch, "message": outcome(error).message})
+                continue
+            cells.append({"batch": batch, "started": started, "samples_ms": milliseconds(samples)})
+            del query
+        if describe and cells:
+            achieved = runner.achieved()
+    return {"cells": cells, "failed": failed, "achieved": achieved}
+
+
+def run(
+    targets: Sequence[Target],
+    batches: Sequence[int],
+    rounds: int = 5,
+    warmup_s: float = 0.2,
+    duration_s: float = 1.0,
+    iterations: int = 10,
+    data: str = "",
+    seed: int = 0,
+    progress: Progress = quiet,
+    on_cell: OnCell = lambda target, batch, done: None,
+) -> Measured:
+    """Measure every target at every batch.
+
+    A target or batch that fails is left out of later rounds; what was measured of it before is kept.
+
+    Args:
+        targets: Each with a label of its own.
+        batches: Ascending batch sizes.
+        rounds: Fresh processes for each target; `bench.stats.VERDICT_ROUNDS` of them give verdicts.
+        warmup_s, duration_s, iterations: Of each batch in each round.
+        data: Data set whose test images are fed, or empty for seeded random images.
+        seed: Of inputs and intervals.
+        progress: Told the targets done in each round.
+        on_cell: Told each finished cell.
+
+    Raises:
+        UsageError: Nothing to measure, or two targets of one label.
+    """
+    from bench.telemetry import proc
+
+    if not targets or not batches or rounds < 1:
+        raise UsageError("nothing to measure: a target, a batch and a round are needed")
+    labels = [target.label for target in targets]
+    twice = {label for label in labels if labels.count(label) > 1}
+    if twice:
+        raise UsageError(f"{sorted(twice)[0]} is given twice")
+    record = _Record(list(targets), list(batches))
+    settings = {"warmup_s": warmup_s, "duration_s": duration_s, "iterations": iterations, "seed": seed, "data": data}
+    before = proc.state(sample_s=_SAMPLE_S)
+    for turn in range(rounds):
+        sequence = range(len(targets)) if turn % 2 == 0 else range(len(targets) - 1, -1, -1)
+        what = f"round {turn + 1} of {rounds}"
+        for order, index in enumerate(sequence):
+            progress(what, order, len(targets))
+            if record.left[index]:
+                start = proc.state()
+                done = _measure(targets[index], record, index, settings, first=turn == 0)
+                disturbed = proc.flags(start, proc.state())
+                for cell in done:
+                    entry = {"order": order, "round": turn, **cell, "flags": disturbed}
+                    batch = entry.pop("batch")
+                    record.rounds[index, batch].append(entry)
+                    on_cell(targets[index], batch, entry)
+        progress(what, len(targets), len(targets))
+    return Measured(record.rows(seed), record.failures, before, proc.state(sample_s=_SAMPLE_S))
+
+
+def _measure(
+    target: Target, record: _Record, index: int, settings: Dict[str, Any], first: bool
+) -> List[Dict[str, Any]]:
+    """The cells of one target in one round; failures go into the record."""
+    ask = {**settings, "spec": target.spec.to_json(), "describe": first and not target.achieved}
+    calls = [list(record.left[index])]
+    cells: List[Dict[str, Any]] = []
+    while calls:
+        batches = calls.pop(0)
+        try:
+            done = child.call("bench.rounds:measure_target", {**ask, "batches": batches}, env=_env(target.spec))
+        except OptimizeError as error:
+            if type(error) is OptimizeError and len(batches) > 1:
+                calls = [[batch] for batch in batches]  # the child died: find out at which batch
+            else:
+                record.fail(index, batches, error.message)
+            continue
+        cells.extend(done["cells"])
+        record.achieved[index] = done["achieved"] or record.achieved[index]
+        for failure in done["failed"]:
+            record.fail(index, [failure["batch"]], failure["message"])
+    return cells
+
+
+def _env(spec: RunnerSpec) -> Dict[str, str]:
+    """Environment variables that a child which opens this must start with."""
+    if spec.kind.startswith("keras"):
+        from engines.keras import child_env
+
+        return child_env(spec)
+    return {}
+
+
+class _Record:
+    """What has been measured, what failed, and what is left to do."""
+
+    def __init__(self, targets: List[Target], batches: List[int]) -> None:
+        self.targets, self.batches = targets, batches
+        self.left = [list(batches) for _ in targets]
+        self.achieved = [dict(target.achieved) for target in targets]
+        self.rounds: Dict[Tuple[int, int], List[Dict[str, Any]]] = {
+            (index, batch): [] for index in range(len(targets)) for batch in batches
+        }
+        self.failures: List[Tuple[str, str]] = []
+
+    def fail(self, index: int, batches: List[int], message: str) -> None:
+        """Leave batches of a target out of later rounds, and say why."""
+        label = self.targets[index].label
+        whole = len(batches) == len(self.batches)
+        self.failures.extend([(label, message)] if whole else [(f"{label} batch {b}", message) for b in batches])
+        self.left[index] = [b for b in self.left[index] if b not in batches]
+
+    def rows(self, seed: int) -> List[Dict[str, Any]]:
+        """Rows of everything that was measured at all, with speed-ups."""
+        from bench import runs
+
+        rows = []
+        for batch in self.batches:
+            for index, target in enumerate(self.targets):
+                if self.rounds[index, batch]:
+                    rows.append(runs.row(target, batch, self.rounds[index, batch], self.achieved[index]))
+        runs.add_speedups(rows, seed=seed)
+        return rows
+
+
+def size_of(path: str) -> int:
+    """Bytes of a model file, or of all files of a folder."""
+    where = Path(path)
+    return sum(p.stat().st_size for p in where.rglob("*") if p.is_file()) if where.is_dir() else where.stat().st_size

@@ -1,0 +1,273 @@
+"""Run files (`optimize.run/1`): immutable raw measurements with their environment and statistics.
+
+`{"schema", "created", "environment", "rows"}`; a row holds every sample, so that any statistic can be computed again.
+History: 1, the first.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+
+from bench import stats
+from engines import fields, jsonfile
+from engines.errors import DamagedError, UsageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from bench.rounds import Target
+
+SCHEMA = "optimize.run/1"
+
+LATENCIES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "mean_ms")
+
+_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+def milliseconds(nanoseconds: npt.NDArray[Any]) -> List[float]:
+    """Samples for a file: milliseconds with 6 significant digits (1 ns of 1 ms), which keeps files small."""
+    return [float(f"{value / 1e6:.6g}") for value in nanoseconds.tolist()]
+
+
+def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: Dict[str, int]) -> Dict[str, Any]:
+    """A row of what was measured of one target at one batch; accuracy and speed-up are added later.
+
+    Args:
+        target: What was measured.
+        batch: Images in a query.
+        rounds: Entries with `order`, `started`, `samples_ms`, and `flags` of the machine meanwhile.
+        achieved: Layers by precision.
+
+    Returns:
+        The fields of DESIGN section 3. `images` is the number of images in the timed queries; `images_per_s` divides it
+        by the sum of the samples: at depth 1 that is the elapsed time without the loop's own half microsecond.
+        `variation` is `bench.stats.variation`.
+    """
+    samples = [value for entry in rounds for value in entry["samples_ms"]]
+    variation = stats.variation([entry["samples_ms"] for entry in rounds])
+    flags = list(target.flags)
+    for entry in rounds:
+        flags.extend(flag for flag in entry.get("flags", []) if flag not in flags)
+    if variation >= stats.UNSTABLE:
+        flags.append("unstable")
+    return {
+        "target": target.name,
+        "role": target.role,
+        "form": target.form,
+        "backend": target.backend,
+        "precision": target.precision,
+        "achieved": dict(achieved),
+        "batch": batch,
+        "images": batch * len(samples),
+        "dataset": None,
+        "origin": "measured",
+        "size_bytes": target.size_bytes,
+        **stats.summary(samples),
+        "images_per_s": batch * len(samples) / (sum(samples) / 1e3) if sum(samples) > 0 else None,
+        "rounds": [dict(entry) for entry in rounds],
+        "samples_ms": samples,
+        "device": None,
+        "top1": None,
+        "top1_drop": None,
+        "agreement": None,
+        "speedup": None,
+        "flags": flags,
+        "variation": variation,
+        "interval": None,
+    }
+
+
+def fastest_original(rows: Sequence[Dict[str, Any]], batch: int) -> Optional[Dict[str, Any]]:
+    """The row of the fastest form of the original at a batch, by its median; None where there is none."""
+    found = [r for r in rows if r["role"] == "original" and r["batch"] == batch and r["p50_ms"] is not None]
+    return min(found, key=lambda r: float(r["p50_ms"]), default=None)
+
+
+def add_speedups(rows: Sequence[Dict[str, Any]], level: float = stats.LEVEL, seed: int = 0) -> None:
+    """Fill `speedup` and, with enough rounds, `interval` ([low, high] at `level`) of each row, in place.
+
+    Sides that ran in the same rounds are paired, so that drift cancels.
+    """
+    for one in rows:
+        base = fastest_original(rows, one["batch"])
+        if base is None or one["p50_ms"] is None or one["origin"] != "measured" or base["origin"] != "measured":
+            continue
+        sides = [[entry["samples_ms"] for entry in r["rounds"]] for r in (base, one)]
+        turns = [[entry.get("round") for entry in r["rounds"]] for r in (base, one)]
+        found = stats.ratio_interval(sides[0], sides[1], level, seed, paired=turns[0] == turns[1])
+        one["speedup"] = base["p50_ms"] / one["p50_ms"]
+        low, high = (None, None) if one is base else (found.low, found.high)
+        one["interval"] = None if low is None or high is None else [low, high]
+
+
+def add_accuracy(
+    rows: Sequence[Dict[str, Any]],
+    target: str,
+    accuracy: Dict[str, Any],
+    form: Optional[str] = None,
+    precision: Optional[str] = None,
+) -> None:
+    """Put one measurement of accuracy into the rows of a target, in place.
+
+    Args:
+        rows: Of a run.
+        target: Name of the target; with `form` and `precision` only its rows that have them.
+        accuracy: `top1`, `top1_drop`, `agreement`, `dataset` as of `bench.accuracy`; what is missing stays null.
+            Other fields (`top5`, `drop_interval`, ...) are kept under `accuracy`.
+        form, precision: None matches any.
+    """
+    for one in rows:
+        if one["target"] == target and form in (None, one["form"]) and precision in (None, one["precision"]):
+            one.update({k: accuracy.get(k) for k in ("top1", "top1_drop", "agreement", "dataset")})
+            one["accuracy"] = {k: v for k, v in accuracy.items() if k != "predictions"}
+
+
+def make(
+    rows: Sequence[Dict[str, Any]],
+    before: Dict[str, Any],
+    after: Dict[str, Any],
+    settings: Optional[Dict[str, Any]] = None,
+    failures: Sequence[Tuple[str, str]] = (),
+) -> Dict[str, Any]:
+    """A run of rows, with the facts of this machine and its state before and after.
+
+    Args:
+        rows: Of `bench.rounds.run`.
+        before, after: State of the machine.
+        settings: How it was measured: rounds, warmup_s, duration_s, iterations, seed, data, command.
+        failures: (target, message) of what could not be measured.
+    """
+    from engines.device import facts
+
+    run = {
+        "schema": SCHEMA,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "environment": {**facts(), "before": before, "after": after},
+        "settings": dict(settings or {}),
+        "rows": list(rows),
+        "failures": [{"target": name, "message": message} for name, message in failures],
+    }
+    validate(run)
+    return run
+
+
+def validate(value: Any) -> None:
+    """Check a run; unknown extra fields are free.
+
+    Raises:
+        DamagedError: Names the field that is missing or wrong.
+    """
+    if not isinstance(value, dict):
+        raise DamagedError("a run is a JSON object")
+    if value.get("schema") != SCHEMA:
+        raise DamagedError(f"schema {value.get('schema')!r}, this version reads {SCHEMA!r}", "update optimize")
+    _RUN("run", value)
+    for index, one in enumerate(value["rows"]):
+        _check_row(f"rows[{index}]", one)
+
+
+def _check_row(name: str, one: Dict[str, Any]) -> None:
+    if one["samples_ms"] != [sample for entry in one["rounds"] for sample in entry["samples_ms"]]:
+        raise DamagedError(f"{name}.samples_ms is not what its rounds hold, one after the other")
+    if one["origin"] != "measured":
+        return
+    if not one["samples_ms"]:
+        raise DamagedError(f"{name}.samples_ms: a measured row without samples")
+    for field, expected in stats.summary(one["samples_ms"]).items():
+        if one[field] is None or abs(one[field] - expected) > 1e-6 * abs(expected):
+            raise DamagedError(f"{name}.{field} is {one[field]}, its samples give {expected:.6g}")
+
+
+def read(path: Path) -> Dict[str, Any]:
+    """Read and check a run file.
+
+    Raises:
+        DamagedError: Not strict JSON, another schema, or a field that is missing or wrong.
+        FileNotFoundError: No such file.
+    """
+    value = jsonfile.read(path, SCHEMA)
+    try:
+        validate(value)
+    except DamagedError as error:
+        raise DamagedError(f"{path}: {error.message}", error.hint or "measure again: optimize bench") from None
+    return value
+
+
+def write(path: Path, run: Dict[str, Any]) -> None:
+    """Check a run and write it atomically.
+
+    Raises:
+        DamagedError: A field is missing or wrong.
+    """
+    validate(run)
+    jsonfile.write(path, run)
+
+
+def merge(runs: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+    """Several runs as one for a report; a row's `run` tells which it is from. Speed-ups stay those within each run.
+
+    Returns:
+        A run with the environment of the first; the environments of all are under `environments`.
+
+    Raises:
+        UsageError: No run.
+    """
+    if not runs:
+        raise UsageError("no run file was given", "optimize bench TARGET... -o runs.json")
+    if len(runs) == 1:
+        return runs[0]
+    return {
+        **runs[0],
+        "created": max(run["created"] for run in runs),
+        "environments": [run["environment"] for run in runs],
+        "rows": [{**one, "run": number} for number, run in enumerate(runs) for one in run["rows"]],
+        "failures": [failure for run in runs for failure in run.get("failures", [])],
+    }
+
+
+_ms = fields.null_or(fields.number)
+_sample = fields.a_list(fields.number)
+_ROW = fields.an_object(
+    target=fields.word,
+    role=fields.one_of("engine", "original"),
+    form=fields.word,
+    backend=fields.word,
+    precision=fields.word,
+    achieved=fields.counts,
+    batch=fields.whole(1, 1 << 20),
+    images=fields.null_or(fields.whole(0, 1 << 53)),
+    dataset=fields.null_or(
+        fields.an_object(
+            name=fields.word,
+            n=fields.whole(0, 1 << 40),
+            sha256=fields.null_or(fields.matching(_HASH, "a SHA-256 in hex")),
+        )
+    ),
+    origin=fields.one_of("measured", "imported"),
+    size_bytes=fields.null_or(fields.whole(0, 1 << 50)),
+    **{name: _ms for name in LATENCIES},
+    images_per_s=_ms,
+    rounds=fields.a_list(
+        fields.an_object(
+            order=fields.whole(0, 1 << 20),
+            started=fields.matching(_UTC, "a UTC time such as 2024-05-01T12:00:00Z"),
+            samples_ms=_sample,
+        )
+    ),
+    samples_ms=_sample,
+    device=fields.null_or(fields.an_object()),
+    top1=_ms,
+    top1_drop=_ms,
+    agreement=_ms,
+    speedup=_ms,
+    flags=fields.a_list(fields.word),
+)
+_RUN = fields.an_object(
+    created=fields.matching(_UTC, "a UTC time such as 2024-05-01T12:00:00Z"),
+    environment=fields.an_object(),
+    rows=fields.a_list(_ROW),
+)
