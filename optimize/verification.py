@@ -59,9 +59,7 @@ def verify(
     preprocess = source.pop("preprocess", None)
     original = recognise(str(against), **source, preprocess=preprocess)
     pre = original.preprocess or about["preprocess"]
-    original = original.with_(policy="float32", preprocess=pre, task=about["task"])
-    if original.kind == "onnx":
-        original = original.with_(backend="onnxruntime")
+    original = reference(original.with_(preprocess=pre, task=about["task"]))
     size = batch or max(about["batches"])
     if data is None or about["task"] != "classify":
         arguments = {"data": data or "", "n": _SEEDED, "seed": seed}
@@ -95,6 +93,11 @@ def verify(
         "check": None,
         "lines": _lines(accuracy, None),
     }
+
+
+def reference(source: RunnerSpec) -> RunnerSpec:
+    """The source as everything is held against: every layer in float32."""
+    return source.with_(policy="float32", backend="onnxruntime" if source.kind == "onnx" else "")
 
 
 def accuracy_against(source: Dict[str, Any], engine: Dict[str, Any]) -> Dict[str, Any]:

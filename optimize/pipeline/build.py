@@ -15,7 +15,7 @@ from optimize.pipeline import engine
 from optimize.pipeline.inputs import CALIBRATION_PACKAGES, EXPORT_PACKAGES, child_env, data_inputs, source_inputs
 from optimize.pipeline.options import BuildOptions
 from optimize.pipeline.stages import Workspace, digest, now
-from optimize.verification import accuracy_against, judge
+from optimize.verification import accuracy_against, judge, reference
 from optimize.version import VERSION
 
 _SEEDED_IMAGES = 64
@@ -150,11 +150,10 @@ class _Job:
         check = self._check_export()
         if not check["passed"]:
             raise GateError(
-                f"the exported ONNX disagrees with {Path(self.spec.path).name}: largest difference "
-                f"{check['max_abs']:.3g}, top-1 agreement {check['top1_agreement']} on {check['n']} {check['data']} inputs",
+                f"the exported ONNX disagrees with {Path(self.spec.path).name}: {'; '.join(check['reasons'])}",
                 f"see the graph in {self.onnx}",
             )
-        self.source_scores = self._scores("source", self.spec.with_(policy="float32"), self.source)
+        self.source_scores = self._scores("source", reference(self.spec), self.source, [])
         about = {k: v for k, v in self.source_scores.items() if k in ("top1", "top5", "dataset")}
         return Build(Path(self.spec.path), out, self.backend, self.spec, check, about or None)
 
@@ -205,21 +204,23 @@ class _Job:
             force=o.force,
         )
 
-    def _scores(self, name: str, spec: RunnerSpec, identity: Dict[str, Any]) -> Dict[str, Any]:
-        """Accuracy of a classifier on all test images at the largest batch; nothing without data."""
+    def _scores(
+        self, name: str, spec: RunnerSpec, identity: Dict[str, Any], others: List[int]
+    ) -> Dict[str, Any]:
+        """Accuracy of a classifier on all test images at the largest batch, checked at others; nothing without data."""
         if not self.data or spec.task != "classify":
             return {}
         batch = max(self.options.batches)
         return self.space.run(
             f"accuracy-{name}",
             "bench.accuracy:evaluate",
-            {"spec": spec.to_json(), "data": self.options.data, "batch": batch, "batches": self._others(spec)},
+            {"spec": spec.to_json(), "data": self.options.data, "batch": batch, "batches": others},
             {
                 "runner": identity,
                 "preprocess": spec.preprocess,
                 "data": self.data,
                 "batch": batch,
-                "batches": self._others(spec),
+                "batches": others,
             },
             self.progress,
             CALIBRATION_PACKAGES,
@@ -227,10 +228,6 @@ class _Job:
             env=child_env(spec),
             force=self.options.force,
         )
-
-    def _others(self, spec: RunnerSpec) -> List[int]:
-        """Batches at which an engine must give what it gives at the largest; an original is not checked there."""
-        return [b for b in self.options.batches if b != max(self.options.batches)] if spec.kind == "onnx" else []
 
     def _calibrate(self) -> Dict[str, Any]:
         o = self.options
@@ -306,7 +303,8 @@ class _Job:
 
     def _measure(self, spec: RunnerSpec, identity: Dict[str, Any]) -> Dict[str, Any]:
         """Accuracy against the source where data is given, else a numerical check on seeded inputs; and the gate."""
-        scores = self._scores(identity["precision"], spec, identity)
+        others = [b for b in self.options.batches if b != max(self.options.batches)]
+        scores = self._scores(identity["precision"], spec, identity, others)
         if not scores:
             n = _SEEDED_IMAGES
             check = self.space.run(

@@ -1,0 +1,233 @@
+"""Accuracy of a classifier on labelled images, agreement of two on the same ones, and which preprocessing fits."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import numpy.typing as npt
+
+from engines import jsonfile
+from engines.errors import DataError, UsageError
+from engines.spec import Progress, Query, Runner, RunnerSpec, quiet
+
+CHECKED = 512
+"""Images on which the other batch sizes must give what the largest gives."""
+
+CANDIDATES = ("unit", "raw", "imagenet", "tf", "caffe")
+"""Preprocessing that labels can tell apart; among equals the first."""
+
+_Z90 = 1.6448536269514722
+"""95th percentile of the normal distribution: half of a two-sided 90% interval."""
+
+
+def evaluate(
+    spec: Dict[str, Any],
+    data: str,
+    out: str,
+    batch: int,
+    split: str = "test",
+    preprocess: Optional[Dict[str, Any]] = None,
+    images: Optional[int] = None,
+    batches: Sequence[int] = (),
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> Dict[str, Any]:
+    """Run a classifier over labelled images and keep its scores: a stage for a child process.
+
+    Args:
+        spec: RunnerSpec as JSON.
+        data: Data set reference.
+        out: `.npz` file for `scores` (float32, images x classes) and `labels` (int64), written atomically.
+        batch: Images of a query; the last one is padded with zeros, whose scores are dropped.
+        split: Of the data set.
+        preprocess: `calib.preprocess.Preprocess` as JSON; the spec's own by default.
+        images: Only so many, balanced by label; all by default.
+        batches: Other batch sizes, each checked on the first 512 images against the scores at `batch`.
+        seed: Of the choice where `images` is given.
+        progress: Told the images done.
+
+    Returns:
+        `top1` and `top5` (fractions of 1, None without labels; top5 None below six classes), `n`,
+        `dataset` ({name, n, sha256}), `classes` (names), `batches` ([{batch, n, agreement}]), `predictions` (`out`).
+
+    Raises:
+        UsageError: Not a classifier with one image input.
+        DataError: Images that do not fit, or labels beyond the classes.
+    """
+    import engines
+    from calib.datasets import open_dataset
+
+    dataset = open_dataset(data, split, images, seed, labelled=False, progress=progress)
+    wanted = RunnerSpec.from_json(spec)
+    with engines.open(wanted) as runner:
+        what = f"accuracy of {_name(runner.spec)}"
+        scores = _scores(runner, dataset, preprocess, batch, lambda _, done, total: progress(what, done, total))
+        checks = [_check_batch(runner, dataset, preprocess, other, scores) for other in batches]
+    labels = dataset.labels
+    _check_labels(labels, scores.shape[1], data)
+    with jsonfile.replacing_file(out) as part, open(part, "wb") as handle:
+        np.savez(handle, scores=scores, labels=labels if labels is not None else np.empty(0, np.int64))
+    return {
+        "top1": top(scores, labels, 1),
+        "top5": top(scores, labels, 5) if scores.shape[1] > 5 else None,
+        "n": len(scores),
+        "dataset": dataset.describe(),
+        "classes": list(dataset.classes),
+        "batches": checks,
+        "predictions": out,
+    }
+
+
+def _name(spec: RunnerSpec) -> str:
+    words = [Path(spec.path).parent.name if spec.kind == "onnx" else Path(spec.path).name, spec.form]
+    return " ".join(word for word in words if word)
+
+
+def _bound(runner: Runner, batch: int) -> Tuple[Query, npt.NDArray[Any]]:
+    """A query of `batch` images and the host array that feeds it."""
+    if len(runner.inputs) != 1 or len(runner.inputs[0].shape) != 4:
+        raise UsageError(f"{_name(runner.spec)} is no classifier with one image input", "--task tensors")
+    tensor = runner.inputs[0]
+    if any(n is None for n in tensor.shape[1:]):
+        raise UsageError(f"the input of {_name(runner.spec)} has free sizes", "--input-shape, such as 224x224x3")
+    feed = np.zeros((batch, *[int(n or 0) for n in tensor.shape[1:]]), tensor.dtype)
+    return runner.bind({tensor.name: feed}), feed
+
+
+def _scores(
+    runner: Runner, dataset: Any, preprocess: Optional[Dict[str, Any]], batch: int, progress: Progress
+) -> npt.NDArray[Any]:
+    from calib.feeds import batches
+    from calib.preprocess import Preprocess
+
+    query, feed = _bound(runner, batch)
+    layout = runner.spec.layout or "NHWC"
+    size = (feed.shape[1], feed.shape[2]) if layout == "NHWC" else (feed.shape[2], feed.shape[3])
+    pre = Preprocess.from_json(preprocess or runner.spec.preprocess or {})
+    name = runner.outputs[0].name
+    parts: List[npt.NDArray[Any]] = []
+    for images, _ in batches(dataset, pre, layout, size, batch, progress):
+        feed[: len(images)] = images
+        feed[len(images) :] = 0
+        parts.append(np.array(query()[name][: len(images)], np.float32).reshape(len(images), -1))
+    return np.concatenate(parts)
+
+
+class _First:
+    """The first images of a data set, with what `calib.feeds.batches` asks of one."""
+
+    def __init__(self, dataset: Any, count: int) -> None:
+        self.dataset, self.labels, self.count = dataset, None, min(count, len(dataset))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def images(self, indices: Any) -> Any:
+        return self.dataset.images(indices)
+
+
+def _check_batch(
+    runner: Runner, dataset: Any, preprocess: Optional[Dict[str, Any]], batch: int, scores: npt.NDArray[Any]
+) -> Dict[str, Any]:
+    first = _scores(runner, _First(dataset, CHECKED), preprocess, batch, quiet)
+    same = first.argmax(axis=1) == scores[: len(first)].argmax(axis=1)
+    return {"batch": batch, "n": len(first), "agreement": float(same.mean())}
+
+
+def _check_labels(labels: Optional[npt.NDArray[Any]], classes: int, data: str) -> None:
+    if labels is not None and len(labels) and labels.max() >= classes:
+        raise DataError(
+            f"{data}: labels up to {int(labels.max())}, the model has {classes} classes",
+            "give the data it was trained on",
+        )
+
+
+def top(scores: npt.NDArray[Any], labels: Optional[npt.NDArray[Any]], k: int) -> Optional[float]:
+    """Share of images whose label is among the `k` largest scores; None without labels."""
+    if labels is None or len(labels) == 0:
+        return None
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return float((best == labels[:, None]).any(axis=1).mean())
+
+
+def compare(reference: Path, candidate: Path) -> Dict[str, Any]:
+    """Two results of `evaluate` on the same images.
+
+    Args:
+        reference: Scores of the original.
+        candidate: Scores of the engine.
+
+    Returns:
+        `agreement` (share of images with the same first class), `top1_drop` (points of 100, None without labels),
+        `drop_interval` (90%, points) and `max_abs` (largest difference of scores).
+
+    Raises:
+        DataError: They are not of the same images.
+    """
+    with np.load(reference, allow_pickle=False) as a, np.load(candidate, allow_pickle=False) as b:
+        before, after, labels = a["scores"], b["scores"], b["labels"]
+        if before.shape != after.shape or not np.array_equal(a["labels"], labels):
+            raise DataError("the two results are not of the same images", "measure both on the same --data")
+    first, second = before.argmax(axis=1), after.argmax(axis=1)
+    found: Dict[str, Any] = {
+        "agreement": float((first == second).mean()),
+        "max_abs": float(np.abs(before - after).max()),
+        "top1_drop": None,
+        "drop_interval": None,
+    }
+    if len(labels):
+        found["top1_drop"], found["drop_interval"] = drop(first == labels, second == labels)
+    return found
+
+
+def drop(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> Tuple[float, List[float]]:
+    """Drop of top-1 in points of 100 and its 90% interval.
+
+    The images are the same, so only those count on which the two differ: with b right before and wrong after, c the
+    other way round and n images, the drop is (b - c) / n with variance (b + c - (b - c)^2 / n) / n^2.
+    Source: Fleiss, Statistical Methods for Rates and Proportions, 3rd edition, section 13.1 (matched pairs, Wald).
+
+    Args:
+        before: bool, shape (images,): the original is right.
+        after: The same for the engine.
+    """
+    n = len(before)
+    b, c = int((before & ~after).sum()), int((~before & after).sum())
+    middle = (b - c) / n
+    half = _Z90 * math.sqrt(max(b + c - (b - c) ** 2 / n, 0.0)) / n
+    return 100 * middle, [100 * (middle - half), 100 * (middle + half)]
+
+
+def choose_preprocess(
+    spec: Dict[str, Any],
+    data: str,
+    candidates: Sequence[str] = CANDIDATES,
+    n: int = 512,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> Dict[str, Any]:
+    """Which preprocessing a classifier was trained on, by its accuracy on training images: a stage for a child process.
+
+    The test images are not looked at: what is chosen here must not flatter what is measured there.
+
+    Returns:
+        `preprocess` (the best candidate; the first where there are no labels) and `accuracies` by candidate.
+    """
+    import engines
+    from calib.datasets import open_dataset
+    from calib.preprocess import parse
+
+    dataset = open_dataset(data, "calibration", n, seed, labelled=False, progress=progress)
+    if dataset.labels is None:
+        return {"preprocess": candidates[0], "accuracies": {}}
+    found: Dict[str, float] = {}
+    with engines.open(RunnerSpec.from_json(spec)) as runner:
+        for done, text in enumerate(candidates):
+            progress("which preprocessing fits", done, len(candidates))
+            scores = _scores(runner, dataset, parse(text).to_json(), min(64, len(dataset)), quiet)
+            _check_labels(dataset.labels, scores.shape[1], data)
+            found[text] = top(scores, dataset.labels, 1) or 0.0
+    return {"preprocess": max(candidates, key=lambda text: found[text]), "accuracies": found}
