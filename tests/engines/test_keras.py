@@ -149,3 +149,28 @@ def test_importing_the_module_imports_no_framework():
     names = "'tensorflow','torch','keras','tf_keras','h5py'"
     done = subprocess.run([sys.executable, "-c", code % names], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_users_file_runs_in_float32_with_its_own_weights(shared):
+    if not installed("tensorflow") or not installed("h5py"):
+        pytest.skip("TensorFlow is not installed")
+    from engines.device import backend_version
+
+    if (backend_version("keras") or "2").startswith("3") and not installed("tf_keras"):
+        pytest.skip("tf-keras is not installed")
+    models = shared / "models"
+    path = str(models / "resnet34_cifar10_bs64_epochs10.keras")
+    code = f"{models / 'train.py'}:ResidualBlock"
+    sys.path.append(PROBES)
+    try:
+        env = keras.child_env(RunnerSpec(path, "keras-hdf5"))
+        seen = child.call("keras_probe:users_file", {"path": path, "code": code}, env=env)
+    finally:
+        sys.path.remove(PROBES)
+    assert seen["loaded"] == seen["stored"]
+    assert len(seen["stored"]) == 182
+    assert seen["half"] == 0
+    assert 0 < seen["difference"] < 0.02
+    assert seen["policy_after"] == "float32"
+    assert seen["threads"] == 1
+    assert seen["too late"]["error"] == "IncompatibleError"

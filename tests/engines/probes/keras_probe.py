@@ -205,3 +205,31 @@ def _modules(root, tf, x8):
     (root / "saved" / "saved_model.pb").write_bytes(b"\x00nothing")
     found["damaged"] = _attempt(lambda: engines.open(RunnerSpec(str(root / "saved"), "savedmodel")))
     return found
+
+
+def users_file(path, code, progress):
+    """The user's real file: its variables, how it runs in float32 and on one thread."""
+    import h5py
+
+    stored = []
+    with h5py.File(path, "r") as file:
+        file["model_weights"].visititems(lambda _, item: stored.append(item[()]) if hasattr(item, "shape") else None)
+    spec = RunnerSpec(path, "keras-hdf5", custom_objects=code, policy="float32", form="function", threads=1)
+    x = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
+    with engines.open(spec) as runner:
+        import tensorflow as tf
+
+        scores = runner.infer({runner.inputs[0].name: x})[runner.outputs[0].name]
+        threads = tf.config.threading.get_intra_op_parallelism_threads()
+    model = keras_files.load_model(spec)
+    with engines.open(spec.with_(policy="saved", threads=0)) as runner:
+        mixed = runner.infer({runner.inputs[0].name: x})[runner.outputs[0].name]
+    return {
+        "stored": sorted(hashlib.sha256(w.tobytes()).hexdigest() for w in stored),
+        "loaded": _weights(model),
+        "half": _half_operations(model, (2, 32, 32, 3)),
+        "threads": threads,
+        "too late": _attempt(lambda: engines.open(spec.with_(threads=2))),
+        "difference": float(np.abs(scores - mixed).max()),
+        "policy_after": _policy(tf),
+    }
