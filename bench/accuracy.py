@@ -19,8 +19,11 @@ CHECKED = 512
 CANDIDATES = ("unit", "raw", "imagenet", "tf", "caffe")
 """Preprocessing that labels can tell apart; among equals the first."""
 
-_Z90 = 1.6448536269514722
-"""95th percentile of the normal distribution: half of a two-sided 90% interval."""
+_Z95 = 1.959963984540054
+"""97.5th percentile of the normal distribution: half of a two-sided 95% interval."""
+
+_LARGEST = float(np.finfo(np.float32).max)
+"""Stands for a difference that is not finite: JSON holds no infinity."""
 
 
 def evaluate(
@@ -40,8 +43,10 @@ def evaluate(
     Args:
         spec: RunnerSpec as JSON.
         data: Data set reference.
-        out: `.npz` file for `scores` (float32, images x classes) and `labels` (int64), written atomically.
-        batch: Images of a query; the last one is padded with zeros, whose scores are dropped.
+        out: `.npz` file for `scores` (float32, images x classes), `labels` (int64, empty where there are none) and
+            `sha256` of the images, written atomically.
+        batch: Images of a query, unless the model fixes another; the last query is filled up with zeros, whose scores
+            are dropped.
         split: Of the data set.
         preprocess: `calib.preprocess.Preprocess` as JSON; the spec's own by default.
         images: Only so many, balanced by label; all by default.
@@ -51,7 +56,8 @@ def evaluate(
 
     Returns:
         `top1` and `top5` (fractions of 1, None without labels; top5 None below six classes), `n`,
-        `dataset` ({name, n, sha256}), `classes` (names), `batches` ([{batch, n, agreement}]), `predictions` (`out`).
+        `dataset` ({name, n, sha256}), `classes` (names), `batch`, `batches` ([{batch, n, agreement}]),
+        `predictions` (`out`).
 
     Raises:
         UsageError: Not a classifier with one image input.
@@ -63,19 +69,23 @@ def evaluate(
     dataset = open_dataset(data, split, images, seed, labelled=False, progress=progress)
     wanted = RunnerSpec.from_json(spec)
     with engines.open(wanted) as runner:
+        batch = (runner.inputs[0].shape or (None,))[0] or batch
         what = f"accuracy of {_name(runner.spec)}"
         scores = _scores(runner, dataset, preprocess, batch, lambda _, done, total: progress(what, done, total))
         checks = [_check_batch(runner, dataset, preprocess, other, scores) for other in batches]
     labels = dataset.labels
     _check_labels(labels, scores.shape[1], data)
+    about = dataset.describe()
     with jsonfile.replacing_file(out) as part, open(part, "wb") as handle:
-        np.savez(handle, scores=scores, labels=labels if labels is not None else np.empty(0, np.int64))
+        known = labels if labels is not None else np.empty(0, np.int64)
+        np.savez(handle, scores=scores, labels=known, sha256=np.array(about["sha256"]))
     return {
         "top1": top(scores, labels, 1),
         "top5": top(scores, labels, 5) if scores.shape[1] > 5 else None,
         "n": len(scores),
-        "dataset": dataset.describe(),
+        "dataset": about,
         "classes": list(dataset.classes),
+        "batch": batch,
         "batches": checks,
         "predictions": out,
     }
@@ -93,7 +103,7 @@ def _bound(runner: Runner, batch: int) -> Tuple[Query, npt.NDArray[Any]]:
     tensor = runner.inputs[0]
     if any(n is None for n in tensor.shape[1:]):
         raise UsageError(f"the input of {_name(runner.spec)} has free sizes", "--input-shape, such as 224x224x3")
-    feed = np.zeros((batch, *[int(n or 0) for n in tensor.shape[1:]]), tensor.dtype)
+    feed: npt.NDArray[Any] = np.zeros((batch, *[int(n or 0) for n in tensor.shape[1:]]), tensor.dtype)
     return runner.bind({tensor.name: feed}), feed
 
 
@@ -133,7 +143,7 @@ def _check_batch(
     runner: Runner, dataset: Any, preprocess: Optional[Dict[str, Any]], batch: int, scores: npt.NDArray[Any]
 ) -> Dict[str, Any]:
     first = _scores(runner, _First(dataset, CHECKED), preprocess, batch, quiet)
-    same = first.argmax(axis=1) == scores[: len(first)].argmax(axis=1)
+    same = predictions(first) == predictions(scores[: len(first)])
     return {"batch": batch, "n": len(first), "agreement": float(same.mean())}
 
 
@@ -145,12 +155,22 @@ def _check_labels(labels: Optional[npt.NDArray[Any]], classes: int, data: str) -
         )
 
 
+def predictions(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Class of the largest score of each image, int64; -1, which no label is, where a score is not finite."""
+    finite = np.isfinite(scores).all(axis=1)
+    return np.where(finite, scores.argmax(axis=1), -1)
+
+
 def top(scores: npt.NDArray[Any], labels: Optional[npt.NDArray[Any]], k: int) -> Optional[float]:
-    """Share of images whose label is among the `k` largest scores; None without labels."""
+    """Share of images whose label is among the `k` largest scores; None without labels.
+
+    Of equal scores the first class wins, as in `argmax`. An image with a score that is not finite counts as wrong.
+    """
     if labels is None or len(labels) == 0:
         return None
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return float((best == labels[:, None]).any(axis=1).mean())
+    right = (best == labels[:, None]).any(axis=1) & np.isfinite(scores).all(axis=1)
+    return float(right.mean())
 
 
 def compare(reference: Path, candidate: Path) -> Dict[str, Any]:
@@ -162,19 +182,21 @@ def compare(reference: Path, candidate: Path) -> Dict[str, Any]:
 
     Returns:
         `agreement` (share of images with the same first class), `top1_drop` (points of 100, None without labels),
-        `drop_interval` (90%, points) and `max_abs` (largest difference of scores).
+        `drop_interval` (95%, points) and `max_abs` (largest difference of scores).
 
     Raises:
         DataError: They are not of the same images.
     """
     with np.load(reference, allow_pickle=False) as a, np.load(candidate, allow_pickle=False) as b:
         before, after, labels = a["scores"], b["scores"], b["labels"]
-        if before.shape != after.shape or not np.array_equal(a["labels"], labels):
+        same = before.shape == after.shape and a["sha256"] == b["sha256"] and np.array_equal(a["labels"], labels)
+        if not same:
             raise DataError("the two results are not of the same images", "measure both on the same --data")
-    first, second = before.argmax(axis=1), after.argmax(axis=1)
+    first, second = predictions(before), predictions(after)
+    largest = float(np.abs(before - after).max())
     found: Dict[str, Any] = {
         "agreement": float((first == second).mean()),
-        "max_abs": float(np.abs(before - after).max()),
+        "max_abs": largest if math.isfinite(largest) else _LARGEST,
         "top1_drop": None,
         "drop_interval": None,
     }
@@ -184,21 +206,23 @@ def compare(reference: Path, candidate: Path) -> Dict[str, Any]:
 
 
 def drop(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> Tuple[float, List[float]]:
-    """Drop of top-1 in points of 100 and its 90% interval.
+    """Drop of top-1 in points of 100 and its 95% interval.
 
     The images are the same, so only those count on which the two differ: with b right before and wrong after, c the
-    other way round and n images, the drop is (b - c) / n with variance (b + c - (b - c)^2 / n) / n^2.
-    Source: Fleiss, Statistical Methods for Rates and Proportions, 3rd edition, section 13.1 (matched pairs, Wald).
+    other way round and n images, the drop is (b - c) / n. The interval is Wald's for matched pairs after adding 1/2 to
+    each of the four cells, which holds its level where b and c are small and is not empty where both are 0.
+    Source: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched proportions", Statistics
+    in Medicine 24 (2005), 729-740.
 
     Args:
         before: bool, shape (images,): the original is right.
         after: The same for the engine.
     """
-    n = len(before)
     b, c = int((before & ~after).sum()), int((~before & after).sum())
+    n = len(before) + 2
     middle = (b - c) / n
-    half = _Z90 * math.sqrt(max(b + c - (b - c) ** 2 / n, 0.0)) / n
-    return 100 * middle, [100 * (middle - half), 100 * (middle + half)]
+    half = _Z95 * math.sqrt(max(b + c + 1 - (b - c) ** 2 / n, 0.0)) / n
+    return 100 * (b - c) / len(before), [100 * max(middle - half, -1.0), 100 * min(middle + half, 1.0)]
 
 
 def choose_preprocess(
@@ -227,7 +251,13 @@ def choose_preprocess(
     with engines.open(RunnerSpec.from_json(spec)) as runner:
         for done, text in enumerate(candidates):
             progress("which preprocessing fits", done, len(candidates))
-            scores = _scores(runner, dataset, parse(text).to_json(), min(64, len(dataset)), quiet)
+            fixed = (runner.inputs[0].shape or (None,))[0]
+            try:
+                scores = _scores(runner, dataset, parse(text).to_json(), fixed or min(64, len(dataset)), quiet)
+            except DataError:
+                if not found:
+                    raise
+                continue  # such as three means for images of one channel: not what it was trained on
             _check_labels(dataset.labels, scores.shape[1], data)
             found[text] = top(scores, dataset.labels, 1) or 0.0
-    return {"preprocess": max(candidates, key=lambda text: found[text]), "accuracies": found}
+    return {"preprocess": max(found, key=lambda text: found[text]), "accuracies": found}

@@ -1,4 +1,4 @@
-"""What the timing loop itself costs for each query, measured with a runner that does nothing: `python -m bench.overhead`.
+"""What the timing loop itself costs for each query, by a runner that does nothing: `python -m bench.overhead`.
 
 Two costs, in microseconds: `sample_us`, what the clock adds to each sample (median), and `iteration_us`, wall time of
 a whole iteration. Exits 3 where an iteration costs `LIMIT_US` or more.

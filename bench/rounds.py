@@ -7,7 +7,6 @@ of its own, which measures all batches. The replicate is the process, not the sa
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
@@ -21,35 +20,30 @@ _SAMPLE_S = 0.2
 """Seconds of looking at the machine before and after a run."""
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What is measured.
 
     Attributes:
-        name: Shown in reports, unique in a run together with `form` and `precision`.
+        name: Shown in reports.
         role: `engine` or `original`.
-        spec: How to open it; its form and policy say in which way an original runs.
         form: Of an original: predict, function, xla, eager, compile; else empty.
         precision: As asked for.
         backend: Of an engine; of an original its framework; may be empty.
         achieved: Layers by precision; where empty, the runner is asked once after it was measured.
         size_bytes: Of the file or bundle's engine files.
+        spec: How to open it; its form and policy say in which way an original runs.
         flags: Words that the row carries from the start, such as `no-fast-fp16`.
     """
 
     name: str
     role: str
+    form: str
+    precision: str
+    backend: str
+    achieved: Dict[str, int]
+    size_bytes: int
     spec: RunnerSpec
-    form: str = ""
-    precision: str = ""
-    backend: str = ""
-    achieved: Dict[str, int] = field(default_factory=dict)
-    size_bytes: int = 0
     flags: Tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise UsageError(f"{self.name}: the role is engine or original, not {self.role!r}")
 
     @property
     def label(self) -> str:
@@ -156,16 +150,13 @@ def run(
         on_cell: Told each finished cell.
 
     Raises:
-        UsageError: Nothing to measure, or two targets of one label.
+        UsageError: Nothing to measure, an unknown role, or a target given twice.
     """
     from bench.telemetry import proc
 
     if not targets or not batches or rounds < 1:
         raise UsageError("nothing to measure: a target, a batch and a round are needed")
-    labels = [target.label for target in targets]
-    twice = {label for label in labels if labels.count(label) > 1}
-    if twice:
-        raise UsageError(f"{sorted(twice)[0]} is given twice")
+    targets = distinct(targets)
     record = _Record(list(targets), list(batches))
     settings = {"warmup_s": warmup_s, "duration_s": duration_s, "iterations": iterations, "seed": seed, "data": data}
     before = proc.state(sample_s=_SAMPLE_S)
@@ -185,6 +176,27 @@ def run(
                     on_cell(targets[index], batch, entry)
         progress(what, len(targets), len(targets))
     return Measured(record.rows(seed), record.failures, before, proc.state(sample_s=_SAMPLE_S))
+
+
+def distinct(targets: Sequence[Target]) -> List[Target]:
+    """The targets, with the folder put before names that several share: `small.optimized/int8-openvino`.
+
+    Raises:
+        UsageError: An unknown role, or the same target twice.
+    """
+    labels = [target.label for target in targets]
+    named = []
+    for target in targets:
+        if target.role not in ROLES:
+            raise UsageError(f"{target.name}: the role is engine or original, not {target.role!r}")
+        path = Path(target.spec.path)
+        shared = labels.count(target.label) > 1
+        named.append(target._replace(name=f"{path.parent.name}/{path.name}") if shared else target)
+    labels = [target.label for target in named]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(f"{label} is given twice")
+    return named
 
 
 def _measure(

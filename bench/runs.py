@@ -84,7 +84,7 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
 def fastest_original(rows: Sequence[Dict[str, Any]], batch: int) -> Optional[Dict[str, Any]]:
     """The row of the fastest form of the original at a batch, by its median; None where there is none."""
     found = [r for r in rows if r["role"] == "original" and r["batch"] == batch and r["p50_ms"] is not None]
-    return min(found, key=lambda r: float(r["p50_ms"]), default=None)
+    return min(found, key=lambda r: float(r["p50_ms"])) if found else None
 
 
 def add_speedups(rows: Sequence[Dict[str, Any]], level: float = stats.LEVEL, seed: int = 0) -> None:
@@ -249,7 +249,7 @@ _ROW = fields.an_object(
     ),
     origin=fields.one_of("measured", "imported"),
     size_bytes=fields.null_or(fields.whole(0, 1 << 50)),
-    **{name: _ms for name in LATENCIES},
+    **dict.fromkeys(LATENCIES, _ms),
     images_per_s=_ms,
     rounds=fields.a_list(
         fields.an_object(
