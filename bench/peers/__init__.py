@@ -1,0 +1,1 @@
+"""Scripts that hold our numbers side by side with those of other tools."""
