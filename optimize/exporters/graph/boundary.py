@@ -91,16 +91,17 @@ def settle_outputs(net: Net, batch: Union[str, int], name: str) -> None:
     """Declare the shapes of the outputs as they are inferred, the batch by its name.
 
     Raises:
-        ModelError: An output does not carry the batch that its input has.
+        ModelError: An output does not carry the batch that its input has, or nothing tells its number of axes.
     """
+    declared = {o.name: tuple(shape_of(o)) for o in net.graph.output if o.type.tensor_type.HasField("shape")}
     for item in net.graph.output:
         item.type.tensor_type.ClearField("shape")
     net.changed()
     shapes = net.shapes
     for item in net.graph.output:
-        shape = shapes.get(item.name)
+        shape = shapes.get(item.name, declared.get(item.name))
         if shape is None:
-            continue
+            raise ModelError(f"{name}: the shape of the output {item.name!r} cannot be inferred")
         if batch == "dynamic" and shape and shape[0] is not None:
             raise ModelError(
                 f"{name}: the output {item.name!r} has the fixed batch {shape[0]}: the model fixes it inside",

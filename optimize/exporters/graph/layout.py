@@ -6,7 +6,7 @@ pushed down towards the output, through operators that work on each element; wha
 
 from __future__ import annotations
 
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -85,6 +85,19 @@ def cancel(net: Net) -> bool:
         net.changed()
         found = True
     return found and (net.sweep() or True)
+
+
+def share(net: Net) -> bool:
+    """Let the readers of equal Transposes of one tensor read the first of them."""
+    seen: Dict[Tuple[str, Tuple[int, ...]], str] = {}
+    for node in list(net.nodes):
+        order = _order(node)
+        if order is None:
+            continue
+        kept = seen.setdefault((node.input[0], order), node.output[0])
+        if kept != node.output[0] and node.output[0] not in net.outputs and net.bypass(node, kept):
+            return True
+    return False
 
 
 def pull_up(net: Net) -> bool:

@@ -56,6 +56,38 @@ def _takes_all(net: Net, node: Any) -> bool:
     return not any(starts) and min(ends) >= np.iinfo(np.int32).max and set(steps) == {1}
 
 
+def slices(net: Net) -> bool:
+    """Make one of two Slices in a row along different axes: PyTorch writes one for each axis."""
+    found = False
+    for node in list(net.nodes):
+        maker = net.makers.get(node.input[0]) if node.op_type == "Slice" else None
+        if maker is None or maker.op_type != "Slice" or net.sole_reader(node.input[0]) is not node:
+            continue
+        first, second = _cut(net, maker), _cut(net, node)
+        if first is None or second is None or set(first[2]) & set(second[2]):
+            continue
+        node.input[0] = maker.input[0]
+        del node.input[1:]
+        for word, a, b in zip(("starts", "ends", "axes", "steps"), first, second):
+            node.input.append(net.add_constant(f"{node.output[0]}_{word}", np.asarray(a + b, np.int64)))
+        net.remove(maker)
+        net.changed()
+        found = True
+    return found
+
+
+def _cut(net: Net, node: Any) -> Optional[List[List[int]]]:
+    """Starts, ends, axes (counted from the front) and steps of a Slice; None where they are not all constant."""
+    rank = net.rank(node.input[0])
+    if rank < 0 or len(node.input) < 4 or any(name and name not in net.constants for name in node.input[1:]):
+        return None
+    starts, ends, axes = (net.ints(node, slot, "") for slot in (1, 2, 3))
+    if starts is None or ends is None or axes is None:
+        return None
+    steps = net.ints(node, 4, "") or [1] * len(axes)
+    return [starts, ends, [axis % rank for axis in axes], steps]
+
+
 def reshapes(net: Net) -> bool:
     """Make one of two Reshapes in a row, and a Flatten of one that leaves the batch and joins the rest."""
     found = False
