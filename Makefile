@@ -54,7 +54,8 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install -qq --upgrade pip
 	@$(BIN)/python -m pip install -qq $(PIP_OPTIONS) -e '.[$(EXTRAS)]' || { \
 	  echo "error: the installation stopped; the same command takes it up again. TensorFlow exists for Python 3.8 to 3.13," \
-	    "this is $$($(BIN)/python --version): name another with PYTHON=python3.11" >&2; exit 1; }
+	    "this is $$($(BIN)/python --version): name another with PYTHON=python3.11." \
+	    "All of pip's words: $(BIN)/python -m pip install $(PIP_OPTIONS) -e '.[$(EXTRAS)]'" >&2; exit 1; }
 	@touch $@
 
 $(TORCH_READY): $(READY)
