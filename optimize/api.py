@@ -284,12 +284,12 @@ def report(runs: Sequence[PathLike], formats: Words = "md", out: Optional[PathLi
     for run in runs:
         if not Path(run).is_file():
             raise UsageError(f"no such run file: {run}", "optimize bench TARGET... -o runs.json")
-    run = run_files.merge([run_files.read(Path(r)) for r in runs])
+    merged = run_files.merge([run_files.read(Path(run)) for run in runs])
     folder = Path(out) if out else Path()
     written = []
     for name in wanted:
         target = folder / f"report.{name}"
-        text = reports.FORMATS[name](run)
+        text = reports.FORMATS[name](merged)
         with jsonfile.replacing_file(target) as part:
             part.write_text(text, encoding="utf-8")
         written.append(target)

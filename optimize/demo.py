@@ -24,13 +24,12 @@ def run(out: Path, data: Optional[str] = None, progress: Progress = quiet) -> Di
     Returns:
         `data`, `model`, `bundles`, `run` (optimize.run/1) and `report` (path).
     """
-    from optimize import api
+    from optimize import api, zoo
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     reference = data or _data(progress)
-    name = f"resnet34_{reference if reference in ('cifar10', 'synthetic') else 'data'}_bs64_epochs{_EPOCHS}.keras"
-    model = out / name
+    model = out / zoo.file_name("resnet34", reference, 64, _EPOCHS)
     if not model.is_file():
         model = Path(api.zoo_train("resnet34", reference, _EPOCHS, 64, "imagenet", _IMAGES, 0, out, progress)["path"])
     done = api.build(model, "fp32,fp16,int8", (1, 64), reference, preprocess="unit", progress=progress)

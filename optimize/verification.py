@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Union
 
 from engines import child, manifest
 from engines.errors import UsageError
-from engines.spec import Progress, quiet
+from engines.spec import Progress, RunnerSpec, quiet
 from optimize.pipeline.inputs import child_env
 from optimize.pipeline.options import DEFAULT_MAX_DROP
 

@@ -102,4 +102,4 @@ def report(
     from optimize import api
 
     written = api.report(runs, formats=formats or ["md"], out=out)
-    answer({"written": [str(p) for p in written]}, lambda: [typer.echo(str(p)) for p in written])
+    answer({"written": [str(p) for p in written]}, [str(p) for p in written])

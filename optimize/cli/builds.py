@@ -45,7 +45,7 @@ def export(
         done = api.export(
             model, out=out, opset=opset, batch=batch, layout=layout, verify=verify, data=data, progress=report, **source
         )
-    answer(done, lambda: typer.echo(done["onnx"]))
+    answer(done, [done["onnx"]])
     say(_check_line(done["check"]) if done["check"] else "not checked against the source (--no-verify)")
     if done["check"] and not done["check"]["passed"]:
         raise GateError(
@@ -124,7 +124,7 @@ def build(
     }
     if dry_run:
         plans = [api.plan(model, **given) for model in todo]
-        answer(plans if len(plans) > 1 else plans[0], lambda: [typer.echo(line) for p in plans for line in p["lines"]])
+        answer(plans if len(plans) > 1 else plans[0], [line for plan in plans for line in plan["lines"]])
         return
     done: List[Build] = []
     failed: List[OptimizeError] = []
@@ -140,10 +140,15 @@ def build(
     if not done:
         raise failed[0]
     answers: List[Dict[str, Any]] = [one.to_json() for one in done]
-    answer(answers if len(todo) > 1 else answers[0], lambda: [_show(one) for one in done])
+
+    def show() -> None:
+        for one in done:
+            _show(one)
+
+    answer(answers if len(todo) > 1 else answers[0], show)
     for one in done:
-        for name, error in one.failures:
-            say(f"error: {name}: {error.message}" + (f"\n  try: {error.hint}" if error.hint else ""))
+        for name, failure in one.failures:
+            say(f"failed: {name}: {failure.message}" + (f"\n  try: {failure.hint}" if failure.hint else ""))
         say(api.next_command(one, **given))
     _judge(done, failed)
 
@@ -181,7 +186,7 @@ def verify(
             progress=report,
             **source,
         )
-    answer(done, lambda: [typer.echo(line) for line in done["lines"]])
+    answer(done, done["lines"])
     if not done["passed"]:
         raise GateError("; ".join(done["reasons"]), "optimize build with another --precision, or a wider --max-drop")
 

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, TypeVar, Union
 
 import typer
 
@@ -56,12 +56,15 @@ def say(text: str) -> None:
         typer.echo(text, err=True)
 
 
-def answer(value: Any, show: Callable[[], None]) -> None:
-    """Give a command's data on stdout: JSON with `--json`, else what `show` prints."""
+def answer(value: Any, show: Union[Iterable[str], Callable[[], None]]) -> None:
+    """Give a command's data on stdout: JSON with `--json`, else the lines of `show`, or what it prints."""
     if VOICE.json:
         typer.echo(json.dumps(value, indent=1, allow_nan=False))
-    else:
+    elif callable(show):
         show()
+    else:
+        for line in show:
+            typer.echo(line)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ def doctor(
     from optimize import doctor as checks
 
     found = checks.examine()
-    answer(found, lambda: [typer.echo(line) for line in checks.lines(found)])
+    answer(found, checks.lines(found))
     if not found["ok"]:
         raise IncompatibleError("nothing can be built here yet", found["fix"])
 
@@ -52,7 +52,6 @@ def demo(
 ) -> None:
     """The whole path in minutes on this machine: train, build, verify, bench, report."""
     from bench.report.table import render
-
     from optimize import demo as demonstration
 
     with progress() as report:
@@ -74,7 +73,7 @@ def inspect(
     from optimize import inspection
 
     about = inspection.inspect(path)
-    answer(about, lambda: [typer.echo(line) for line in inspection.lines(about, layers)])
+    answer(about, inspection.lines(about, layers))
 
 
 def predict(
@@ -140,5 +139,5 @@ def cache_rm(
     from optimize.pipeline import cache
 
     removed = cache.remove(folder)
-    answer({"removed": [str(p) for p in removed]}, lambda: typer.echo(f"removed {len(removed)} stages"))
+    answer({"removed": [str(p) for p in removed]}, [f"removed {len(removed)} stages"])
     say("bundles were kept")

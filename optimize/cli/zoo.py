@@ -38,7 +38,7 @@ def list_models(
     from optimize import zoo
 
     models = zoo.catalogue()
-    answer(models, lambda: [typer.echo(f"{m['name']:10} {m['parameters']:>12,} parameters") for m in models])
+    answer(models, [f"{m['name']:10} {m['parameters']:>12,} parameters" for m in models])
 
 
 @app.command()
@@ -62,7 +62,7 @@ def make(
 
     with progress() as report:
         path = api.zoo_make(name, framework, stem, classes, size, seed, out, report)
-    answer({"path": str(path)}, lambda: typer.echo(str(path)))
+    answer({"path": str(path)}, [str(path)])
     say(f"next: optimize build {path} --precision fp16")
 
 
@@ -88,5 +88,5 @@ def train(
 
     with progress() as report:
         done = api.zoo_train(name, data, epochs, batch, stem, images, seed, out, report)
-    answer(done, lambda: typer.echo(done["path"]))
+    answer(done, [done["path"]])
     say(f"next: optimize build {done['path']} --precision fp16,int8 --data {data} --preprocess unit")

@@ -204,9 +204,7 @@ class _Job:
             force=o.force,
         )
 
-    def _scores(
-        self, name: str, spec: RunnerSpec, identity: Dict[str, Any], others: List[int]
-    ) -> Dict[str, Any]:
+    def _scores(self, name: str, spec: RunnerSpec, identity: Dict[str, Any], others: List[int]) -> Dict[str, Any]:
         """Accuracy of a classifier on all test images at the largest batch, checked at others; nothing without data."""
         if not self.data or spec.task != "classify":
             return {}

@@ -71,7 +71,7 @@ class Workspace:
         name: str,
         target: str,
         arguments: Mapping[str, Any],
-        inputs: Mapping[str, str],
+        inputs: Mapping[str, Any],
         progress: Progress = quiet,
         packages: Sequence[str] = (),
         out: Optional[str] = None,

@@ -1,0 +1,203 @@
+"""What `optimize bench` measures: engines and the original in each of its forms, their speed and their accuracy."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+from bench.rounds import Target, distinct, size_of
+from engines import backend as backends
+from engines import child, manifest
+from engines.errors import OptimizeError, UsageError
+from engines.spec import FORMS, Progress, RunnerSpec, quiet
+from optimize.pipeline.inputs import child_env
+from optimize.sources import recognise
+
+_DEFAULT_FORMS = ("predict", "function", "eager")
+"""Measured unless `--forms` says otherwise: those that every user has; xla and compile take minutes to start."""
+
+
+_BUILT = ("bundle", "onnx")
+
+
+def bench_targets(
+    targets: Sequence[Union[str, Path]],
+    baseline: Optional[Union[str, Path]],
+    forms: Optional[Sequence[str]],
+    backend: str,
+    threads: int,
+    source: Dict[str, Any],
+) -> List[Target]:
+    """Engines and originals to measure, in the order given, the baseline's forms last.
+
+    Raises:
+        UsageError: Nothing to measure, or a form that none of the originals has.
+        DamagedError, IncompatibleError: A bundle that will not run here.
+    """
+    found: List[Target] = []
+    preprocess = source.get("preprocess")
+    for path in targets:
+        spec = recognise(str(path), **source)
+        found += [_engine(spec, backend, threads)] if spec.kind in _BUILT else _originals(spec, forms, threads)
+    if baseline is not None:
+        spec = recognise(str(baseline), **source)
+        if spec.kind == "bundle":
+            raise UsageError(f"--baseline {baseline} is an engine bundle; the original model is expected")
+        if spec.kind == "onnx":
+            found.append(_engine(spec, "onnxruntime", threads)._replace(role="original"))
+        else:
+            found += _originals(spec, forms, threads)
+    for form in forms or ():
+        if not any(t.form == form for t in found):
+            raise UsageError(f"--forms {form}: none of the targets can be run so", "leave --forms out")
+    known = next((t.spec.preprocess for t in found if t.role == "engine" and t.spec.preprocess), None)
+    if preprocess is None and known is not None:
+        # what the bundle was verified with is what its original must see too
+        found = [t if t.spec.preprocess else t._replace(spec=t.spec.with_(preprocess=known)) for t in found]
+    return found
+
+
+def _engine(spec: RunnerSpec, backend: str, threads: int) -> Target:
+    path = Path(spec.path)
+    if spec.kind == "onnx":
+        name = backends.choose(backend)
+        return Target(
+            path.name, "engine", "", "fp32", name, {}, size_of(spec.path), spec.with_(backend=name, threads=threads)
+        )
+    about = manifest.read(path)
+    manifest.runner_spec(path, spec)  # says why it will not run before anything is measured
+    spec = spec.with_(threads=threads, preprocess=spec.preprocess or about["preprocess"], task=about["task"])
+    size = sum(file["bytes"] for file in about["files"])
+    return Target(
+        path.name,
+        "engine",
+        "",
+        about["precision"],
+        about["backend"],
+        about["achieved"],
+        size,
+        spec,
+        tuple(about["flags"]),
+    )
+
+
+def _originals(spec: RunnerSpec, forms: Optional[Sequence[str]], threads: int) -> List[Target]:
+    """The original in each form; under a 16-bit policy also in float32, which is the fair baseline on a CPU."""
+    known = FORMS[spec.kind]
+    wanted = [form for form in known if form in (forms or _DEFAULT_FORMS)]
+    mixed = _is_mixed(spec)
+    framework = "torch" if spec.kind.startswith("torch") else "tensorflow"
+    return [
+        Target(
+            Path(spec.path).name,
+            "original",
+            form,
+            "mixed" if mixed and policy == "saved" else "fp32",
+            framework,
+            {},
+            size_of(spec.path),
+            spec.with_(form=form, policy=policy, threads=threads),
+        )
+        for policy in (("saved", "float32") if mixed else ("saved",))
+        for form in wanted
+    ]
+
+
+def _is_mixed(spec: RunnerSpec) -> bool:
+    if not spec.kind.startswith("keras"):
+        return False
+    from engines import kerasfile
+
+    return kerasfile.read(spec.path, spec.kind).policy.startswith("mixed")
+
+
+def measure(
+    targets: Sequence[Target],
+    batches: Sequence[int],
+    rounds: int,
+    warmup_s: float,
+    duration_s: float,
+    iterations: int,
+    images: Optional[int] = None,
+    data: Optional[str] = None,
+    out: Optional[Path] = None,
+    progress: Progress = quiet,
+) -> Tuple[Dict[str, Any], List[Tuple[str, str]]]:
+    """Speed of all targets in alternating rounds, then accuracy where data is given, as one run.
+
+    Args:
+        targets: Of `bench_targets`.
+        batches: Ascending.
+        rounds, warmup_s, duration_s, iterations: See `bench.rounds.run`.
+        images: Test images for accuracy, all by default.
+        data: Data set reference.
+        out: Run file to write, or None.
+        progress: Told what happens.
+
+    Returns:
+        The run and its failures as (target, message).
+
+    Raises:
+        OptimizeError: Nothing could be measured.
+    """
+    from bench import rounds as measuring
+    from bench import runs
+
+    targets = distinct(targets)
+    done = measuring.run(targets, batches, rounds, warmup_s, duration_s, iterations, data or "", 0, progress)
+    failures = list(done.failures)
+    if not done.rows:
+        raise OptimizeError(f"nothing could be measured: {failures[0][0]}: {failures[0][1]}")
+    if data:
+        failures += _add_accuracy(done.rows, targets, max(batches), images, data, progress)
+    settings = {
+        "rounds": rounds,
+        "warmup_s": warmup_s,
+        "duration_s": duration_s,
+        "iterations": iterations,
+        "data": data,
+        "seed": 0,
+    }
+    run = runs.make(done.rows, done.before, done.after, settings, failures)
+    if out is not None:
+        runs.write(out, run)
+    return run, failures
+
+
+def _add_accuracy(
+    rows: List[Dict[str, Any]],
+    targets: Sequence[Target],
+    batch: int,
+    images: Optional[int],
+    data: str,
+    progress: Progress,
+) -> List[Tuple[str, str]]:
+    """Measure each engine once, and each original once per dtype policy: its forms compute the same function.
+
+    The drop is against the original in float32 (the last of the originals: `_originals` puts it there).
+    """
+    from bench import runs
+    from bench.accuracy import compare
+
+    failures: List[Tuple[str, str]] = []
+    found: Dict[Tuple[str, str], Dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
+        for target in sorted(targets, key=lambda t: t.form == "predict"):  # the compiled form is the quicker one
+            key = (target.name, target.precision)
+            if key in found or target.spec.task != "classify" or not any(r["target"] == target.name for r in rows):
+                continue
+            out = Path(scratch, f"{len(found)}.npz")
+            arguments = {"spec": target.spec.to_json(), "data": data, "out": str(out), "batch": batch, "images": images}
+            try:
+                found[key] = child.call("bench.accuracy:evaluate", arguments, progress, child_env(target.spec))
+            except OptimizeError as error:
+                failures.append((f"{target.label}, accuracy", error.message))
+        originals = [
+            found.get((t.name, t.precision)) for t in targets if t.role == "original" and t.precision == "fp32"
+        ]
+        base = next((one for one in originals if one is not None), None)
+        for (name, precision), one in found.items():
+            against = compare(Path(base["predictions"]), Path(one["predictions"])) if base else {}
+            runs.add_accuracy(rows, name, {**one, **against}, precision=precision)
+    return failures
