@@ -118,7 +118,8 @@ def _how(run: Dict[str, Any]) -> str:
         f"- Intervals: {100 * stats.LEVEL:.0f}%, bootstrap over rounds first, then samples; with fewer than "
         f"{stats.VERDICT_ROUNDS} rounds there is a ratio and no verdict.",
         f"- `unstable`: medians of rounds vary by {100 * stats.UNSTABLE:.0f}% or more; `busy`: other processes took "
-        f"more than {100 * proc.BUSY:.0f}% of the CPU time; `clocks free`: frequencies could change; `throttled`: the machine slowed down.",
+        f"more than {100 * proc.BUSY:.0f}% of the CPU time; `clocks free`: frequencies could change; `throttled`: the "
+        "machine slowed down.",
     ]
     lines += [f"- Accuracy: {line}" for line in _accuracy(run)]
     return "\n".join(lines)

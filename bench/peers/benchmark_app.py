@@ -1,0 +1,182 @@
+"""Our latency beside that of OpenVINO's benchmark_app: `python -m bench.peers.benchmark_app BUNDLE --batch 1`.
+
+Both run the same model at the same batch and inference precision, one synchronous request at a time, in fresh
+processes that take turns (ours first in even rounds, last in odd ones). benchmark_app runs as it is: its own loop, its
+own options, its JSON report. That report rounds latencies to 10 µs, which is 2% of 0.5 ms, so the value that its loop
+returns is taken before it is rounded, and checked against the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from bench import stats
+from bench.rounds import Target, run
+from engines import child, jsonfile, manifest
+from engines.errors import IncompatibleError, OptimizeError, UsageError, outcome
+from engines.spec import Progress, RunnerSpec, quiet
+
+LOW, HIGH = 0.97, 1.03
+"""The ratio of medians, ours to theirs, that says both measure the same thing."""
+
+
+def compare(
+    path: Path, batch: int = 1, rounds: int = 7, seconds: int = 2, precision: str = "", progress: Progress = quiet
+) -> Dict[str, Any]:
+    """Measure a model with both, in turns.
+
+    Args:
+        path: An OpenVINO bundle, or an `.xml` or `.onnx` file.
+        batch: Images in a query.
+        rounds: Fresh processes of each.
+        seconds: Of each round; benchmark_app takes whole seconds.
+        precision: Inference precision (f32, bf16, f16); that of the bundle, else f32.
+        progress: Told the rounds done.
+
+    Returns:
+        `ours_ms` and `theirs_ms` (medians by round), `ratio` (ours to theirs), `interval` (90%; None with fewer than
+        five rounds), `within` ([low, high]) and `passed`: the ratio is within.
+
+    Raises:
+        UsageError: Not a model that OpenVINO runs.
+        IncompatibleError: OpenVINO is missing, or the bundle will not run here.
+    """
+    target, peer = _sides(Path(path), batch, precision)
+    peer["seconds"] = seconds
+    ours: List[float] = []
+    theirs: List[float] = []
+    for turn in range(rounds):
+        progress("rounds", turn, rounds)
+        for side in ("ours", "theirs") if turn % 2 == 0 else ("theirs", "ours"):
+            if side == "theirs":
+                theirs.append(child.call("bench.peers.benchmark_app:benchmark", peer)["median_ms"])
+                continue
+            done = run([target], [batch], 1, 0.2, float(seconds))
+            if done.failures:
+                raise OptimizeError(done.failures[0][1])
+            ours.append(float(done.rows[0]["p50_ms"]))
+    progress("rounds", rounds, rounds)
+    found = stats.ratio_interval([[v] for v in ours], [[v] for v in theirs], paired=True)
+    return {
+        "model": Path(path).name,
+        "batch": batch,
+        "inference_precision": peer["precision"],
+        "rounds": rounds,
+        "ours_ms": ours,
+        "theirs_ms": theirs,
+        "ratio": found.ratio,
+        "interval": None if found.low is None else [found.low, found.high],
+        "within": [LOW, HIGH],
+        "passed": LOW <= found.ratio <= HIGH,
+    }
+
+
+def _sides(path: Path, batch: int, precision: str) -> Any:
+    """Our target, and the arguments of `benchmark`."""
+    if path.is_dir():
+        about = manifest.read(path)
+        if about["backend"] != "openvino":
+            raise UsageError(f"{path} is an engine of {about['backend']}; benchmark_app runs those of openvino")
+        spec = manifest.runner_spec(path).with_(threads=0)
+    elif path.suffix in (".xml", ".onnx") and path.is_file():
+        spec = RunnerSpec(path=str(path.resolve()), kind="onnx", backend="openvino")
+    else:
+        raise UsageError(f"{path} is not an OpenVINO bundle, an .xml or an .onnx file")
+    settings = {**spec.options, "inference_precision": precision or spec.options.get("inference_precision") or "f32"}
+    spec = spec.with_(options=settings)
+    target = Target(path.name, "engine", "", "", "openvino", {}, 0, spec)
+    peer = {"path": spec.path, "batch": batch, "precision": settings["inference_precision"]}
+    return target, {**peer, "threads": int(settings.get("threads", 0))}
+
+
+def benchmark(
+    path: str, batch: int, precision: str, threads: int, seconds: int, progress: Progress = quiet
+) -> Dict[str, Any]:
+    """Run benchmark_app on a model in this process, which must be a fresh one: the child's part of `compare`.
+
+    Returns:
+        `median_ms`, `iterations`, `total_ms`.
+
+    Raises:
+        IncompatibleError: benchmark_app is missing.
+        OptimizeError: It failed, or its report says something else than its loop.
+    """
+    try:
+        import openvino as ov
+        from openvino.tools.benchmark import main as app
+        from openvino.tools.benchmark.benchmark import Benchmark
+    except ImportError as error:
+        raise IncompatibleError(f"benchmark_app is missing: {error}", "pip install openvino") from None
+    shapes = ",".join(_shape(port, batch) for port in ov.Core().read_model(path).inputs)
+    returned: List[Any] = []
+    loop = Benchmark.main_loop
+
+    def kept(*given: Any, **named: Any) -> Any:
+        returned.append(loop(*given, **named))
+        return returned[-1]
+
+    Benchmark.main_loop = kept
+    with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
+        options = {
+            "-m": path,
+            "-d": "CPU",
+            "-api": "sync",
+            "-hint": "latency",
+            "-infer_precision": precision,
+            "-shape": shapes,
+            "-ip": "f32",
+            "-t": str(seconds),
+            "-report_type": "no_counters",
+            "-report_folder": scratch,
+            **({"-nthreads": str(threads)} if threads else {}),
+        }
+        sys.argv = ["benchmark_app", *[word for pair in options.items() for word in pair], "-json_stats"]
+        try:
+            app.main()
+        except SystemExit as error:
+            raise OptimizeError(f"benchmark_app ended with {error.code}") from None
+        report = Path(scratch, "benchmark_report.json")
+        if not report.is_file() or not returned:
+            raise OptimizeError("benchmark_app wrote no report", "run again with OPTIMIZE_DEBUG=1")
+        results = jsonfile.read(report)["execution_results"]
+    median, iterations = float(returned[0][1]), int(results["total number of iterations"])
+    if abs(median - float(results["latency (ms)"])) > 0.006:
+        raise OptimizeError(f"benchmark_app reports {results['latency (ms)']} ms, its loop returned {median:.4f} ms")
+    return {
+        "median_ms": median,
+        "iterations": iterations,
+        "total_ms": float(results["total execution time (ms)"]),
+    }
+
+
+def _shape(port: Any, batch: int) -> str:
+    """benchmark_app's way to say a shape: `image[64,32,32,3]`."""
+    dims = [batch if index == 0 else dim.get_length() for index, dim in enumerate(port.partial_shape)]
+    return f"{port.get_any_name()}[{','.join(map(str, dims))}]"
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Print the comparison as JSON; 0 where both agree, 3 where they do not."""
+    parser = argparse.ArgumentParser(prog="python -m bench.peers.benchmark_app", description=compare.__doc__)
+    parser.add_argument("model", type=Path, help="an OpenVINO bundle, or an .xml or .onnx file")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=int, default=2)
+    parser.add_argument("--precision", default="", help="f32, bf16 or f16; the bundle's own by default")
+    given = parser.parse_args(arguments)
+    try:
+        found = compare(given.model, given.batch, given.rounds, given.seconds, given.precision)
+    except OptimizeError as error:
+        message, code, hint = outcome(error)
+        sys.stderr.write(f"error: {message}\n" + (f"  try: {hint}\n" if hint else ""))
+        return code
+    sys.stdout.write(jsonfile.dumps(found))
+    return 0 if found["passed"] else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())
