@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import gc
+import time
+
+import numpy as np
+import pytest
+
+from bench.loop import _FIRST, measure
+from bench.overhead import overhead
+from engines.errors import UsageError
+
+
+class Counter:
+    def __init__(self, sleep: float = 0.0) -> None:
+        self.calls, self.sleep, self.collecting = 0, sleep, []
+
+    def __call__(self):
+        self.calls += 1
+        self.collecting.append(gc.isenabled())
+        if self.sleep:
+            time.sleep(self.sleep)
+        return {}
+
+
+def test_samples_are_nanoseconds_of_each_query():
+    samples = measure(Counter(0.002), 0.0, 0.02, 3)
+    assert samples.dtype == np.int64 and samples.ndim == 1
+    assert (samples >= 2_000_000).all()
+    assert len(samples) >= 3
+
+
+def test_it_goes_on_until_both_the_duration_and_the_iterations_are_reached():
+    query = Counter(0.002)
+    assert len(measure(query, 0.0, 0.0, 7)) == 7
+    assert query.calls == 8  # the first call is not kept
+    before = time.perf_counter()
+    measure(Counter(), 0.0, 0.05, 1)
+    assert time.perf_counter() - before >= 0.05
+
+
+def test_warm_up_is_not_kept():
+    query = Counter(0.001)
+    kept = measure(query, 0.02, 0.0, 2)
+    assert len(kept) == 2
+    assert query.calls >= 4
+
+
+def test_the_buffer_grows_without_losing_a_sample():
+    query = Counter()
+    samples = measure(query, 0.0, 0.0, 2 * _FIRST + 5)
+    assert len(samples) == 2 * _FIRST + 5
+    assert (samples > 0).all()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_off_meanwhile_and_as_before_afterwards(enabled):
+    query = Counter()
+    gc.enable() if enabled else gc.disable()
+    try:
+        measure(query, 0.0, 0.0, 3)
+        assert query.collecting == [False] * 4
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
+
+
+def test_the_garbage_collector_comes_back_after_a_failing_query():
+    def broken():
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        measure(broken, 0.0, 0.0, 3)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("bad", [(0.0, 0.0, 0), (-1.0, 0.0, 1), (0.0, -1.0, 1)])
+def test_bad_settings_are_refused(bad):
+    with pytest.raises(UsageError):
+        measure(Counter(), *bad)
+
+
+def test_the_cost_of_the_loop_is_told_in_full():
+    found = overhead(0.01)
+    assert found["iterations"] >= 10
+    assert 0 < found["sample_us"] < found["iteration_us"]
+    assert found["passed"] is (found["iteration_us"] < found["limit_us"])
