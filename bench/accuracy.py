@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -92,7 +93,9 @@ def evaluate(
 
 
 def _name(spec: RunnerSpec) -> str:
-    words = [Path(spec.path).parent.name if spec.kind == "onnx" else Path(spec.path).name, spec.form]
+    path = Path(spec.path)
+    inside = path.stem == "model" and spec.kind == "onnx"  # an engine file is told by its bundle or stage
+    words = [re.sub(r"-[0-9a-f]{16}$", "", path.parent.name) if inside else path.name, spec.form]
     return " ".join(word for word in words if word)
 
 

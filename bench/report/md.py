@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shlex
 from typing import Any, Dict, List, Optional
@@ -50,7 +51,7 @@ def text(run: Dict[str, Any]) -> str:
 
 def escape(value: str) -> str:
     """Text as Markdown shows it literally: no table breaks, links, emphasis or HTML."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", plain(value))
+    return html.escape(re.sub(r"([\\`*_\[\]|#])", r"\\\1", plain(value)), quote=False)
 
 
 def _table(rows: List[Dict[str, Any]]) -> str:

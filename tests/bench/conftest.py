@@ -54,7 +54,7 @@ def spec_of(path: Path, backend: str = "onnxruntime") -> RunnerSpec:
     return RunnerSpec(path=str(path), kind="onnx", backend=backend, layout="NHWC", threads=1)
 
 
-def scores_of(path: Path, images: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+def scores_of(path: Path, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

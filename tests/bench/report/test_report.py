@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from bench import report, runs
+from bench.report import cells, md
+from bench.report.csv import COLUMNS
+from bench.report.table import render
+
+
+def table(run, width=300):
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    render(run, console)
+    return console.file.getvalue()
+
+
+def lines_of(text):
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def md_rows(text):
+    found = []
+    for line in text.splitlines():
+        parts = [html.unescape(re.sub(r"\\(.)", r"\1", c.strip())) for c in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if len(parts) == len(cells.COLUMNS) and parts[0] not in ("target", "---"):
+            found.append(dict(zip((name for name, _, _ in cells.COLUMNS), parts)))
+    return found
+
+
+def test_the_same_numbers_everywhere(make_run):
+    run = make_run()
+    about = {"name": "images", "n": 70, "sha256": "0" * 64}
+    runs.add_accuracy(run["rows"], "int8", {"top1": 0.7123, "top1_drop": -0.25, "agreement": 0.9, "dataset": about})
+    key = lambda r: (r["target"].rstrip(" *"), r["form"].strip("-"), int(r["batch"]))  # noqa: E731
+    by_csv = {key(r): r for r in lines_of(report.FORMATS["csv"](run))}
+    by_json = {key(r): r for r in json.loads(report.FORMATS["json"](run))["rows"]}
+    by_md = {key(r): r for r in md_rows(report.FORMATS["md"](run))}
+    shown = table(run)
+    assert len(by_csv) == len(by_json) == len(by_md) == len(run["rows"]) == 6
+    for row in run["rows"]:
+        c, j, m = (found[key(row)] for found in (by_csv, by_json, by_md))
+        for name in (*runs.LATENCIES, "images_per_s", "speedup"):
+            assert float(c[name]) == j[name] == row[name]
+        assert m["p50 ms"] == cells.number(float(c["p50_ms"])) and m["p50 ms"] in shown
+        assert m["p99 ms"] == cells.number(float(c["p99_ms"])) and m["p99 ms"] in shown
+        assert m["images/s"] == cells.number(j["images_per_s"]) and m["images/s"] in shown
+        assert m["speed-up"].startswith(cells.number(j["speedup"], 3) + "x") and m["speed-up"] in shown
+        if row["role"] == "engine":
+            assert (m["top-1"], m["drop"]) == ("71.23%", "-0.25")
+            assert (float(c["top1"]), j["top1"]) == (0.7123, 0.7123)
+            assert [float(c["speedup_low"]), float(c["speedup_high"])] == j["interval"]
+        else:
+            assert (m["top-1"], m["drop"], c["top1"], j["top1"]) == ("unmeasured", "unmeasured", "unmeasured", None)
+    assert shown.count("71.23%") == 2
+
+
+def test_the_fastest_original_and_the_worth_of_a_ratio_are_said(make_run):
+    for text in (table(make_run()), md.text(make_run())):
+        assert "fastest form: net.keras function fp32, 3.0" in text
+        assert "90% interval of the speed-up" in text and "no verdict: fewer" not in text
+    few = make_run(count=1)
+    for text in (table(few), md.text(few)):
+        assert "no verdict: fewer than 5 rounds (1)" in text
+
+
+def test_without_an_original_there_is_no_speed_up(make_run):
+    run = make_run()
+    run["rows"] = [{**r, "speedup": None, "interval": None} for r in run["rows"] if r["role"] == "engine"]
+    assert "no original was measured" in table(run) and "no original was measured" in md.text(run)
+
+
+def test_failures_are_shown(make_run):
+    run = make_run(failures=[("int8 batch 64", "was killed")])
+    assert "failed: int8 batch 64: was killed" in table(run)
+    assert "failed: int8 batch 64: was killed" in md.text(run)
+    assert json.loads(report.FORMATS["json"](run))["failures"][0]["message"] == "was killed"
+
+
+def test_an_empty_run(make_run):
+    run = {**make_run(batches=(1,)), "rows": []}
+    assert "nothing was measured" in table(run)
+    assert "Nothing was measured." in md.text(run)
+    assert lines_of(report.FORMATS["csv"](run)) == []
+    assert json.loads(report.FORMATS["json"](run))["rows"] == []
+
+
+def test_imported_rows_have_gaps(make_run):
+    run = make_run(batches=(1,))
+    empty = dict.fromkeys((*runs.LATENCIES, "images_per_s", "speedup", "size_bytes", "interval"))
+    run["rows"][0].update(empty, origin="imported", rounds=[], samples_ms=[], achieved={}, images=None)
+    assert md_rows(md.text(run))[0]["p50 ms"] == "-"
+    assert lines_of(report.FORMATS["csv"](run))[0]["p50_ms"] == ""
+    assert table(run)
+
+
+def test_markdown_says_how_where_and_again(make_run):
+    text = md.text(make_run())
+    for part in ("## Machine", "## State", "## How it was measured", "## Again", "clocks", "A B C, C B A"):
+        assert part in text
+    assert "optimize bench int8 --batch 1,8 --baseline net.keras --rounds 5 --duration 1.0s" in text
+    run = make_run()
+    run["settings"]["command"] = ["optimize", "bench", "a b"]
+    assert "optimize bench 'a b'" in md.text(run)
+
+
+def test_several_runs(make_run):
+    merged = runs.merge([make_run(batches=(1,)), make_run(batches=(1,), name="other")])
+    text = md.text(merged)
+    assert "## Run 1, batch 1" in text and "## Run 2, batch 1" in text and "## Machine of run 2" in text
+    assert [line["run"] for line in lines_of(report.FORMATS["csv"](merged))] == ["0"] * 3 + ["1"] * 3
+
+
+def test_csv_columns_are_stable(make_run):
+    text = report.FORMATS["csv"](make_run())
+    assert text.splitlines()[0] == ",".join(COLUMNS)
+    assert COLUMNS[:8] == ("run", "target", "role", "form", "backend", "precision", "achieved", "batch")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x", "\t=1", "\n=1"])
+def test_no_cell_is_a_formula(make_run, name):
+    for line in lines_of(report.FORMATS["csv"](make_run(batches=(1,), name=name))):
+        assert not line["target"].startswith(("=", "+", "-", "@", "\t", "\n", "\r"))
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_any_name_is_shown_and_breaks_nothing(name):
+    row = {
+        **dict.fromkeys((*runs.LATENCIES, "images_per_s", "speedup", "top1", "top1_drop", "agreement", "dataset")),
+        **{"target": name, "role": "engine", "form": "", "precision": "", "achieved": {}, "batch": 1, "flags": []},
+        **{"backend": "", "images": 1, "origin": "imported", "size_bytes": None, "rounds": [], "samples_ms": []},
+    }
+    run = {"created": "2024-05-01T12:00:00Z", "environment": {}, "rows": [row]}
+    text = md.text(run)
+    assert len(md_rows(text)) == 1
+    assert "<script" not in md.escape(f"<script>{name}")
+    assert len(lines_of(report.FORMATS["csv"](run))) == 1
+    shown = table(run)
+    assert "\x1b" not in shown and "\r" not in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (0.0, "0.000"),
+        (0.561, "0.561"),
+        (0.5614, "0.561"),
+        (12.3456, "12.35"),
+        (1785.71, "1786"),
+        (1e7, "10000000"),
+    ],
+)
+def test_numbers(value, text):
+    assert cells.number(value) == text
