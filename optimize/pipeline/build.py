@@ -14,7 +14,7 @@ from engines.spec import Progress, RunnerSpec, TensorSpec, quiet
 from optimize.pipeline import engine
 from optimize.pipeline.inputs import CALIBRATION_PACKAGES, EXPORT_PACKAGES, child_env, data_inputs, source_inputs
 from optimize.pipeline.options import BuildOptions
-from optimize.pipeline.stages import Workspace, digest, now
+from optimize.pipeline.stages import Workspace, digest, now, value_of
 from optimize.verification import accuracy_against, judge, reference
 from optimize.version import VERSION
 
@@ -127,10 +127,13 @@ class _Job:
         progress("reading the model", 0, 0)
         self.source = source_inputs(spec)
         self.data = data_inputs(options.data) if options.data else ""
+        self.classes: List[str] = []
 
     def prepare(self, out: Path) -> Build:
         """Export, check against the source and, with data, measure the source's accuracy in float32."""
         o = self.options
+        if self.data:
+            self.classes = self._look_at_data()["classes"]
         export = self.space.run(
             "export",
             "optimize.exporters:export",
@@ -156,6 +159,17 @@ class _Job:
         self.source_scores = self._scores("source", reference(self.spec), self.source, [])
         about = {k: v for k, v in self.source_scores.items() if k in ("top1", "top5", "dataset")}
         return Build(Path(self.spec.path), out, self.backend, self.spec, check, about or None)
+
+    def _look_at_data(self) -> Dict[str, Any]:
+        splits = ["test", "calibration", "holdout"] if {"int8", "best"} & set(self.options.precisions) else ["test"]
+        arguments = {"data": self.options.data, "splits": splits, "seed": self.options.seed}
+        return self.space.run(
+            "data",
+            "optimize.pipeline.inputs:look_at_data",
+            arguments,
+            {**arguments, "data": self.data},
+            self.progress,
+        )
 
     def _settle_preprocess(self) -> None:
         """Where preprocessing was not given and there are labels, let the accuracy tell `unit` from `raw`."""
@@ -326,7 +340,7 @@ class _Job:
                 self.progress,
                 force=self.options.force,
             )
-            return {"accuracy": None, "check": check, "gate": None}
+            return {"accuracy": None, "check": value_of(check), "gate": None}
         accuracy = accuracy_against(self.source_scores, scores)
         gate = judge(accuracy, self.options.drop_gate, self.options.min_agreement)
         return {"accuracy": accuracy, "check": None, "gate": gate}
@@ -356,13 +370,12 @@ class _Job:
             "outputs": [_tensor(t) for t in spec.outputs],
             "layout": spec.layout,
             "task": spec.task,
+            "classes": self.classes,
             "preprocess": spec.preprocess,
             "batches": list(self.options.batches),
             "options": built["options"],
             "onnx": built["onnx"],
-            "calibration": {k: v for k, v in calibration.items() if k not in ("onnx", "folder", "reused", "seconds")}
-            if calibration
-            else None,
+            "calibration": {k: v for k, v in value_of(calibration).items() if k != "onnx"} if calibration else None,
             "build_key": digest(identity),
             "flags": built["flags"],
             "seconds": built["seconds"],

@@ -8,7 +8,7 @@ from typing import Any, Dict, List
 
 from engines import jsonfile
 from engines.errors import UsageError
-from engines.spec import RunnerSpec
+from engines.spec import Progress, RunnerSpec, quiet
 
 EXPORT_PACKAGES = (
     "numpy",
@@ -62,6 +62,21 @@ def data_inputs(reference: str) -> str:
         name = file.relative_to(where).as_posix() if where.is_dir() else file.name
         seen.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
     return seen.hexdigest()
+
+
+def look_at_data(data: str, splits: List[str], seed: int, progress: Progress = quiet) -> Dict[str, Any]:
+    """Open the splits that a build will need, so that bad data is told before any long work (runs in a child process).
+
+    Raises:
+        DataError: Damaged, without labels, or too few images.
+    """
+    from calib.datasets import open_dataset
+
+    found = {}
+    for split in splits:
+        dataset = open_dataset(data, split, seed=seed, labelled=True, progress=progress)
+        found[split] = len(dataset)
+    return {"splits": found, "classes": list(dataset.classes)}
 
 
 def child_env(spec: RunnerSpec) -> Dict[str, str]:

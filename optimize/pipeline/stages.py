@@ -138,6 +138,11 @@ class Workspace:
         return {**_swap(value, str(part), str(folder)), "folder": str(folder), "seconds": seconds, "reused": False}
 
 
+def value_of(result: Mapping[str, Any]) -> Dict[str, Any]:
+    """What a stage's function returned, without what `Workspace.run` adds: the same in every run."""
+    return {k: v for k, v in result.items() if k not in ("folder", "seconds", "reused")}
+
+
 def _finished(folder: Path, key: str) -> Optional[Dict[str, Any]]:
     """The result in `folder` if it is whole: made for `key`, every file there with the bytes it was written with."""
     try:

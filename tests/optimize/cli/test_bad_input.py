@@ -124,12 +124,18 @@ def test_no_model_at_all(optimize_command: Run) -> None:
     refused(optimize_command("build"), 2, "optimize build MODEL")
 
 
+def _noise(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3)).astype(np.uint8)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda d: (d / "test_batch.bin").write_bytes(b"\1" * 3000), ["test_batch.bin"]),
         (lambda d: (d / "test_batch.bin").write_bytes(b""), []),
-        (lambda d: np.savez(d / "d.npz", x=np.zeros((8, 32, 32, 3), np.uint8)), ["label"]),
+        (lambda d: np.savez(d / "d.npz", x=_noise(40)), ["label"]),
+        (lambda d: np.savez(d / "d.npz", x=_noise(40)[:, :20, :20], y=np.arange(40) % 10), ["20x20", "32x32"]),
+        (lambda d: np.savez(d / "d.npz", x=_noise(40), y=np.arange(40)), ["label", "10 classes"]),
         (lambda d: np.savez(d / "d.npz", x=np.zeros((0, 32, 32, 3), np.uint8), y=np.zeros(0, int)), []),
         (lambda d: None, []),
     ],
@@ -212,7 +218,7 @@ def test_made_for_another_device(optimize_command: Run, built: Any, tmp_path: Pa
 
 
 def _optimize(*words: object) -> subprocess.CompletedProcess:
-    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from optimize.cli import main; main()"
+    code = "import sys; sys.path[0] = sys.argv.pop(1); from optimize.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, str(ROOT), *map(str, words)], capture_output=True, text=True, cwd="/"
     )

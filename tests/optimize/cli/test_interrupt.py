@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from optimize.cli import main; main()"
-STAGES = ("export", "check", "accuracy-source", "calibrate", "engine-int8", "accuracy-int8")
+CODE = "import sys; sys.path[0] = sys.argv.pop(1); from optimize.cli import main; main()"
+STAGES = ("data", "export", "check", "accuracy-source", "calibrate", "engine-int8", "accuracy-int8")
 
 
 def journal(out: Path) -> list:
