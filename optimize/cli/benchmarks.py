@@ -87,7 +87,7 @@ def bench(
 def report(
     runs: Annotated[List[Path], typer.Argument(metavar="RUN...", help="Run files of optimize bench.")],
     formats: Annotated[
-        Optional[List[str]], typer.Option("-f", "--format", help="md, csv, json; repeat or use commas.")
+        Optional[List[str]], typer.Option("-f", "--format", help="md, csv, json, svg; repeat or use commas.")
     ] = None,
     out: Annotated[
         Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Default: the current folder.")
@@ -98,7 +98,7 @@ def report(
     verbose: options.Verbose = False,
     show_progress: options.ShowProgress = True,
 ) -> None:
-    """Write report.md, report.csv or report.json from run files."""
+    """Write report.md, .csv, .json or .svg from run files."""
     from optimize import api
 
     written = api.report(runs, formats=formats or ["md"], out=out)

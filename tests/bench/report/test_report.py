@@ -161,3 +161,12 @@ def test_any_name_is_shown_and_breaks_nothing(name):
 )
 def test_numbers(value, text):
     assert cells.number(value) == text
+
+
+def test_the_picture_shows_the_same_cells_and_refers_to_nothing(make_run):
+    run = make_run()
+    drawn = report.FORMATS["svg"](run)
+    shown = html.unescape(re.sub(r"<[^>]+>", " ", drawn)).replace("\xa0", " ")
+    for row in run["rows"]:
+        assert cells.number(row["p50_ms"]) in shown
+    assert "url(http" not in drawn and "@font-face" not in drawn
