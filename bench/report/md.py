@@ -91,7 +91,7 @@ def _value(key: str, value: Any) -> str:
     if key.endswith("_share"):
         return f"{100 * value:.0f}%"
     if isinstance(value, bool):
-        return "on" if value else "off"
+        return "yes" if value else "no"
     if isinstance(value, float):
         return number(value)
     if isinstance(value, list):

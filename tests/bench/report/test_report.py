@@ -72,6 +72,21 @@ def test_the_fastest_original_and_the_worth_of_a_ratio_are_said(make_run):
         assert "no verdict: fewer than 5 rounds (1)" in text
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160, 300])
+def test_a_narrow_terminal_keeps_names_and_numbers_whole(make_run, width):
+    run = make_run(name="int8-openvino2026.4.1")
+    run["rows"][0]["flags"] = ["busy", "unstable"]
+    shown = table(run, width)
+    if "flags" in shown.splitlines()[1]:
+        assert "busy, unstable" in shown or re.search(r"busy, *\n.* unstable", shown)
+    assert all(len(line) <= width for line in shown.splitlines())
+    for row in run["rows"]:
+        assert cells.number(row["p50_ms"]) in shown
+        assert cells.number(row["speedup"], 3) + "x" in shown
+    assert "int8-openvino2026.4" in shown
+    assert ("left out" in shown) is (width < 160)
+
+
 def test_without_an_original_there_is_no_speed_up(make_run):
     run = make_run()
     run["rows"] = [{**r, "speedup": None, "interval": None} for r in run["rows"] if r["role"] == "engine"]
