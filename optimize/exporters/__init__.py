@@ -69,7 +69,8 @@ def export(
         raise UsageError(f"batch {batch}: a number from 1, or dynamic, is expected")
     if source.kind not in _MODULES:
         raise UsageError(f"{name}: a {source.kind} cannot be exported", "give the model that it was built from")
-    traced = importlib.import_module(f"optimize.exporters.{_MODULES[source.kind]}").trace(source, opset, batch, progress)
+    exporter = importlib.import_module(f"optimize.exporters.{_MODULES[source.kind]}")
+    traced = exporter.trace(source, opset, batch, progress)
     check_operators(traced.model, name)
     progress("cleaning up the graph", 0, 0)
     net = Net(traced.model)

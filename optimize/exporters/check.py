@@ -287,8 +287,8 @@ def _precision(candidate: RunnerSpec, runner: Runner) -> str:
 def _half_weights(path: str) -> bool:
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
-    return any(item.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16) for item in model.graph.initializer)
+    half = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    return any(item.data_type in half for item in onnx.load(path, load_external_data=False).graph.initializer)
 
 
 def _metadata(path: str) -> Dict[str, str]:

@@ -67,16 +67,14 @@ def _tensor(tensor: TensorSpec, spec: RunnerSpec, size: int, random: np.random.G
         if made is not None:
             return made
     shape = (size, *(n or 1 for n in tensor.shape[1:]))
-    kind = np.dtype(tensor.dtype)
+    kind: np.dtype[Any] = np.dtype(tensor.dtype)
     if kind.kind == "f":
         return random.standard_normal(shape).astype(kind)
     high = 256 if tensor.dtype == "uint8" else 2  # any table that integers may index has two rows
     return random.integers(0, high, shape).astype(kind)
 
 
-def _images(
-    tensor: TensorSpec, spec: RunnerSpec, size: int, random: np.random.Generator
-) -> Optional[npt.NDArray[Any]]:
+def _images(tensor: TensorSpec, spec: RunnerSpec, size: int, random: np.random.Generator) -> Optional[npt.NDArray[Any]]:
     from calib.preprocess import Preprocess, apply
 
     height, width, channels = image_size(tensor, spec.layout)

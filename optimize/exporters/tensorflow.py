@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from engines.errors import IncompatibleError, ModelError
 from engines.spec import Progress, RunnerSpec, TensorSpec, quiet
@@ -68,6 +68,7 @@ def convert(
         IncompatibleError: tf2onnx is missing.
     """
     import tensorflow as tf
+    from onnx import numpy_helper
 
     try:
         import tf2onnx
@@ -80,19 +81,38 @@ def convert(
     logger = logging.getLogger("tf2onnx.tfonnx")
     logger.addHandler(heard)
     try:
-        model, _ = tf2onnx.convert.from_function(
-            tf.function(forward, input_signature=signature), input_signature=signature, opset=opset
-        )
+        function = tf.function(forward, input_signature=signature)
+        captured = _captured(function.get_concrete_function())
+        model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=opset)
     except Exception as error:  # tf2onnx and the model's own code raise every class there is
         text = heard.text or f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
         raise ModelError(f"{name} cannot be converted to ONNX: {text}") from error
     finally:
         logger.removeHandler(heard)
     order = {f"input_{i}": i for i in range(len(inputs))}
-    items = sorted(model.graph.input, key=lambda item: order.get(item.name.split(":")[0], len(order)))
+    items = []
+    for item in sorted(model.graph.input, key=lambda item: order.get(item.name.split(":")[0], len(order))):
+        value = captured.get(item.name.split(":")[0])
+        if value is None:
+            items.append(item)
+        else:
+            model.graph.initializer.append(numpy_helper.from_array(value, item.name))
     del model.graph.input[:]
     model.graph.input.extend(items)
     return model
+
+
+def _captured(concrete: Any) -> Dict[str, Any]:
+    """Values, by placeholder, of the tensors that a traced function holds besides its variables.
+
+    A Keras Normalization layer keeps its mean so; tf2onnx makes variables constant, and inputs of these.
+    """
+    inner = concrete.inputs[len(concrete.inputs) - len(concrete.captured_inputs) :]
+    return {
+        inside.name.split(":")[0]: outside.numpy()
+        for inside, outside in zip(inner, concrete.captured_inputs)
+        if outside.dtype.name not in ("resource", "variant") and hasattr(outside, "numpy")
+    }
 
 
 class _Heard(logging.Handler):

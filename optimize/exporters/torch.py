@@ -39,6 +39,9 @@ def trace(spec: RunnerSpec, opset: int, batch: Union[str, int], progress: Progre
 
     import torch
 
+    if spec.kind == "torch-pt2":
+        module.train = lambda mode=True: module  # it has no modes, and its own train() raises; the exporter calls it
+
     class Flat(torch.nn.Module):  # type: ignore[misc]
         """Returns the tensors of a nested result one after another, in the order of their names."""
 
@@ -63,7 +66,8 @@ def trace(spec: RunnerSpec, opset: int, batch: Union[str, int], progress: Progre
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            torch.onnx.export(Flat().eval(), given, buffer, **options)
+            # TorchScript cannot be called inside a trace; the exporter takes it, and flattens its results, itself.
+            torch.onnx.export(module if spec.kind == "torchscript" else Flat().eval(), given, buffer, **options)
     except Exception as error:  # the exporter and the model's own code raise every class there is
         text = " ".join(str(error).split())[:400]
         raise ModelError(f"{name} cannot be converted to ONNX: {type(error).__name__}: {text}") from error

@@ -82,7 +82,9 @@ def set_batch(net: Net, batch: Union[str, int], name: str, sizes: Optional[Seque
                 raise UsageError(f"--input-shape {text(sizes)} does not fit {name}, which takes {text(rest)}")
             rest = list(sizes)
         if None in rest:
-            raise UsageError(f"{name} takes {text(rest)}: its size is free", "give it with --input-shape, such as 3x224x224")
+            raise UsageError(
+                f"{name} takes {text(rest)}: its size is free", "give it with --input-shape, such as 3x224x224"
+            )
         set_shape(item, [BATCH if batch == "dynamic" else batch, *rest])
     net.changed()
 
@@ -128,9 +130,8 @@ def set_layout(net: Net, have: str, want: str) -> bool:
         shape = shape_of(item)
         if len(shape) != 4:
             continue
-        named: List[Union[int, str, None]] = [
-            d.dim_param or (int(d.dim_value) if d.HasField("dim_value") else None) for d in item.type.tensor_type.shape.dim
-        ]
+        labels = [d.dim_param for d in item.type.tensor_type.shape.dim]
+        named: List[Union[int, str, None]] = [label or n for label, n in zip(labels, shape)]
         turned = to_last(4) if want == "NHWC" else to_first(4)
         back = to_first(4) if want == "NHWC" else to_last(4)
         inner = net.name(f"{item.name}_{have.lower() or 'source'}")
@@ -146,7 +147,8 @@ def specs(net: Net, kind: str) -> List[TensorSpec]:
     """The inputs (`kind` input) or outputs (output) as TensorSpecs."""
     from onnx import helper
 
+    dtype = helper.tensor_dtype_to_np_dtype
     return [
-        TensorSpec(item.name, tuple(shape_of(item)), helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type).name)
+        TensorSpec(item.name, tuple(shape_of(item)), dtype(item.type.tensor_type.elem_type).name)
         for item in getattr(net.graph, kind)
     ]

@@ -13,9 +13,17 @@ import numpy as np
 from optimize.exporters.graph.net import Net, attributes, set_attribute
 from optimize.exporters.graph.noop import RESHAPES, as_reshape, same
 
-_UNARY = ["Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "Selu", "Clip", "Erf", "Exp", "Log", "Neg", "Abs", "Sqrt", "Reciprocal", "Softplus", "Softsign", "HardSigmoid", "HardSwish", "ThresholdedRelu", "Floor", "Ceil", "Round", "Cast", "Sign", "Sin", "Cos", "Celu", "Mish", "Gelu"]
+_UNARY = {
+    *("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "Selu", "Clip", "Erf", "Exp", "Log", "Neg", "Abs", "Sqrt"),
+    *("Reciprocal", "Softplus", "Softsign", "HardSigmoid", "HardSwish", "ThresholdedRelu", "Floor", "Ceil", "Round"),
+    *("Cast", "Sign", "Sin", "Cos", "Celu", "Mish", "Not", "Pad"),
+}
+"""Operators whose first input alone has the axes of the result; a Pad's numbers are put in order with it."""
 
-_BINARY = ["Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu", "Sum", "Mean", "Where", "Less", "Greater", "Equal", "And", "Or", "Not"]
+_BINARY = {
+    *("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu", "Sum", "Mean", "Where"),
+    *("Less", "Greater", "Equal", "And", "Or"),
+}
 
 
 def to_last(rank: int) -> Tuple[int, ...]:
@@ -218,9 +226,9 @@ def flatten(net: Net) -> bool:
         shape = net.shapes.get(turn.input[0])
         if shape is None or None in shape[1:] or net.rank(node.input[0]) != 2:
             continue
-        if net.shapes[node.input[0]][1] != int(np.prod(shape[1:], dtype=np.int64)):  # type: ignore[arg-type]
+        if net.shapes[node.input[0]][1] != int(np.prod(shape[1:], dtype=np.int64)):
             continue
-        rows = np.arange(int(np.prod(shape[1:], dtype=np.int64))).reshape(shape[1:])  # type: ignore[arg-type]
+        rows = np.arange(int(np.prod(shape[1:], dtype=np.int64))).reshape(shape[1:])
         rows = rows.transpose(*range(1, len(shape) - 1), 0).reshape(-1)  # where each row is in channels first
         by_row = weight.T if attributes(node).get("transB", 0) else weight
         turned = np.empty_like(by_row)
@@ -239,6 +247,8 @@ def _elementwise(net: Net, node: Any) -> bool:
         return False
     if node.op_type == "Concat":
         return not any(name in net.constants for name in node.input)
+    if node.op_type == "Pad":
+        return 2 <= len(node.input) <= 3 and net.constant(node, 1) is not None
     return node.op_type in _UNARY or node.op_type in _BINARY
 
 
@@ -270,6 +280,10 @@ def _turn_axis(node: Any, order: Sequence[int]) -> None:
 
 def _turn_constant(net: Net, node: Any, slot: int, order: Sequence[int], rank: int) -> None:
     value = net.constants[node.input[slot]]
+    if node.op_type == "Pad" and slot == 1:
+        pads = value.reshape(2, rank)[:, list(order)].reshape(-1)
+        node.input[slot] = net.add_constant(f"{node.input[slot]}_first", pads)
+        return
     if value.size == 1 or node.op_type in _UNARY:
         return
     wide = value.reshape((1,) * (rank - value.ndim) + value.shape)

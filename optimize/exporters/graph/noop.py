@@ -23,9 +23,8 @@ def idle(net: Net) -> bool:
     """Drop Identity, Dropout, zero Pads, and Transposes, Reshapes, Slices and Concats that change nothing."""
     found = False
     for node in list(net.nodes):
-        if node.domain in ("", "ai.onnx") and _does_nothing(net, node):
-            if node.op_type == "Dropout" and any(name in net.outputs or name in net.readers for name in node.output[1:]):
-                continue
+        more = any(name in net.outputs or name in net.readers for name in node.output[1:])  # a Dropout's mask
+        if node.domain in ("", "ai.onnx") and not more and _does_nothing(net, node):
             found |= net.bypass(node)
     return found
 
@@ -116,7 +115,7 @@ def reshapes(net: Net) -> bool:
 def _flattens(before: Optional[Shape], after: Shape) -> bool:
     if before is None or len(after) != 2 or len(before) < 3 or None in before[1:]:
         return False
-    rest = int(np.prod(before[1:], dtype=np.int64))  # type: ignore[arg-type]
+    rest = int(np.prod(before[1:], dtype=np.int64))
     return before[0] == after[0] and after[1] == rest
 
 

@@ -70,7 +70,7 @@ def _takes(net: Net, pad: Any, node: Any, pads: List[int], value: float) -> bool
 
 
 def _not_negative(net: Net, name: str) -> bool:
-    """Whether a tensor has no negative element, so that padding with 0 does to a maximum what padding with -inf does."""
+    """Whether a tensor has no negative element: then padding with 0 does to a maximum what -inf does."""
     maker = net.makers.get(name)
     if maker is None:
         return False

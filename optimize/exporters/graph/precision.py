@@ -37,7 +37,8 @@ def to_float32(net: Net) -> bool:
     for node in net.nodes:
         if node.op_type in _QUANTISED:
             raise ModelError(
-                f"the graph is quantised already ({node.op_type} at node {node.name!r})", "give the model in floating point"
+                f"the graph is quantised already ({node.op_type} at node {node.name!r})",
+                "give the model in floating point",
             )
     other = _other_floats()
     found = False

@@ -36,7 +36,9 @@ class Sketch:
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
 
-    def conv(self, x: str, i: int, o: int, kernel: int = 3, bias: bool = True, group: int = 1, **attributes: Any) -> str:
+    def conv(
+        self, x: str, i: int, o: int, kernel: int = 3, bias: bool = True, group: int = 1, **attributes: Any
+    ) -> str:
         attributes.setdefault("pads", [kernel // 2] * 4)
         weights = [self.normal(o, i // group, kernel, kernel)] + ([self.normal(o)] if bias else [])
         return self.node("Conv", x, *weights, group=group, **attributes)

@@ -55,7 +55,7 @@ def test_a_batch_that_is_fixed_inside(sketch: Any) -> None:
 def test_a_free_size_must_be_given(sketch: Any) -> None:
     s = sketch()
     model = s.model(["N", 3, None, None], {s.conv("x", 3, 8): None})
-    with pytest.raises(UsageError, match="takes 3x.x.: its size is free") as caught:
+    with pytest.raises(UsageError, match=r"takes 3x.x.: its size is free") as caught:
         boundary.set_batch(Net(model), "dynamic", "m")
     assert "--input-shape" in caught.value.hint
     with pytest.raises(UsageError, match="4x6x6 does not fit"):
@@ -107,7 +107,12 @@ def test_names_are_those_of_layers(sketch: Any) -> None:
     net = Net(s.model(["batch", 5, 6, 3], {y: None}))
     graph.clean(net)
     names.tidy(net)
-    assert [n.name for n in net.nodes] == ["x/to_channels_first", "net/stage/conv2d/Conv2D", "layer1/layer1.0/Relu", "Sigmoid_3"]
+    assert [n.name for n in net.nodes] == [
+        "x/to_channels_first",
+        "net/stage/conv2d/Conv2D",
+        "layer1/layer1.0/Relu",
+        "Sigmoid_3",
+    ]
     assert sorted(net.constants) == ["net/stage/conv2d/Conv2D/bias", "net/stage/conv2d/Conv2D/weight"]
     assert net.nodes[2].input[0] == "net/stage/conv2d/Conv2D" and net.outputs == [y]
 

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+STEPS = ["conv", "relu", "bias", "space", "skip", "gate", "concat", "pad", "out"]
 LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
@@ -65,6 +66,13 @@ def test_concatenation_and_constants_over_space(sketch: Any, cleaned: Any, ops: 
     assert ops(cleaned(s.model(["batch", 5, 6, 3], {y: None})))["Transpose"] == 1
 
 
+def test_padding_in_channels_last_joins_the_convolution(sketch: Any, cleaned: Any, ops: Any) -> None:
+    s = sketch()
+    y = s.node("Pad", s.node("HardSwish", nhwc(s, "x", 3, 4)), s.ints(0, 0, 2, 0, 0, 1, 0, 0))
+    y = s.node("ReduceMean", nhwc(s, y, 4, 4, pads=[0] * 4), axes=[1, 2], keepdims=0)
+    assert "Pad" not in ops(cleaned(s.model(["batch", 5, 6, 3], {y: None})))
+
+
 def test_images_at_the_output_keep_their_layout(sketch: Any, cleaned: Any, ops: Any) -> None:
     s = sketch()
     y = s.node("Sigmoid", nhwc(s, s.node("Relu", nhwc(s, "x", 3, 4)), 4, 2))
@@ -85,9 +93,7 @@ def test_other_transposes_stay(sketch: Any, cleaned: Any, ops: Any) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**31),
-    steps=st.lists(
-        st.sampled_from(["conv", "relu", "bias", "space", "skip", "gate", "concat", "out"]), min_size=1, max_size=7
-    ),
+    steps=st.lists(st.sampled_from(STEPS), min_size=1, max_size=7),
     tail=st.sampled_from(["mean", "flatten", "none"]),
 )
 def test_any_channels_last_network_keeps_its_result(
@@ -110,6 +116,9 @@ def test_any_channels_last_network_keeps_its_result(
             y = s.node("Add", y, last)
         elif step == "gate":
             y = s.node("Mul", y, nhwc(s, s.node("ReduceMean", y, axes=[1, 2], keepdims=1), 4, 4, 1))
+        elif step == "pad":
+            y = s.node("Pad", y, s.ints(0, 1, 0, 0, 0, 0, 1, 0))
+            y = nhwc(s, s.node("Slice", y, s.ints(1, 1), s.ints(99, 99), s.ints(1, 2)), 4, 4)
         elif step == "concat":
             y = nhwc(s, s.node("Concat", y, last, axis=3), 8, 4)
         else:

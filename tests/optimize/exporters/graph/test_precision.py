@@ -51,7 +51,7 @@ def test_a_quantised_graph_is_refused(sketch: Any) -> None:
     s = sketch()
     scale, zero = s.const(0.1), s.const(0, np.int8)
     y = s.node("DequantizeLinear", s.node("QuantizeLinear", "x", scale, zero), scale, zero)
-    with pytest.raises(ModelError, match="quantised already .QuantizeLinear"):
+    with pytest.raises(ModelError, match=r"quantised already .QuantizeLinear"):
         graph.clean(Net(s.model(["batch", 4], {y: None})))
 
 
