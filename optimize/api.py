@@ -211,6 +211,7 @@ def bench(
     images: Optional[int] = None,
     data: Optional[str] = None,
     out: Optional[PathLike] = "runs.json",
+    command: str = "",
     progress: Progress = quiet,
     **source: Any,
 ) -> Tuple[Dict[str, Any], List[Tuple[str, str]]]:
@@ -243,6 +244,7 @@ def bench(
         images=images,
         data=data,
         out=Path(out) if out else None,
+        command=command,
         progress=progress,
     )
 

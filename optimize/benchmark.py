@@ -122,6 +122,7 @@ def measure(
     images: Optional[int] = None,
     data: Optional[str] = None,
     out: Optional[Path] = None,
+    command: str = "",
     progress: Progress = quiet,
 ) -> Tuple[Dict[str, Any], List[Tuple[str, str]]]:
     """Speed of all targets in alternating rounds, then accuracy where data is given, as one run.
@@ -133,6 +134,7 @@ def measure(
         images: Test images for accuracy, all by default.
         data: Data set reference.
         out: Run file to write, or None.
+        command: That was typed, kept in the run.
         progress: Told what happens.
 
     Returns:
@@ -158,6 +160,7 @@ def measure(
         "iterations": iterations,
         "data": data,
         "seed": 0,
+        "command": command,
     }
     run = runs.make(done.rows, done.before, done.after, settings, failures)
     if out is not None:

@@ -129,9 +129,12 @@ def judge(accuracy: Dict[str, Any], max_drop: float, min_agreement: Optional[flo
 def _lines(accuracy: Optional[Dict[str, Any]], check: Optional[Dict[str, Any]]) -> List[str]:
     if accuracy is not None:
         about = accuracy["dataset"]
+        known = accuracy["top1"] is not None
         return [
             f"top-1      {100 * accuracy['top1']:.2f}% (original {100 * accuracy['source_top1']:.2f}%), "
-            f"drop {accuracy['top1_drop']:+.2f} points",
+            f"drop {accuracy['top1_drop']:+.2f} points"
+            if known
+            else "top-1      unmeasured: the images have no labels",
             f"agreement  {100 * accuracy['agreement']:.2f}%",
             f"images     {about['n']} of {about['name']}",
         ]

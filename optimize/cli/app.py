@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict
 import typer
 
 from optimize.cli import benchmarks, builds, looks, zoo
-from optimize.cli.console import command
+from optimize.cli.command import command
 from optimize.version import VERSION
 
 _EPILOG = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import typer
 from typing_extensions import Annotated
@@ -35,23 +37,14 @@ def bench(
     ] = None,
     data: options.Data = None,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="runs.json", help="The run file.")] = Path("runs.json"),
-    custom_objects: options.CustomObjects = None,
-    factory: options.Factory = None,
-    input_shape: options.InputShape = None,
-    preprocess: options.Preprocess = None,
-    task: options.Task = None,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
+    *,
+    source: Dict[str, Any],
 ) -> None:
     """Measure engines against the original, in fresh alternating processes."""
     from optimize import api
 
     if device not in ("cpu", "auto"):
         raise UsageError(f"--device {device}: only cpu can be measured here", "leave --device out")
-    source = options.source_options(custom_objects, factory, input_shape, preprocess, task)
     with progress() as report:
         run, failures = api.bench(
             targets,
@@ -67,6 +60,7 @@ def bench(
             images=images,
             data=data,
             out=out,
+            command=" ".join(["optimize", *map(shlex.quote, sys.argv[1:])]),
             progress=report,
             **source,
         )
@@ -92,11 +86,6 @@ def report(
     out: Annotated[
         Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Default: the current folder.")
     ] = None,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
 ) -> None:
     """Write report.md, .csv, .json or .svg from run files."""
     from optimize import api

@@ -26,21 +26,12 @@ def export(
     layout: Annotated[str, typer.Option("--layout", help="NHWC or NCHW at the boundary; default as the source.")] = "",
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check the graph against the source.")] = True,
     data: options.Data = None,
-    custom_objects: options.CustomObjects = None,
-    factory: options.Factory = None,
-    input_shape: options.InputShape = None,
-    preprocess: options.Preprocess = None,
-    task: options.Task = None,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
+    *,
+    source: Dict[str, Any],
 ) -> None:
     """Write a model as a true FP32 ONNX graph, checked against the source."""
     from optimize import api
 
-    source = options.source_options(custom_objects, factory, input_shape, preprocess, task)
     with progress() as report:
         done = api.export(
             model, out=out, opset=opset, batch=batch, layout=layout, verify=verify, data=data, progress=report, **source
@@ -78,16 +69,8 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and stop.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="No fast 16-bit format is an error (exit 4).")] = False,
-    custom_objects: options.CustomObjects = None,
-    factory: options.Factory = None,
-    input_shape: options.InputShape = None,
-    preprocess: options.Preprocess = None,
-    task: options.Task = None,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
+    *,
+    source: Dict[str, Any],
     fp16: Annotated[bool, typer.Option("--fp16", "--half", hidden=True)] = False,
     int8: Annotated[bool, typer.Option("--int8", hidden=True)] = False,
     best: Annotated[bool, typer.Option("--best", hidden=True)] = False,
@@ -120,7 +103,7 @@ def build(
         "out": out or save_engine,
         "force": force,
         "strict": strict,
-        **options.source_options(custom_objects, factory, input_shape, preprocess, task),
+        **source,
     }
     if dry_run:
         plans = [api.plan(model, **given) for model in todo]
@@ -160,21 +143,12 @@ def verify(
     max_drop: Annotated[Optional[float], typer.Option("--max-drop", help="Points of top-1 (default 1.0).")] = None,
     min_agreement: Annotated[Optional[float], typer.Option("--min-agreement", help="Percent of images.")] = None,
     batch: Annotated[Optional[int], typer.Option("--batch", help="Default: the bundle's largest.")] = None,
-    custom_objects: options.CustomObjects = None,
-    factory: options.Factory = None,
-    input_shape: options.InputShape = None,
-    preprocess: options.Preprocess = None,
-    task: options.Task = None,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
+    *,
+    source: Dict[str, Any],
 ) -> None:
     """Check an engine against the original: numbers, and accuracy where data is given."""
     from optimize import api
 
-    source = options.source_options(custom_objects, factory, input_shape, preprocess, task)
     with progress() as report:
         done = api.verify(
             bundle,

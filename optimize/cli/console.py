@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
-import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, Union
 
 import typer
 
-from engines.errors import outcome
 from engines.spec import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Voice:
@@ -107,30 +102,3 @@ def progress() -> Iterator[Progress]:
             bars.update(tasks[what], completed=done, total=total or None)
 
         yield bar
-
-
-def command(function: F) -> F:
-    """Wrap a command so that every exception becomes one line, an exit code and a hint (`engines.errors.outcome`)."""
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except (Exception, KeyboardInterrupt) as error:
-            if isinstance(error, (typer.Exit, typer.Abort, typer.BadParameter)):
-                raise
-            if os.environ.get("OPTIMIZE_DEBUG"):
-                raise
-            if isinstance(error, BrokenPipeError):
-                # the reader of stdout has left: not an error of ours
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise typer.Exit(0) from None
-            message, code, hint = outcome(error)
-            if VOICE.json:
-                typer.echo(json.dumps({"error": {"message": message, "hint": hint, "exit_code": code}}))
-            typer.echo(f"error: {message}", err=True)
-            if hint:
-                typer.echo(f"  try: {hint}", err=True)
-            raise typer.Exit(code) from None
-
-    return run  # type: ignore[return-value]

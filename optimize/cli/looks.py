@@ -9,8 +9,8 @@ import typer
 from typing_extensions import Annotated
 
 from engines.errors import IncompatibleError
-from optimize.cli import options
-from optimize.cli.console import answer, command, console, progress, say
+from optimize.cli.command import command
+from optimize.cli.console import answer, console, progress, say
 
 cache_app = typer.Typer(
     rich_markup_mode=None,
@@ -20,13 +20,7 @@ cache_app = typer.Typer(
 )
 
 
-def doctor(
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
-) -> None:
+def doctor() -> None:
     """What works on this machine, what does not, and the command that mends it."""
     from optimize import doctor as checks
 
@@ -44,11 +38,6 @@ def demo(
         Optional[str],
         typer.Option("--data", help="Default: CIFAR-10 if it is found or can be fetched, else synthetic."),
     ] = None,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
 ) -> None:
     """The whole path in minutes on this machine: train, build, verify, bench, report."""
     from bench.report.table import render
@@ -63,11 +52,6 @@ def demo(
 def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle, a model or a run file.")],
     layers: Annotated[bool, typer.Option("--layers", help="Every layer with its precision.")] = False,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
 ) -> None:
     """What a file is and what it says of itself, without running it."""
     from optimize import inspection
@@ -81,11 +65,6 @@ def predict(
     images: Annotated[List[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     top: Annotated[int, typer.Option("--top", min=1, help="Classes to print.")] = 5,
     labels: Annotated[Optional[Path], typer.Option("--labels", help="Text file, one class name a line.")] = None,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
 ) -> None:
     """Labels and scores of images."""
     from optimize import api
@@ -106,11 +85,6 @@ def predict(
 @command
 def cache_ls(
     folder: Annotated[Path, typer.Argument(help="An output folder, or one that holds some.")] = Path("."),
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
 ) -> None:
     """Finished stages that a later build would use again."""
     from optimize.pipeline import cache
@@ -129,11 +103,6 @@ def cache_ls(
 @command
 def cache_rm(
     folder: Annotated[Path, typer.Argument(help="An output folder, or one that holds some.")] = Path("."),
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
 ) -> None:
     """Remove them; bundles stay."""
     from optimize.pipeline import cache

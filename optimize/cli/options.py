@@ -105,20 +105,3 @@ Data = Annotated[
 ]
 Backend = Annotated[str, typer.Option("--backend", help="auto, tensorrt, openvino or onnxruntime.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves the runtime's default.")]
-
-
-def source_options(
-    custom_objects: Optional[str],
-    factory: Optional[str],
-    input_shape: Optional[str],
-    preprocess: Optional[str],
-    task: Optional[str],
-) -> Dict[str, Any]:
-    """The model options as `optimize.sources.recognise` takes them."""
-    return {
-        "custom_objects": custom_objects,
-        "factory": factory,
-        "input_shape": input_shape,
-        "preprocess": preprocess,
-        "task": task,
-    }

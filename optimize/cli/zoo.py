@@ -8,8 +8,8 @@ from typing import Optional
 import typer
 from typing_extensions import Annotated
 
-from optimize.cli import options
-from optimize.cli.console import answer, command, progress, say
+from optimize.cli.command import command
+from optimize.cli.console import answer, progress, say
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -27,13 +27,7 @@ Seed = Annotated[int, typer.Option("--seed")]
 
 @app.command("list")
 @command
-def list_models(
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
-) -> None:
+def list_models() -> None:
     """The models that the zoo makes, with their parameters at 1,000 classes."""
     from optimize import zoo
 
@@ -51,11 +45,6 @@ def make(
     size: Size = 32,
     seed: Seed = 0,
     out: Annotated[Optional[Path], typer.Option("-o", "--out", help="Default: NAME.keras or NAME.pt here.")] = None,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
 ) -> None:
     """Make a model with random weights."""
     from optimize import api
@@ -77,11 +66,6 @@ def train(
     images: Annotated[Optional[int], typer.Option("--images", min=1, help="Train on that many images only.")] = None,
     seed: Seed = 0,
     out: Annotated[Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Folder for the file.")] = None,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    show_progress: options.ShowProgress = True,
 ) -> None:
     """Train a Keras model for some epochs and save it as NAME_DATA_bsBATCH_epochsN.keras."""
     from optimize import api
