@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Union
 
 import numpy as np
 
 from engines.errors import ModelError
-from optimize.exporters.graph.net import Net, attributes
+from optimize.exporters.graph.net import Net, attributes, set_attribute
 
 _LARGEST = 64 * 1024 * 1024
 """Largest result, bytes, that is stored in place of the nodes that compute it, unless its inputs are as large."""
@@ -103,19 +103,68 @@ def _run(net: Net, nodes: List[Any], wanted: List[str]) -> Dict[str, Any]:
 
 
 def shapes(net: Net) -> bool:
-    """Give a Reshape that computes its shape from other shapes a constant one, where at most one dimension is free.
+    """Give a Reshape that computes its shape from other shapes a constant one, where that is certain.
 
-    Exporters write `Shape`, `Gather`, `Concat` to carry a free batch through a Reshape; -1 carries it as well.
+    Exporters write `Shape`, `Gather`, `Concat` to carry a free batch through a Reshape; 0 (the input's own dimension)
+    or -1 carries it as well.
     """
     found = False
     for node in list(net.nodes):
         if node.op_type != "Reshape" or node.input[1] in net.constants:
             continue
-        shape = net.shapes.get(node.output[0])
-        if shape is None or sum(n is None for n in shape) > 1 or 0 in shape:
-            continue
-        value = np.asarray([-1 if n is None else n for n in shape], np.int64)
-        node.input[1] = net.add_constant(f"{node.output[0]}_shape", value)
-        net.changed()
-        found = True
+        value = _target(net, node)
+        if value is not None:
+            node.input[1] = net.add_constant(f"{node.output[0]}_shape", np.asarray(value, np.int64))
+            set_attribute(node, "allowzero", None)
+            net.changed()
+            found = True
     return found and (net.sweep() or True)
+
+
+def _target(net: Net, node: Any) -> Optional[List[int]]:
+    shape = net.shapes.get(node.output[0])
+    if shape is not None and sum(n is None for n in shape) <= 1 and 0 not in shape:
+        return [-1 if n is None else n for n in shape]
+    dims = _dims(net, node.input[1])
+    if dims is None or 0 in dims:
+        return None
+    labels = net.labels.get(node.input[0], ())
+    own = [0 if i < len(labels) and labels[i] and labels[i] == n else n for i, n in enumerate(dims)]
+    value = [n if isinstance(n, int) else -1 for n in own]
+    return value if value.count(-1) <= 1 else None
+
+
+_Dim = Union[int, str, None]
+"""A number, the name of a free dimension, or not known."""
+
+
+def _dims(net: Net, name: str) -> Optional[List[_Dim]]:
+    """The numbers in a small integer tensor that is computed from shapes; None where even their count is not known."""
+    constant, node = net.constants.get(name), net.makers.get(name)
+    if constant is not None:
+        return [int(n) for n in constant.reshape(-1)] if constant.dtype.kind == "i" and constant.ndim < 2 else None
+    if node is None:
+        return None
+    given = attributes(node)
+    if node.op_type == "Shape":
+        whole = net.shapes.get(node.input[0])
+        labels = net.labels.get(node.input[0], ())
+        if whole is None:
+            return None
+        dims: List[_Dim] = [n if n is not None else (label or None) for n, label in zip(whole, labels)]
+        return dims[given.get("start", 0) : given.get("end", len(dims))]
+    if node.op_type == "Concat":
+        parts = [_dims(net, item) for item in node.input]
+        return None if None in parts else [n for part in parts if part is not None for n in part]
+    if node.op_type not in ("Cast", "Identity", "Unsqueeze", "Squeeze", "Gather", "Slice"):
+        return None
+    source = _dims(net, node.input[0])
+    if source is None or node.op_type in ("Cast", "Identity", "Unsqueeze", "Squeeze"):
+        return source
+    if node.op_type == "Gather":
+        indices = net.constant(node, 1)
+        return None if indices is None else [source[int(i)] for i in indices.reshape(-1)]
+    cut = [net.ints(node, slot, word) for slot, word in ((1, "starts"), (2, "ends"), (4, "steps"))]
+    if cut[0] is None or cut[1] is None or (cut[2] or [1]) != [1] or len(cut[0]) != 1:
+        return None
+    return source[cut[0][0] : cut[1][0]]

@@ -36,7 +36,10 @@ def tidy(net: Net) -> None:
     new: Dict[str, str] = {name: name for name in kept}
     taken = set(kept)
     for count, node in enumerate(net.nodes):
-        base = _LEADING.sub("", _COUNTERS.sub("", node.name)).strip("/") or f"{node.op_type}_{count}"
+        base = _plain(node.name)
+        if base in ("", node.op_type) and node.output[0] not in kept:
+            base = _plain(node.output[0]) if "/" in node.output[0] else ""
+        base = base or f"{node.op_type}_{count}"
         base = _suited(net, node, base)
         node.name = _free(base, taken)
         for slot, name in enumerate(node.output):
@@ -53,6 +56,10 @@ def tidy(net: Net) -> None:
                 slots[slot] = new.get(name, name)
     net.constants = {new.get(name, name): value for name, value in net.constants.items()}
     net.changed()
+
+
+def _plain(name: str) -> str:
+    return _LEADING.sub("", _COUNTERS.sub("", name)).strip("/")
 
 
 def _suited(net: Net, node: Any, base: str) -> str:

@@ -74,6 +74,8 @@ class Net:
         del graph.quantization_annotation[:]
         self._shapes: Optional[Dict[str, Shape]] = None
         self._types: Dict[str, int] = {}
+        self.labels: Dict[str, Tuple[str, ...]] = {}
+        """Names of free dimensions, as of the last inference; equal ones are equal numbers."""
         self._taken = {name for node in self.nodes for name in node.output} | set(self.constants) | set(self.inputs)
         self.changed()
 
@@ -124,7 +126,7 @@ class Net:
             model = shape_inference.infer_shapes(model, data_prop=True)
         except (RuntimeError, ValueError):  # shapes that contradict: the checker will say so with a name
             model = self.model(without=hidden)
-        self._shapes, self._types = {}, {}
+        self._shapes, self._types, self.labels = {}, {}, {}
         for item in (*model.graph.input, *model.graph.value_info, *model.graph.output):
             kind = item.type.tensor_type
             self._types[item.name] = int(kind.elem_type)
@@ -132,6 +134,7 @@ class Net:
                 self._shapes[item.name] = tuple(
                     int(d.dim_value) if d.HasField("dim_value") else None for d in kind.shape.dim
                 )
+                self.labels[item.name] = tuple(d.dim_param for d in kind.shape.dim)
         for name, value in self.constants.items():
             self._shapes[name] = tuple(value.shape)
             self._types[name] = int(helper.np_dtype_to_tensor_dtype(value.dtype))

@@ -54,6 +54,19 @@ def test_reshape_by_the_input_s_own_batch(sketch: Any, cleaned: Any, ops: Any) -
     assert ops(cleaned(s.model(["batch", 3, 4], {y: None}))) == {"Relu": 1, "Reshape": 1}
 
 
+@pytest.mark.parametrize("opset", [13, 17])
+@pytest.mark.parametrize("last", [12, -1])
+def test_flatten_as_tensorflow_writes_it(opset: int, last: int, sketch: Any, cleaned: Any, ops: Any) -> None:
+    s = sketch()
+    turned = s.node("Transpose", s.node("Relu", "x"), perm=[0, 2, 1])
+    shape = s.node("Cast", s.node("Gather", s.node("Shape", turned), s.ints(0, 2, 1)), to=6)
+    shape = s.node("Slice", shape, s.ints(0), s.ints(1), s.ints(0))
+    shape = s.node("Cast", s.node("Concat", shape, s.const([last], np.int32), axis=0), to=7)
+    y = s.node("MatMul", s.node("Reshape", turned, shape), s.normal(12, 5))
+    model = s.model(["batch", 3, 4], {y: ["batch", 5]}, opset=opset)
+    assert ops(cleaned(model)) == {"Relu": 1, "Transpose": 1, "Flatten": 1, "MatMul": 1}
+
+
 def test_what_no_runtime_computes_is_a_model_error(sketch: Any) -> None:
     from engines.errors import ModelError
     from optimize.exporters import graph
