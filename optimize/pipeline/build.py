@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from engines import backend as backends
 from engines import jsonfile, manifest
@@ -137,8 +137,8 @@ class _Job:
         export = self.space.run(
             "export",
             "optimize.exporters:export",
-            {"spec": self.spec.to_json(), "opset": o.opset, "batch": "dynamic", "layout": o.layout},
-            {**self.source, "opset": o.opset, "batch": "dynamic", "layout": o.layout},
+            {"spec": self.spec.to_json(), "opset": o.opset, "batch": self._export_batch(), "layout": o.layout},
+            {**self.source, "opset": o.opset, "batch": self._export_batch(), "layout": o.layout},
             self.progress,
             EXPORT_PACKAGES,
             out="out=model.onnx",
@@ -149,6 +149,7 @@ class _Job:
         self.graph = jsonfile.sha256(self.onnx)
         preprocess = self.spec.preprocess
         self.spec = RunnerSpec.from_json(export["spec"]).with_(preprocess=preprocess)
+        self.boundary = RunnerSpec.from_json({"path": self.onnx, "kind": "onnx", **export["boundary"]})
         self._settle_preprocess()
         check = self._check_export()
         if not check["passed"]:
@@ -159,6 +160,11 @@ class _Job:
         self.source_scores = self._scores("source", reference(self.spec), self.source, [])
         about = {k: v for k, v in self.source_scores.items() if k in ("top1", "top5", "dataset")}
         return Build(Path(self.spec.path), out, self.backend, self.spec, check, about or None)
+
+    def _export_batch(self) -> Union[str, int]:
+        """A free batch, unless the source itself has a fixed one that is the only one asked for."""
+        fixed = self.spec.kind == "torch-pt2" or (self.spec.inputs and self.spec.inputs[0].shape[0] is not None)
+        return self.options.batches[0] if fixed and len(self.options.batches) == 1 else "dynamic"
 
     def _look_at_data(self) -> Dict[str, Any]:
         splits = ["test", "calibration", "holdout"] if {"int8", "best"} & set(self.options.precisions) else ["test"]
@@ -193,9 +199,7 @@ class _Job:
 
     def _graph_spec(self) -> RunnerSpec:
         """The exported graph on ONNX Runtime: FP32, the reference of everything after it."""
-        return self.spec.with_(
-            kind="onnx", path=self.onnx, backend="onnxruntime", custom_objects=None, factory=None, form="", options={}
-        )
+        return self.boundary.with_(backend="onnxruntime", preprocess=self.spec.preprocess, task=self.spec.task)
 
     def _check_export(self) -> Dict[str, Any]:
         o = self.options
@@ -246,7 +250,7 @@ class _Job:
         arguments = {
             "data": o.data,
             "preprocess": self.spec.preprocess,
-            "layout": self.spec.layout,
+            "layout": self.boundary.layout,
             "target": self.backend,
             "samples": o.samples,
             "seed": o.seed,
@@ -366,9 +370,9 @@ class _Job:
             "layers": built["layers"],
             "files": engine.file_entries(stage, built["files"]),
             "device": self.key.to_json(),
-            "inputs": [_tensor(t) for t in spec.inputs],
-            "outputs": [_tensor(t) for t in spec.outputs],
-            "layout": spec.layout,
+            "inputs": [_tensor(t) for t in self.boundary.inputs],
+            "outputs": [_tensor(t) for t in self.boundary.outputs],
+            "layout": self.boundary.layout,
             "task": spec.task,
             "classes": self.classes,
             "preprocess": spec.preprocess,
