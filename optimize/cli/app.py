@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict
 
 import typer
 
-from optimize.cli import benchmarks, builds, looks, zoo
+from optimize.cli import benchmarks, builds, bundles, cache, start, zoo
 from optimize.cli.command import command
 from optimize.version import VERSION
 
@@ -39,19 +39,19 @@ def _root(
 
 
 COMMANDS: Dict[str, Callable[..., Any]] = {
-    "doctor": looks.doctor,
-    "demo": looks.demo,
+    "doctor": start.doctor,
+    "demo": start.demo,
     "export": builds.export,
     "build": builds.build,
     "verify": builds.verify,
     "bench": benchmarks.bench,
     "report": benchmarks.report,
-    "inspect": looks.inspect,
-    "predict": looks.predict,
+    "inspect": bundles.inspect,
+    "predict": bundles.predict,
 }
 
 for _name, _function in COMMANDS.items():
     app.command(_name)(command(_function))
 
-app.add_typer(looks.cache_app, name="cache")
+app.add_typer(cache.app, name="cache")
 app.add_typer(zoo.app, name="zoo")

@@ -1,0 +1,43 @@
+"""`optimize inspect` and `optimize predict`: look into a file, run an engine on images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Optional
+
+import typer
+from typing_extensions import Annotated
+
+from optimize.cli.console import answer, progress
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A bundle, a model or a run file.")],
+    layers: Annotated[bool, typer.Option("--layers", help="Every layer with its precision.")] = False,
+) -> None:
+    """What a file is and what it says of itself, without running it."""
+    from optimize import inspection
+
+    about = inspection.inspect(path)
+    answer(about, inspection.lines(about, layers))
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="Engine bundle.")],
+    images: Annotated[List[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes to print.")] = 5,
+    labels: Annotated[Optional[Path], typer.Option("--labels", help="Text file, one class name a line.")] = None,
+) -> None:
+    """Labels and scores of images."""
+    from optimize import api
+
+    with progress() as report:
+        found = api.predict(bundle, images, top=top, labels=labels, progress=report)
+
+    def show() -> None:
+        for one in found:
+            typer.echo(one["image"])
+            for label in one["top"]:
+                typer.echo(f"  {label['score']:8.4f}  {label['label']}")
+
+    answer(found, show)
