@@ -303,7 +303,7 @@ _ALL, _SIGNED, _TRT = TARGETS, ("tensorrt", "openvino"), ("tensorrt",)
 
 RULES: Tuple[Rule, ...] = (
     Rule("opset", _ALL, _opset),
-    Rule("int8", _SIGNED, _int8),
+    Rule("int8", _TRT, _int8),
     Rule("zero-point", _SIGNED, _zero_point),
     Rule("uint8", ("onnxruntime",), _unsigned),
     Rule("constant-scale", _ALL, _constant_scale),

@@ -57,12 +57,13 @@ def quantise_weight(
 def quant(scale: float, nonnegative: bool, target: str) -> Quant:
     """Scale and zero point of an activation with the symmetric int8 `scale` (range 127 x scale).
 
-    ONNX Runtime gets uint8: zero point 0 where the tensor is never negative, so that all 255 steps cover it and the
-    zero point stands for a Relu; else 128. The others get int8 with zero point 0.
+    Where a tensor is never negative, uint8 with zero point 0 covers it with 255 steps instead of 127, and x86 CPUs
+    without AMX multiply uint8 by int8 without a detour (VNNI, ResNet-34, batch 64 on two cores: 8.4 ms instead of
+    13.1). TensorRT takes int8 only. ONNX Runtime's kernels want uint8 for the others too, with zero point 128.
     """
-    if target != "onnxruntime":
-        return Quant(scale)
-    return Quant(scale * 127.0 / 255.0, 0, False) if nonnegative else Quant(scale, 128, False)
+    if nonnegative and target != "tensorrt":
+        return Quant(scale * 127.0 / 255.0, 0, False)
+    return Quant(scale, 128, False) if target == "onnxruntime" else Quant(scale)
 
 
 def quantize(

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("no deadline", deadline=None)  # no test asserts a time; a loaded machine is slow
+settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
 

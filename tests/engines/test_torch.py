@@ -186,6 +186,7 @@ def test_hostile_pickles_are_never_executed(tmp_path, protocol):
     path = hostile_zip(tmp_path / "m.pt", mark, protocol)
     with pytest.raises(ModelError, match="not executed"):
         torchfile.check(path, "torch-state-dict")
+    pytest.importorskip("torch", reason="PyTorch is not installed (make setup TORCH=1)")
     with pytest.raises(ModelError):
         engines.open(RunnerSpec(path, "torch-state-dict", factory="x.py:y", input_shape=(3, 8, 8)))
     assert not mark.exists()

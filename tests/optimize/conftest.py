@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, Callable, Tuple
 
@@ -119,8 +120,10 @@ def optimize_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     home.mkdir(exist_ok=True)
     monkeypatch.chdir(home)
 
+    apart = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}  # before click 8.2
+
     def run(*words: object) -> Any:
         console.set_voice(False, False, False, True)
-        return CliRunner().invoke(app, [str(w) for w in words])
+        return CliRunner(**apart).invoke(app, [str(w) for w in words])
 
     return run

@@ -70,8 +70,10 @@ class Net:
         self.inputs = [item.name for item in graph.input]
         self.outputs = [item.name for item in graph.output]
         self.opset = opset(model)
-        del graph.node[:], graph.initializer[:], graph.value_info[:], graph.metadata_props[:]
-        del graph.quantization_annotation[:]
+        # metadata_props is there since onnx 1.16
+        for field in ("node", "initializer", "value_info", "metadata_props", "quantization_annotation"):
+            if hasattr(graph, field):
+                del getattr(graph, field)[:]
         self._shapes: Optional[Dict[str, Shape]] = None
         self._types: Dict[str, int] = {}
         self.labels: Dict[str, Tuple[str, ...]] = {}
