@@ -188,13 +188,16 @@ def compare(reference: Path, candidate: Path) -> Dict[str, Any]:
         `drop_interval` (95%, points) and `max_abs` (largest difference of scores).
 
     Raises:
-        DataError: They are not of the same images.
+        DataError: They are not of the same images, or the original's scores are not finite.
     """
     with np.load(reference, allow_pickle=False) as a, np.load(candidate, allow_pickle=False) as b:
         before, after, labels = a["scores"], b["scores"], b["labels"]
         same = before.shape == after.shape and a["sha256"] == b["sha256"] and np.array_equal(a["labels"], labels)
         if not same:
             raise DataError("the two results are not of the same images", "measure both on the same --data")
+    broken = int((~np.isfinite(before)).any(axis=1).sum())
+    if broken:
+        raise DataError(f"the original gives scores that are not finite numbers on {broken} of {len(before)} images")
     first, second = predictions(before), predictions(after)
     largest = float(np.abs(before - after).max())
     found: Dict[str, Any] = {

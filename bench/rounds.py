@@ -184,14 +184,19 @@ def distinct(targets: Sequence[Target]) -> List[Target]:
     Raises:
         UsageError: An unknown role, or the same target twice.
     """
-    labels = [target.label for target in targets]
-    named = []
     for target in targets:
         if target.role not in ROLES:
             raise UsageError(f"{target.name}: the role is engine or original, not {target.role!r}")
-        path = Path(target.spec.path)
-        shared = labels.count(target.label) > 1
-        named.append(target._replace(name=f"{path.parent.name}/{path.name}") if shared else target)
+    named = list(targets)
+    deepest = max(len(Path(target.spec.path).parts) for target in targets)
+    for parts in range(2, deepest + 1):
+        labels = [target.label for target in named]
+        named = [
+            target._replace(name="/".join(Path(target.spec.path).parts[-parts:]))
+            if labels.count(target.label) > 1
+            else target
+            for target in named
+        ]
     labels = [target.label for target in named]
     for label in labels:
         if labels.count(label) > 1:

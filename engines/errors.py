@@ -102,6 +102,7 @@ _OS_HINTS: Dict[int, Tuple[str, int, str]] = {
     errno.EROFS: ("read-only file system", 4, "choose a folder you can write to with -o DIR"),
     errno.ENOENT: ("no such file or folder", 2, "check the path"),
     errno.ENOTDIR: ("not a folder", 2, "check the path"),
+    errno.EEXIST: ("a file is in the way, where a folder is needed", 2, "choose another folder with -o DIR"),
     errno.EISDIR: ("a folder, where a file is needed", 2, "check the path"),
 }
 

@@ -146,23 +146,36 @@ def check_safe(path: str, config: Dict[str, Any], custom: Sequence[str] = ()) ->
     for item in objects(config):
         name = str(item["class_name"])
         inner = item.get("config")
-        if name == "Lambda" and "Lambda" not in given and isinstance(inner, dict) and _holds_code(inner):
-            layer = inner.get("name", "lambda")
+        if name == "Lambda" and "Lambda" not in given:
+            layer = inner.get("name", "lambda") if isinstance(inner, dict) else "lambda"
             raise ModelError(
-                f"{path}: the Lambda layer {layer!r} holds code that would run on loading",
+                f"{path}: the Lambda layer {layer!r} may hold code that would run on loading",
                 "if you trust the file, name the class: --custom-objects FILE.py:Lambda "
                 "(FILE.py: from tensorflow.keras.layers import Lambda); better, save the model without Lambda layers",
+            )
+        if name in _OP_LAYERS and isinstance(inner, dict) and not _is_mathematics(str(inner.get("function", ""))):
+            raise ModelError(
+                f"{path}: a layer calls the TensorFlow function {inner.get('function')!r}, which is no mathematics",
+                "save the model without it",
             )
         if "module" in item:
             _check_module(path, item, given)
 
 
-def _holds_code(config: Dict[str, Any]) -> bool:
-    """Whether a Lambda layer's function is stored as bytecode and not by name."""
-    if config.get("function_type", "") == "lambda":
-        return True
-    function = config.get("function")
-    return isinstance(function, dict) and function.get("class_name") == "__lambda__"
+_OP_LAYERS = ("TFOpLambda", "SlicingOpLambda")
+"""Layers that Keras 2 makes of a TensorFlow function called on a tensor; the file names any function of TensorFlow."""
+
+_MATHEMATICS = ("math.", "nn.", "linalg.", "image.", "__operators__.")
+_SHAPING = frozenset(
+    "cast concat convert_to_tensor expand_dims fill gather identity ones ones_like pad range reshape reverse shape slice "
+    "split squeeze stack strided_slice tile transpose unstack where zeros zeros_like clip_by_value".split()  # noqa: SIM905  (a list of words reads better)
+)
+
+
+def _is_mathematics(function: str) -> bool:
+    """Whether a TensorFlow function only computes: it neither reads nor writes files, nor calls Python."""
+    plain = function[len("compat.v1.") :] if function.startswith("compat.v1.") else function
+    return plain.startswith(_MATHEMATICS) or plain in _SHAPING
 
 
 def _check_module(path: str, item: Dict[str, Any], given: Set[str]) -> None:

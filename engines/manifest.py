@@ -246,6 +246,7 @@ _FIELDS: Dict[str, fields.Check] = {
     "layout": fields.one_of("", "NHWC", "NCHW"),
     "task": fields.one_of("classify", "tensors"),
     "preprocess": fields.null_or(fields.an_object()),
+    "classes": fields.a_list(fields.word),
     "batches": fields.a_list(fields.whole(1, 1 << 20), 1),
     "options": _options,
     "onnx": fields.an_object(sha256=_sha256, opset=fields.whole(1, 1000)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
@@ -48,6 +49,10 @@ def bench_targets(
             found.append(_engine(spec, "onnxruntime", threads)._replace(role="original"))
         else:
             found += _originals(spec, forms, threads)
+    originals = list(dict.fromkeys(t.spec.path for t in found if t.role == "original"))
+    if len(originals) > 1:
+        names = " and ".join(Path(path).name for path in originals)
+        raise UsageError(f"{names} are both originals: speed-up and drop need one", "name one with --baseline MODEL")
     for form in forms or ():
         if not any(t.form == form for t in found):
             raise UsageError(f"--forms {form}: none of the targets can be run so", "leave --forms out")
@@ -147,6 +152,10 @@ def measure(
     from bench import runs
 
     targets = distinct(targets)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir() or not os.access(out.parent, os.W_OK):  # told before minutes of measuring, not after
+            raise UsageError(f"{out} cannot be written", "name another file with -o runs.json")
     done = measuring.run(targets, batches, rounds, warmup_s, duration_s, iterations, data or "", 0, progress)
     failures = list(done.failures)
     if not done.rows:

@@ -46,11 +46,17 @@ def predict(
     for image in images:
         if not Path(image).is_file():
             raise UsageError(f"no such image: {image}")
-    names = Path(labels).read_text(encoding="utf-8").split("\n") if labels else []
-    names = [name for name in names if name] or list(manifest.read(Path(spec.path)).get("classes") or [])
+    names = _labels(Path(labels)) if labels else list(manifest.read(Path(spec.path))["classes"])
     arguments = {"spec": spec.to_json(), "images": [str(Path(i).resolve()) for i in images], "top": top, "names": names}
     found: List[Dict[str, Any]] = child.call("optimize.prediction:classify", arguments, progress)
     return [{**one, "image": str(image)} for one, image in zip(found, images)]
+
+
+def _labels(file: Path) -> List[str]:
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise UsageError(f"--labels {file}: a text file with one class name a line is expected") from None
 
 
 def classify(

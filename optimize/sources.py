@@ -70,6 +70,8 @@ def recognise(
     where = Path(path).expanduser()
     if not where.exists():
         raise UsageError(f"no such file or folder: {path}", "check the path of the model")
+    if not (where.is_file() or where.is_dir()):
+        raise UsageError(f"{path} is neither a file nor a folder", "check the path of the model")
     place = Path(os.path.abspath(where))  # a link stays: what is built goes beside it
     kind = _folder(place) if place.is_dir() else _file(place)
     shape = parse_shape(input_shape)

@@ -10,7 +10,7 @@ from engines import child, manifest
 from engines.errors import UsageError
 from engines.spec import Progress, RunnerSpec, quiet
 from optimize.pipeline.inputs import child_env
-from optimize.pipeline.options import DEFAULT_MAX_DROP
+from optimize.pipeline.options import DEFAULT_MAX_DROP, check_gates, parse_batches
 
 _SEEDED = 64
 
@@ -48,9 +48,7 @@ def verify(
     """
     from optimize.sources import recognise
 
-    for name, value in (("--max-drop", max_drop), ("--min-agreement", min_agreement)):
-        if value is not None and data is None:
-            raise UsageError(f"{name} cannot be checked without data", "add --data cifar10|DIR|FILE.npz")
+    check_gates(max_drop, min_agreement, data)
     engine = recognise(str(bundle))
     if engine.kind != "bundle":
         raise UsageError(f"{bundle} is not an engine bundle", f"optimize build {bundle} --precision fp16")
@@ -60,7 +58,9 @@ def verify(
     original = recognise(str(against), **source, preprocess=preprocess)
     pre = original.preprocess or about["preprocess"]
     original = reference(original.with_(preprocess=pre, task=about["task"]))
-    size = batch or max(about["batches"])
+    if original.kind == "bundle":
+        raise UsageError(f"--against {against} is an engine bundle; the original model is expected")
+    size = max(about["batches"]) if batch is None else parse_batches([str(batch)])[0]
     if data is None or about["task"] != "classify":
         arguments = {"data": data or "", "n": _SEEDED, "seed": seed}
         check = child.call(

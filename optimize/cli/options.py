@@ -41,7 +41,14 @@ def _config(context: typer.Context, value: Optional[Path]) -> Optional[Path]:
             table = read_config(file).get(context.info_name or "", {})
         except UsageError as error:
             raise typer.BadParameter(error.message) from None
-        context.default_map = {**table, **(context.default_map or {})}
+        known = {name.lstrip("-").replace("-", "_"): p for p in context.command.params for name in p.opts}
+        for key in table:
+            if key not in known:
+                raise typer.BadParameter(f"{file}: [{context.info_name}] has no option {key!r}")
+        context.default_map = {
+            str(known[key].name): [str(entry)] if known[key].multiple and not isinstance(entry, list) else entry
+            for key, entry in table.items()
+        }
     return value
 
 

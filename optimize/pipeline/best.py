@@ -2,68 +2,91 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+import math
+from typing import Any, Callable, Dict, List
 
 from engines import child
-from engines.device import DeviceKey
-from engines.errors import GateError
-from engines.spec import Progress, RunnerSpec
+from engines.errors import GateError, OptimizeError
+from engines.spec import Progress, RunnerSpec, quiet
 from optimize.pipeline import engine
-from optimize.pipeline.build import Built
+from optimize.pipeline.build import Built, unchanged
 from optimize.pipeline.options import CANDIDATES, BuildOptions
+from optimize.pipeline.stages import Workspace
 
 _ROUNDS = 3
 """Fresh processes per candidate, alternating: enough to order candidates that differ by more than noise."""
 
 
-def make_best(
-    make: Callable[[str, Path], Built], options: BuildOptions, key: DeviceKey, out: Path, progress: Progress
-) -> Built:
-    """Build the candidates, drop those that fail their gate, measure the rest at each batch and keep the fastest.
+def make_best(make: Callable[[str], Built], options: BuildOptions, space: Workspace, progress: Progress) -> Built:
+    """Build the candidates, drop those that fail to build or to pass their gate, and keep the fastest of the rest.
 
     The fastest has the smallest geometric mean over the batches of its median latency. INT8 is a candidate only where
-    data was given.
+    data was given. What was measured is kept like any stage: a second run chooses the same.
 
     Raises:
         GateError: No candidate passes.
+        OptimizeError: None could be built.
     """
-    names = [c for c in CANDIDATES if c != "int8" or options.data]
-    built = [make(name, out) for name in names]
+    built: List[Built] = []
+    failed: List[OptimizeError] = []
+    for name in (c for c in CANDIDATES if c != "int8" or options.data):
+        try:
+            built.append(make(name))
+        except OptimizeError as error:
+            failed.append(error)
+    if not built:
+        raise failed[0]
     passing = [b for b in built if b.manifest["gate"] is None or b.manifest["gate"]["passed"]]
     if not passing:
         raise GateError("no candidate of `best` passes the gate", "a wider --max-drop")
-    times: Dict[str, List[float]] = {b.precision: [] for b in passing}
-    for turn in range(_ROUNDS):
-        for one in passing if turn % 2 == 0 else passing[::-1]:
-            progress(f"measuring {one.precision}", turn, _ROUNDS)
-            times[one.precision].append(_latency(one, options.batches, turn))
-    chosen = min(passing, key=lambda b: sorted(times[b.precision])[_ROUNDS // 2])
+    times = space.run(
+        "best",
+        "optimize.pipeline.best:measure",
+        {"bundles": {b.precision: str(b.path) for b in passing}, "batches": list(options.batches)},
+        {"engines": {b.precision: b.manifest["files"] for b in passing}, "batches": list(options.batches)},
+        progress,
+        force=options.force,
+    )["log_ms"]
+    chosen = min(passing, key=lambda b: times[b.precision])
     about = {
         **chosen.manifest,
         "precision": "best",
         "name": chosen.manifest["name"].rsplit("-", 1)[0] + "-best",
-        "chosen": {"precision": chosen.precision, "log_ms": {k: sorted(v)[_ROUNDS // 2] for k, v in times.items()}},
+        "chosen": {"precision": chosen.precision, "log_ms": times},
     }
-    bundle = out / engine.bundle_name("best", key.backend, key.version, key.compute_capability)
-    engine.publish(chosen.path, [f["path"] for f in about["files"]], about, bundle)
-    return Built(bundle, "best", about, False)
+    bundle = chosen.path.with_name("best" + chosen.path.name[len(chosen.precision) :])
+    reused = unchanged(bundle, about)
+    if not reused:
+        engine.publish(chosen.path, [f["path"] for f in about["files"]], about, bundle)
+    return Built(bundle, "best", about, reused)
 
 
-def _latency(one: Built, batches: Tuple[int, ...], seed: int) -> float:
-    """Mean over the batches of log(median latency / ms), in a fresh process."""
-    import math
+def measure(bundles: Dict[str, str], batches: List[int], progress: Progress = quiet) -> Dict[str, Any]:
+    """Time candidates in fresh processes, in turns: a stage for a child process.
 
+    Returns:
+        `log_ms`: by precision the median over rounds of the mean over batches of log(median latency / ms).
+    """
+    times: Dict[str, List[float]] = {name: [] for name in bundles}
+    for turn in range(_ROUNDS):
+        for name in list(bundles) if turn % 2 == 0 else list(bundles)[::-1]:
+            progress("measuring the candidates", sum(map(len, times.values())), _ROUNDS * len(bundles))
+            times[name].append(_latency(bundles[name], batches, turn))
+    return {"log_ms": {name: sorted(values)[_ROUNDS // 2] for name, values in times.items()}}
+
+
+def _latency(bundle: str, batches: List[int], seed: int) -> float:
     from bench.stats import summary
 
-    spec = RunnerSpec(path=str(one.path), kind="bundle")
     arguments: Dict[str, Any] = {
-        "spec": spec.to_json(),
-        "batches": list(batches),
+        "spec": RunnerSpec(path=bundle, kind="bundle").to_json(),
+        "batches": batches,
         "warmup_s": 0.2,
         "duration_s": 0.5,
         "iterations": 10,
         "seed": seed,
     }
-    cells = child.call("bench.rounds:measure_target", arguments)["cells"]
-    return sum(math.log(summary(c["samples_ms"])["p50_ms"]) for c in cells) / len(cells)
+    done = child.call("bench.rounds:measure_target", arguments)
+    if done["failed"]:
+        raise OptimizeError(f"{bundle}: {done['failed'][0]['message']}")
+    return sum(math.log(summary(c["samples_ms"])["p50_ms"]) for c in done["cells"]) / len(done["cells"])

@@ -272,7 +272,7 @@ class _Job:
         if precision == "best":
             from optimize.pipeline.best import make_best
 
-            return make_best(self.make, self.options, self.key, out, self.progress)
+            return make_best(lambda name: self.make(name, out), self.options, self.space, self.progress)
         o = self.options
         calibration = self._calibrate() if precision == "int8" else None
         onnx = calibration["onnx"] if calibration else self.onnx
@@ -312,7 +312,7 @@ class _Job:
         about = self._manifest(precision, built, calibration, identity, stage)
         about.update(self._measure(spec, identity))
         bundle = out / engine.bundle_name(precision, self.backend, self.key.version, self.key.compute_capability)
-        reused = built["reused"] and _unchanged(bundle, about)
+        reused = built["reused"] and unchanged(bundle, about)
         if not reused:
             engine.publish(stage, built["files"], about, bundle)
         return Built(bundle, precision, about, reused)
@@ -390,7 +390,7 @@ def _tensor(spec: TensorSpec) -> Dict[str, Any]:
     return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
 
 
-def _unchanged(bundle: Path, about: Dict[str, Any]) -> bool:
+def unchanged(bundle: Path, about: Dict[str, Any]) -> bool:
     """Whether the bundle in place is whole and says the same, but for when it was made."""
     try:
         there = manifest.read(bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
@@ -10,17 +11,20 @@ from engines import jsonfile
 from engines.errors import DamagedError, UsageError
 from optimize.pipeline.stages import Workspace
 
+_STAGE = re.compile(r"[a-z0-9-]+-[0-9a-f]{16}|\.[a-z0-9-]+-[0-9a-f]{16}\..*\.(part|old)")
+"""Folders that stages make; nothing else is ever removed."""
+
 
 def _workspaces(folder: Path) -> Iterator[Workspace]:
     """The workspace of an output folder, or of every output folder directly inside `folder`."""
     if not folder.is_dir():
         raise UsageError(f"no such folder: {folder}")
-    if (folder / ".optimize").is_dir():
-        yield Workspace(folder / ".optimize")
-        return
-    for inside in sorted(folder.iterdir()):
-        if (inside / ".optimize").is_dir():
-            yield Workspace(inside / ".optimize")
+    places = [folder] if (folder / ".optimize").is_dir() else sorted(folder.iterdir())
+    for place in places:
+        space = Workspace(place / ".optimize")
+        # a link may lead anywhere: what lies there is not ours to list or remove
+        if space.stages.is_dir() and not any(p.is_symlink() for p in (space.root, space.stages)):
+            yield space
 
 
 def entries(folder: Path) -> List[Dict[str, Any]]:
@@ -57,7 +61,8 @@ def remove(folder: Path) -> List[Path]:
     removed = []
     for space in _workspaces(folder):
         with space.locked():
-            for stage in sorted(space.stages.iterdir()) if space.stages.is_dir() else []:
-                shutil.rmtree(stage)
-                removed.append(stage)
+            for stage in sorted(space.stages.iterdir()):
+                if _STAGE.fullmatch(stage.name) and stage.is_dir() and not stage.is_symlink():
+                    shutil.rmtree(stage)
+                    removed.append(stage)
     return removed

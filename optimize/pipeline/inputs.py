@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -38,8 +39,14 @@ def source_inputs(spec: RunnerSpec) -> Dict[str, Any]:
         value = getattr(spec, option)
         if value:
             file, _, names = value.rpartition(":")
-            found[option] = [jsonfile.sha256(file), names] if file and Path(file).is_file() else value
+            found[option] = [_code(Path(file)), names] if file and Path(file).is_file() else value
     return found
+
+
+def _code(file: Path) -> Dict[str, str]:
+    """Hashes of a user's file and of the modules beside it, any of which it may import."""
+    beside = [*file.parent.glob("*.py"), *file.parent.glob("*/*.py")]
+    return {p.relative_to(file.parent).as_posix(): jsonfile.sha256(p) for p in sorted({file, *beside}) if p.is_file()}
 
 
 def data_inputs(reference: str) -> str:
@@ -55,12 +62,14 @@ def data_inputs(reference: str) -> str:
         return reference
     if not where.exists():
         raise UsageError(f"no such data set: {reference}", "give --data cifar10, a folder or an .npz file")
-    files: List[Path] = sorted(p for p in where.rglob("*") if p.is_file()) if where.is_dir() else [where]
+    # a file with labels may stand beside the folder that it is about; links are followed, as the readers do
+    files = [os.path.join(folder, name) for folder, _, names in os.walk(where, followlinks=True) for name in names]
+    beside = [str(p) for p in where.parent.glob("*") if p.suffix in (".csv", ".txt", ".tsv") and p.is_file()]
     seen = hashlib.sha256()
-    for file in files:
-        about = file.stat()
-        name = file.relative_to(where).as_posix() if where.is_dir() else file.name
-        seen.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+    for file in sorted([*files, *beside] if where.is_dir() else [str(where)]):
+        about = os.stat(file)
+        name = os.path.relpath(file, where)
+        seen.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return seen.hexdigest()
 
 

@@ -53,29 +53,37 @@ class BuildOptions:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise UsageError(f"--max-drop {self.max_drop:g}: points of top-1 from 0 to 100 are expected")
-        if self.min_agreement is not None and not 0 <= self.min_agreement <= 100:
-            raise UsageError(f"--min-agreement {self.min_agreement:g}: a percentage from 0 to 100 is expected")
+        check_gates(self.max_drop, self.min_agreement, self.data)
         if self.samples < 1:
             raise UsageError(f"--samples {self.samples}: at least one image is needed")
         check_opset(self.opset)
         check_layout(self.layout)
-        if self.data is None:
-            if "int8" in self.precisions:
-                raise UsageError(
-                    "INT8 needs images to calibrate with, and none were given",
-                    "add --data cifar10, a folder or an .npz file (--data synthetic only to try it out)",
-                )
-            for name in ("max_drop", "min_agreement"):
-                if getattr(self, name) is not None:
-                    option = "--" + name.replace("_", "-")
-                    raise UsageError(f"{option} cannot be checked without data", "add --data cifar10|DIR|FILE.npz")
+        if self.data is None and "int8" in self.precisions:
+            raise UsageError(
+                "INT8 needs images to calibrate with, and none were given",
+                "add --data cifar10, a folder or an .npz file (--data synthetic only to try it out)",
+            )
 
     @property
     def drop_gate(self) -> float:
         """The drop in points that this build accepts."""
         return DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
+
+
+def check_gates(max_drop: Optional[float], min_agreement: Optional[float], data: Optional[str]) -> None:
+    """Refuse gates that mean nothing (NaN compares with nothing), or that cannot be checked.
+
+    Raises:
+        UsageError: Not a number from 0 to 100, or no data.
+    """
+    for option, value, what in (
+        ("--max-drop", max_drop, "points of top-1"),
+        ("--min-agreement", min_agreement, "a percentage"),
+    ):
+        if value is not None and not 0 <= value <= 100:
+            raise UsageError(f"{option} {value:g}: {what} from 0 to 100 are expected")
+        if value is not None and data is None:
+            raise UsageError(f"{option} cannot be checked without data", "add --data cifar10|DIR|FILE.npz")
 
 
 def check_opset(opset: int) -> None:

@@ -90,16 +90,28 @@ def test_truncated_hdf5(tmp_path):
 LAMBDAS = [
     {"name": "l", "function": ["4wEAAA==", None, None], "function_type": "lambda"},
     {"name": "l", "function": {"class_name": "__lambda__", "config": {"code": "4wEAAA=="}}},
+    {"name": "l", "function": "relu", "function_type": "function", "mask": ["4wEAAA==", None], "mask_type": "lambda"},
 ]
 
 
 @pytest.mark.parametrize("config", LAMBDAS)
 def test_lambda_layers_need_permission(config):
     made = model(layer("Lambda", **config))
-    with pytest.raises(ModelError, match="'l' holds code") as caught:
+    with pytest.raises(ModelError, match="'l' may hold code") as caught:
         kerasfile.check_safe("m.keras", made)
     assert "--custom-objects FILE.py:Lambda" in caught.value.hint
     kerasfile.check_safe("m.keras", made, ["Lambda"])
+
+
+@pytest.mark.parametrize("function", ["io.write_file", "py_function", "compat.v1.py_func", "raw_ops.WriteFile", ""])
+def test_functions_that_do_more_than_compute_are_refused(function):
+    with pytest.raises(ModelError, match="no mathematics"):
+        kerasfile.check_safe("m.h5", model(layer("TFOpLambda", name="t", function=function)))
+
+
+@pytest.mark.parametrize("function", ["math.add", "__operators__.getitem", "nn.relu", "compat.v1.transpose", "concat"])
+def test_functions_that_compute_pass(function):
+    kerasfile.check_safe("m.h5", model(layer("TFOpLambda", name="t", function=function)))
 
 
 @pytest.mark.parametrize(

@@ -96,14 +96,36 @@ def test_verify_says_pass_and_fail(optimize_command: Any, built: Any, tiny_onnx:
     assert bad.exit_code == 3 and "error: " in bad.stderr
 
 
-def _with_other_weights(source: Path, target: Path) -> None:
+@pytest.mark.parametrize(
+    "words", [("--max-drop", "nan"), ("--min-agreement", "nan"), ("--batch", "0"), ("--batch=-3",)]
+)
+def test_verify_refuses_gates_that_mean_nothing(
+    optimize_command: Any, built: Any, tiny_onnx: Path, cifar: Path, words: tuple
+) -> None:
+    done = optimize_command("verify", built.bundles[0].path, "--against", tiny_onnx, "--data", cifar, *words)
+    assert done.exit_code == 2, done.stderr
+    twice = optimize_command("verify", built.bundles[0].path, "--against", built.bundles[1].path, "--data", cifar)
+    assert twice.exit_code == 2 and "the original model is expected" in twice.stderr
+
+
+def test_verify_against_nonsense(
+    optimize_command: Any, built: Any, tiny_onnx: Path, cifar: Path, tmp_path: Path
+) -> None:
+    _with_other_weights(tiny_onnx, tmp_path / "nan.onnx", float("nan"))
+    done = optimize_command("verify", built.bundles[0].path, "--against", tmp_path / "nan.onnx", "--data", cifar)
+    assert done.exit_code == 1 and "not finite" in done.stderr
+
+
+def _with_other_weights(source: Path, target: Path, factor: float = 1.0) -> None:
     import onnx
     from onnx import numpy_helper
 
     model = onnx.load(str(source))
     for weight in model.graph.initializer:
         if weight.name == "w3":
-            weight.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(weight), 3, axis=0), "w3"))
+            weight.CopyFrom(
+                numpy_helper.from_array(np.roll(numpy_helper.to_array(weight) * np.float32(factor), 3, axis=0), "w3")
+            )
     onnx.save(model, str(target))
 
 
@@ -171,6 +193,12 @@ def test_options_can_stand_in_a_file(optimize_command: Any, tiny_onnx: Path, tmp
     assert [Path(b["path"]).name.split("-")[0] for b in plan["bundles"]] == ["fp32"]
     plan = json.loads(optimize_command("build", tiny_onnx, "--dry-run", "--json", "--precision", "fp16").stdout)
     assert [Path(b["path"]).name.split("-")[0] for b in plan["bundles"]] == ["fp16"]
+    (tmp_path / "here" / "optimize.toml").write_text('[build]\nprecision = "int8"\ndata = "synthetic"\n')
+    plan = json.loads(optimize_command("build", tiny_onnx, "--dry-run", "--json").stdout)
+    assert [Path(b["path"]).name.split("-")[0] for b in plan["bundles"]] == ["int8"]
+    (tmp_path / "here" / "optimize.toml").write_text('[build]\nprecison = "int8"\n')
+    misspelt = optimize_command("build", tiny_onnx, "--dry-run")
+    assert misspelt.exit_code == 2 and "precison" in misspelt.stderr
     (tmp_path / "here" / "optimize.toml").write_text("[build\n")
     assert optimize_command("build", tiny_onnx, "--dry-run").exit_code == 2
 
@@ -215,3 +243,21 @@ def test_best_is_one_of_the_candidates(optimize_command: Any, tiny_onnx: Path, c
     about = json.loads(next((tmp_path / "out").glob("best-*/manifest.json")).read_text())
     assert about["chosen"]["precision"] in about["chosen"]["log_ms"]
     assert about["chosen"]["log_ms"][about["chosen"]["precision"]] == min(about["chosen"]["log_ms"].values())
+
+
+def test_bench_takes_one_original(optimize_command: Any, built: Any, tiny_onnx: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    for name in ("a", "b"):
+        optimize_command("zoo", "make", "resnet18", "-o", tmp_path / f"{name}.keras")
+    done = optimize_command("bench", built.bundles[0].path, tmp_path / "a.keras", "--baseline", tmp_path / "b.keras")
+    assert done.exit_code == 2 and "both originals" in done.stderr
+
+
+def test_errors_of_the_command_line_are_one_line_and_json(tmp_path: Path) -> None:
+    done = optimize(tmp_path, "build", "m.onnx", "--threads", "-1", "--json", code=2)
+    assert json.loads(done.stdout)["error"]["exit_code"] == 2
+    assert len(done.stderr.strip().splitlines()) == 2
+    assert "Usage" in optimize(tmp_path).stdout
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "m.onnx").write_bytes(b"")
+    assert "error: " in optimize(tmp_path, "build", "m.onnx", "-o", "file", code=1).stderr

@@ -40,6 +40,7 @@ def test_bad_batches(words: list) -> None:
         ({"min_agreement": 99.0}, "--min-agreement"),
         ({"max_drop": -1.0, "data": "x"}, "--max-drop"),
         ({"min_agreement": 101.0, "data": "x"}, "--min-agreement"),
+        ({"max_drop": float("nan"), "data": "x"}, "--max-drop"),
         ({"opset": 12}, "--opset"),
         ({"opset": 18}, "--opset"),
         ({"layout": "CHWN"}, "--layout"),

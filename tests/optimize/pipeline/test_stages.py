@@ -138,3 +138,18 @@ def test_cache_lists_and_removes(space: Workspace) -> None:
 
 def test_digest_ignores_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1}) != digest({"a": 1, "b": [2, 1]})
+
+
+def test_only_stages_are_removed(space: Workspace, tmp_path: Path) -> None:
+    write(space)
+    (space.stages / "notes.txt").write_text("mine")
+    (space.stages / "photos").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (space.stages / "link-0123456789abcdef").symlink_to(tmp_path / "elsewhere")
+    assert len(cache.remove(space.root.parent)) == 1
+    assert {p.name for p in space.stages.iterdir()} == {"notes.txt", "photos", "link-0123456789abcdef"}
+    other = tmp_path / "other" / ".optimize"
+    other.mkdir(parents=True)
+    (other / "stages").symlink_to(space.stages)
+    write(space)
+    assert cache.remove(tmp_path / "other") == [] and len(cache.entries(space.root.parent)) == 1
