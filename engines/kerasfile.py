@@ -166,10 +166,34 @@ _OP_LAYERS = ("TFOpLambda", "SlicingOpLambda")
 """Layers that Keras 2 makes of a TensorFlow function called on a tensor; the file names any function of TensorFlow."""
 
 _MATHEMATICS = ("math.", "nn.", "linalg.", "image.", "__operators__.")
-_SHAPING = frozenset(
-    "cast concat convert_to_tensor expand_dims fill gather identity ones ones_like pad range reshape reverse shape slice "
-    "split squeeze stack strided_slice tile transpose unstack where zeros zeros_like clip_by_value".split()  # noqa: SIM905  (a list of words reads better)
-)
+_SHAPING = {
+    "cast",
+    "concat",
+    "convert_to_tensor",
+    "expand_dims",
+    "fill",
+    "gather",
+    "identity",
+    "ones",
+    "ones_like",
+    "pad",
+    "range",
+    "reshape",
+    "reverse",
+    "shape",
+    "slice",
+    "split",
+    "squeeze",
+    "stack",
+    "strided_slice",
+    "tile",
+    "transpose",
+    "unstack",
+    "where",
+    "zeros",
+    "zeros_like",
+    "clip_by_value",
+}
 
 
 def _is_mathematics(function: str) -> bool:
