@@ -102,8 +102,9 @@ import sys
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
 from pathlib import Path
 from optimize.pipeline.stages import Workspace
+said = lambda *a: print("hanging", flush=True)
 try:
-    Workspace(Path(sys.argv[3])).run("hang", "stagework:hang", {}, {}, lambda *a: print("hanging", flush=True), out="out")
+    Workspace(Path(sys.argv[3])).run("hang", "stagework:hang", {}, {}, said, out="out")
 except KeyboardInterrupt:
     sys.exit(77)
 """
