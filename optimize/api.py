@@ -125,12 +125,17 @@ def next_command(done: pipeline.Build, data: Optional[str] = None, **given: Any)
     model = shlex.quote(str(done.model))
     source = "".join(
         f" --{name.replace('_', '-')} {shlex.quote(str(given[name]))}"
-        for name in ("custom_objects", "factory", "input_shape", "preprocess")
+        for name in ("custom_objects", "factory", "input_shape", "preprocess", "task")
         if given.get(name)
     )
     if data is None:
         words = ",".join(dict.fromkeys(b.precision for b in done.bundles))
-        return f"accuracy is unmeasured; next: optimize build {model} --precision {words}{source} --data cifar10"
+        where = f" -o {shlex.quote(str(given['out']))}" if given.get("out") else ""
+        backend = f" --backend {given['backend']}" if given.get("backend", "auto") != "auto" else ""
+        batch = ",".join(_words(given.get("batch") or "1,64"))
+        batch = f" --batch {batch}" if batch != "1,64" else ""
+        same = f"{source}{batch}{backend}{where}"
+        return f"accuracy is unmeasured; next: optimize build {model} --precision {words}{same} --data cifar10"
     paths = " ".join(shlex.quote(str(b.path)) for b in done.bundles)
     return f"next: optimize bench {paths} --baseline {model}{source} --data {shlex.quote(data)}"
 
