@@ -103,7 +103,10 @@ def _bundle_lines(about: Dict[str, Any], layers: bool) -> List[str]:
     out += [f"  output      {t['name']} {t['shape']} {t['dtype']}" for t in m["outputs"]]
     if calibration:
         data = calibration["dataset"]
-        out.append(f"  calibrated  {calibration['method']} on {calibration['samples']} images of {data['name']}")
+        method = calibration["method"]
+        if isinstance(method, dict):
+            method = " ".join(str(v) for v in (method.get("name"), method.get("percentile")) if v is not None)
+        out.append(f"  calibrated  {method} on {calibration['samples']} images of {data['name']}")
     if accuracy:
         top1 = accuracy.get("top1")
         out.append(
