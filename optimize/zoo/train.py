@@ -94,9 +94,7 @@ def train(
         losses.append(float(step(pixels, labels, schedule((number + 1) / steps), number)))
         if not math.isfinite(losses[-1]):
             raise DataError(f"{name}: the training diverged at step {number + 1}", "try a smaller --lr or other data")
-        recent = float(np.mean(losses[-50:]))
-        epoch = number // (len(source) // batch) + 1
-        progress(f"training {name}, epoch {epoch} of {epochs}, loss {recent:.2f}", number + 1, steps)
+        progress(f"training {name} for {epochs} epochs", number + 1, steps)
     path = Path(out) / zoo.file_name(name, data, batch, epochs)
     save_keras(model, path)
     top1, tested = _top1(model, data, side, seed, progress)
