@@ -166,11 +166,19 @@ def validate(value: Any) -> None:
     if value.get("schema") != SCHEMA:
         raise DamagedError(f"schema {value.get('schema')!r}, this version reads {SCHEMA!r}", "update optimize")
     _RUN("run", value)
+    _check_present("run", value, _RUN_MORE)
     for index, one in enumerate(value["rows"]):
         _check_row(f"rows[{index}]", one)
 
 
+def _check_present(name: str, value: Dict[str, Any], table: Dict[str, fields.Check]) -> None:
+    for field, check in table.items():
+        if field in value:
+            check(f"{name}.{field}", value[field])
+
+
 def _check_row(name: str, one: Dict[str, Any]) -> None:
+    _check_present(name, one, _ROW_MORE)
     if one["samples_ms"] != [sample for entry in one["rounds"] for sample in entry["samples_ms"]]:
         raise DamagedError(f"{name}.samples_ms is not what its rounds hold, one after the other")
     if one["origin"] != "measured":
@@ -260,9 +268,9 @@ _ROW = fields.an_object(
     ),
     samples_ms=_sample,
     device=fields.null_or(fields.an_object()),
-    top1=_ms,
-    top1_drop=_ms,
-    agreement=_ms,
+    top1=fields.null_or(fields.between(0, 1)),
+    top1_drop=fields.null_or(fields.between(-100, 100)),
+    agreement=fields.null_or(fields.between(0, 1)),
     speedup=_ms,
     flags=fields.a_list(fields.word),
 )
@@ -271,3 +279,14 @@ _RUN = fields.an_object(
     environment=fields.an_object(),
     rows=fields.a_list(_ROW),
 )
+_ROW_MORE: Dict[str, fields.Check] = {
+    "interval": fields.null_or(fields.a_list(fields.number, 2)),
+    "variation": _ms,
+    "run": fields.whole(0, 1 << 20),
+}
+_RUN_MORE: Dict[str, fields.Check] = {
+    "settings": fields.an_object(),
+    "failures": fields.a_list(fields.an_object(target=fields.word, message=fields.word)),
+    "environments": fields.a_list(fields.an_object()),
+}
+"""Fields that a row or a run may do without, but not have in another form."""

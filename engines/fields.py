@@ -58,6 +58,17 @@ def number(name: str, value: Any) -> None:
         raise wrong(name, value, "a number")
 
 
+def between(low: float, high: float) -> Check:
+    """A number within bounds."""
+
+    def check(name: str, value: Any) -> None:
+        number(name, value)
+        if not low <= value <= high:
+            raise wrong(name, value, f"a number from {low} to {high}")
+
+    return check
+
+
 def truth(name: str, value: Any) -> None:
     """True or false."""
     if not isinstance(value, bool):

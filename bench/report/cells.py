@@ -112,8 +112,3 @@ def notes(rows: List[Dict[str, Any]]) -> List[str]:
 def failed(run: Dict[str, Any]) -> List[str]:
     """A line for each target that could not be measured."""
     return [f"failed: {failure['target']}: {failure['message']}" for failure in run.get("failures", [])]
-
-
-def plain(text: str) -> str:
-    """Text in one line and without control characters, which would act on a terminal or break a table."""
-    return "".join(c if c.isprintable() else " " for c in text)

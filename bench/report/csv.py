@@ -6,8 +6,9 @@ import csv
 import io
 from typing import Any, Dict, List
 
-from bench.report.cells import UNMEASURED, plain
+from bench.report.cells import UNMEASURED
 from bench.runs import LATENCIES
+from engines.text import plain
 
 COLUMNS = (
     "run",

@@ -8,8 +8,9 @@ import shlex
 from typing import Any, Dict, List, Optional
 
 from bench import stats
-from bench.report.cells import COLUMNS, cells, failed, groups, notes, number, plain
+from bench.report.cells import COLUMNS, cells, failed, groups, notes, number
 from bench.telemetry import proc
+from engines.text import plain
 
 _STATE = (
     ("clocks", "clocks"),
@@ -86,9 +87,9 @@ def _state(environment: Dict[str, Any]) -> str:
 def _value(key: str, value: Any) -> str:
     if value is None or value == [] or value == {}:
         return "none" if key == "cooling" and value == [] else "unknown"
-    if key.endswith("_bytes"):
+    if key.endswith("_bytes") and isinstance(value, (int, float)):
         return f"{value / 2**30:.1f} GiB"
-    if key.endswith("_share"):
+    if key.endswith("_share") and isinstance(value, (int, float)):
         return f"{100 * value:.0f}%"
     if isinstance(value, bool):
         return "yes" if value else "no"

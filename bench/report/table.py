@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Dict, List
 
-from bench.report.cells import COLUMNS, cells, failed, groups, notes, plain
+from bench.report.cells import COLUMNS, cells, failed, groups, notes
+from engines.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,7 +10,7 @@ from typing_extensions import Annotated
 
 from engines.errors import GateError, OptimizeError, PartialError, UsageError
 from optimize.cli import options
-from optimize.cli.console import answer, console, progress, say
+from optimize.cli.console import answer, console, line, progress, say
 
 if TYPE_CHECKING:
     from optimize.pipeline.build import Build
@@ -176,9 +176,9 @@ def _show(done: Build) -> None:
     for one in done.bundles:
         table.add_row(*_row(one.to_json()))
     console().print(table)
-    typer.echo(_check_line(done.check))
+    line(_check_line(done.check))
     inferred = " (inferred)" if (done.spec.preprocess or {}).get("inferred") else ""
-    typer.echo(f"preprocess: {(done.spec.preprocess or {}).get('text', 'none')}{inferred}")
+    line(f"preprocess: {(done.spec.preprocess or {}).get('text', 'none')}{inferred}")
 
 
 def _row(one: Dict[str, Any]) -> List[str]:

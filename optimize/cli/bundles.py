@@ -8,7 +8,7 @@ from typing import List, Optional
 import typer
 from typing_extensions import Annotated
 
-from optimize.cli.console import answer, progress
+from optimize.cli.console import answer, line, progress
 
 
 def inspect(
@@ -36,8 +36,8 @@ def predict(
 
     def show() -> None:
         for one in found:
-            typer.echo(one["image"])
+            line(one["image"])
             for label in one["top"]:
-                typer.echo(f"  {label['score']:8.4f}  {label['label']}")
+                line(f"  {label['score']:8.4f}  {label['label']}")
 
     answer(found, show)

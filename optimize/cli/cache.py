@@ -8,7 +8,7 @@ import typer
 from typing_extensions import Annotated
 
 from optimize.cli.command import command
-from optimize.cli.console import answer, say
+from optimize.cli.console import answer, line, say
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -30,8 +30,8 @@ def cache_ls(
 
     def show() -> None:
         for one in found:
-            typer.echo(f"{one['bytes'] / 1e6:10.1f} MB  {one['created']}  {one['path']}")
-        typer.echo(f"{sum(one['bytes'] for one in found) / 1e6:10.1f} MB in {len(found)} stages")
+            line(f"{one['bytes'] / 1e6:10.1f} MB  {one['created']}  {one['path']}")
+        line(f"{sum(one['bytes'] for one in found) / 1e6:10.1f} MB in {len(found)} stages")
 
     answer(found, show)
 

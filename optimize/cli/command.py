@@ -14,6 +14,7 @@ import typer
 from typing_extensions import get_type_hints
 
 from engines.errors import outcome
+from engines.text import plain
 from optimize.cli import options
 from optimize.cli.console import VOICE
 
@@ -83,7 +84,7 @@ def _tell(error: BaseException) -> None:
     message, code, hint = outcome(error)
     if VOICE.json:
         typer.echo(json.dumps({"error": {"message": message, "hint": hint, "exit_code": code}}))
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(plain(f"error: {message}"), err=True)
     if hint:
-        typer.echo(f"  try: {hint}", err=True)
+        typer.echo(plain(f"  try: {hint}"), err=True)
     raise typer.Exit(code) from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, Union
 import typer
 
 from engines.spec import Progress
+from engines.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +49,16 @@ def console(stderr: bool = False) -> Console:
 def say(text: str) -> None:
     """Talk: a line on stderr, unless `-q`."""
     if not VOICE.quiet:
-        typer.echo(text, err=True)
+        typer.echo(_safe(text), err=True)
+
+
+def line(text: str) -> None:
+    """Data on stdout, in lines."""
+    typer.echo(_safe(text))
+
+
+def _safe(text: str) -> str:
+    return "\n".join(plain(part) for part in text.split("\n"))
 
 
 def answer(value: Any, show: Union[Iterable[str], Callable[[], None]]) -> None:
@@ -58,8 +68,8 @@ def answer(value: Any, show: Union[Iterable[str], Callable[[], None]]) -> None:
     elif callable(show):
         show()
     else:
-        for line in show:
-            typer.echo(line)
+        for text in show:
+            line(text)
 
 
 @contextlib.contextmanager
@@ -71,12 +81,12 @@ def progress() -> Iterator[Progress]:
     if not sys.stderr.isatty():
         seen: Dict[str, float] = {}
 
-        def line(what: str, done: int, total: int) -> None:
+        def once(what: str, done: int, total: int) -> None:
             if what not in seen:
                 seen[what] = time.monotonic()
-                typer.echo(f"  {what} ...", err=True)
+                say(f"  {what} ...")
 
-        yield line
+        yield once
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

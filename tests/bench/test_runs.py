@@ -115,6 +115,12 @@ def test_a_missing_field_is_named(make_run, name):
         ("samples_ms", [1.0]),
         ("rounds", []),
         ("device", []),
+        ("top1", 77),
+        ("top1_drop", -101),
+        ("agreement", float("nan")),
+        ("interval", [1.0]),
+        ("interval", "x"),
+        ("variation", []),
     ],
 )
 def test_a_wrong_field_is_named(make_run, tmp_path, name, value):
@@ -133,6 +139,14 @@ def test_a_run_needs_its_parts(make_run, name):
     del run[name]
     with pytest.raises(DamagedError, match=name):
         runs.validate(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("settings", []), ("failures", [{"target": 1}]), ("environments", [1])]
+)
+def test_a_part_that_a_run_may_lack_must_be_whole(make_run, name, value):
+    with pytest.raises(DamagedError, match=name):
+        runs.validate({**make_run(batches=(1,)), name: value})
 
 
 def test_another_schema_and_another_shape_are_refused(make_run):
