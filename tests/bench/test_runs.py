@@ -141,9 +141,7 @@ def test_a_run_needs_its_parts(make_run, name):
         runs.validate(run)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("settings", []), ("failures", [{"target": 1}]), ("environments", [1])]
-)
+@pytest.mark.parametrize(("name", "value"), [("settings", []), ("failures", [{"target": 1}]), ("environments", [1])])
 def test_a_part_that_a_run_may_lack_must_be_whole(make_run, name, value):
     with pytest.raises(DamagedError, match=name):
         runs.validate({**make_run(batches=(1,)), name: value})
