@@ -231,7 +231,7 @@ def _measure(
 def _env(spec: RunnerSpec) -> Dict[str, str]:
     """Environment variables that a child which opens this must start with."""
     if spec.kind.startswith("keras"):
-        from engines.keras import child_env
+        from engines.kerasgeneration import child_env
 
         return child_env(spec)
     return {}

@@ -91,7 +91,7 @@ def look_at_data(data: str, splits: List[str], seed: int, progress: Progress = q
 def child_env(spec: RunnerSpec) -> Dict[str, str]:
     """Environment variables that a child which loads this source must start with."""
     if spec.kind.startswith("keras"):
-        from engines.keras import child_env as keras_env
+        from engines.kerasgeneration import child_env as keras_env
 
         return keras_env(spec)
     return {}

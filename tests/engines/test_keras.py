@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines import child, keras
+from engines import child, keras, kerasgeneration
 from engines.spec import RunnerSpec
 
 PROBES = str(Path(__file__).parent / "probes")
@@ -136,8 +136,8 @@ def test_savedmodels_that_cannot_be_called_are_refused(found, case):
 def test_the_users_file_names_its_generation_and_policy(shared):
     pytest.importorskip("h5py")
     spec = RunnerSpec(str(shared / "models" / "resnet34_cifar10_bs64_epochs10.keras"), "keras-hdf5")
-    assert keras.generation(spec.path, spec.kind) == "legacy"
-    assert keras.child_env(spec)["TF_USE_LEGACY_KERAS"] == "1"
+    assert kerasgeneration.generation(spec.path, spec.kind) == "legacy"
+    assert kerasgeneration.child_env(spec)["TF_USE_LEGACY_KERAS"] == "1"
     assert keras.policy_of(spec) == "mixed_float16"
     assert keras.policy_of(spec.with_(policy="float32")) == "float32"
 
@@ -163,7 +163,7 @@ def test_the_users_file_runs_in_float32_with_its_own_weights(shared):
     code = f"{models / 'train.py'}:ResidualBlock"
     sys.path.append(PROBES)
     try:
-        env = keras.child_env(RunnerSpec(path, "keras-hdf5"))
+        env = kerasgeneration.child_env(RunnerSpec(path, "keras-hdf5"))
         seen = child.call("keras_probe:users_file", {"path": path, "code": code}, env=env)
     finally:
         sys.path.remove(PROBES)

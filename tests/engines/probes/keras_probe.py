@@ -10,7 +10,7 @@ import numpy as np
 
 import engines
 from engines import keras as keras_files
-from engines import userfile
+from engines import kerasgeneration, userfile
 from engines.errors import OptimizeError
 from engines.spec import RunnerSpec
 
@@ -66,10 +66,10 @@ def _attempt(function):
 def run(folder, legacy, progress):
     """Everything at once, since TensorFlow takes seconds to start."""
     found = {}
-    keras = keras_files.framework("legacy" if legacy else "keras3")
+    keras = kerasgeneration.framework("legacy" if legacy else "keras3")
     import tensorflow as tf
 
-    found["version"] = keras_files.version_of(keras)
+    found["version"] = kerasgeneration.version_of(keras)
     root = Path(folder)
     (root / "train.py").write_text(TRAIN)
     layers = keras.layers
@@ -84,9 +84,9 @@ def run(folder, legacy, progress):
     model.save(str(root / "mixed.h5"))
     found["weights"] = _weights(model)
     x8 = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
-    with keras_files.policy(keras, "mixed_float16"):
+    with kerasgeneration.policy(keras, "mixed_float16"):
         found["mixed_scores"] = model(x8, training=False).numpy().tolist()
-    with keras_files.policy(keras, "float32"):
+    with kerasgeneration.policy(keras, "float32"):
         a, b = layers.Input((4,), name="a"), layers.Input((4,), name="b")
         both = layers.Concatenate()([a, b])
         outs = [layers.Dense(2, name="first")(both), layers.Dense(5, name="second")(both)]
@@ -99,9 +99,9 @@ def run(folder, legacy, progress):
         free.save_weights(str(root / "only.weights.h5"))
         saved = free.export if hasattr(free, "export") else free.save
         saved(str(root / "saved"))
-    with keras_files.policy(keras, "float16"):
+    with kerasgeneration.policy(keras, "float16"):
         keras.Sequential([layers.Input((4,)), layers.Dense(2)]).save(str(root / "half.keras"))
-    with keras_files.policy(keras, "float32"):
+    with kerasgeneration.policy(keras, "float32"):
         found.update(_loaded(root, tf, x8))
     found["imported_policy"] = mixed
     return found

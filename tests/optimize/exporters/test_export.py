@@ -40,7 +40,7 @@ def exported(spec: RunnerSpec, folder: Path, env: Any = None, **options: Any) ->
 def test_the_user_s_file_is_true_fp32(shared: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorflow")
     pytest.importorskip("tf2onnx")
-    from engines.keras import child_env
+    from engines.kerasgeneration import child_env
 
     models = shared.resolve() / "models"
     spec = RunnerSpec(
@@ -111,7 +111,7 @@ def test_keras_files_and_a_savedmodel(name: str, keras_files: Path, tmp_path: Pa
     spec = RunnerSpec(str(keras_files / name), kind, preprocess={"text": "raw", "scale": 1.0})
     env = None
     if kind != "savedmodel":
-        from engines.keras import child_env
+        from engines.kerasgeneration import child_env
 
         env = child_env(spec)
     result = exported(spec, tmp_path, env)
@@ -123,7 +123,7 @@ def test_keras_files_and_a_savedmodel(name: str, keras_files: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("batch", ["dynamic", 2])
 def test_channels_first_at_the_boundary(batch: Any, keras_files: Path, tmp_path: Path) -> None:
-    from engines.keras import child_env
+    from engines.kerasgeneration import child_env
 
     spec = RunnerSpec(str(keras_files / "m.keras"), kind_of(keras_files / "m.keras"))
     result = exported(spec, tmp_path, child_env(spec), layout="NCHW", batch=batch, opset=13)
