@@ -5,24 +5,26 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import Any, Dict, Protocol, Sequence, cast
+from typing import Any, Dict, Protocol, Sequence, Tuple, cast
 
-from engines.device import backend_version
+from engines import driver
+from engines.device import backend_version, l4t, tensorrt_version
 from engines.errors import IncompatibleError, UsageError
 from engines.spec import Progress, Runner, RunnerSpec
 
 ORDER = ("tensorrt", "openvino", "onnxruntime")
 """Fastest first: `auto` takes the first that is available."""
 
-_MODULES: Dict[str, str] = {"openvino": "engines.openvino", "onnxruntime": "engines.onnxruntime"}
+RUN_ONNX = ("openvino", "onnxruntime")
+"""Those that run an ONNX file without building an engine first."""
 
-_NOT_YET: Dict[str, str] = {"tensorrt": "building TensorRT engines is not in this version"}
-
-_HINTS: Dict[str, str] = {
-    "tensorrt": "leave --backend out: it takes the best one that works here",
-    "openvino": "pip install openvino",
-    "onnxruntime": "pip install onnxruntime",
+_MODULES: Dict[str, str] = {
+    "tensorrt": "engines.tensorrt",
+    "openvino": "engines.openvino",
+    "onnxruntime": "engines.onnxruntime",
 }
+
+_HINTS: Dict[str, str] = {"openvino": "pip install openvino", "onnxruntime": "pip install onnxruntime"}
 
 
 def unavailable(name: str) -> str:
@@ -33,8 +35,8 @@ def unavailable(name: str) -> str:
     """
     if name not in ORDER:
         raise UsageError(f"no backend {name!r}; known: auto, {', '.join(ORDER)}", "optimize doctor")
-    if name in _NOT_YET:
-        return _NOT_YET[name]
+    if name == "tensorrt":
+        return _no_tensorrt()[0]
     if not backend_version(name) or importlib.util.find_spec(name) is None:
         return f"the Python package {name} is not installed"
     return ""
@@ -42,7 +44,34 @@ def unavailable(name: str) -> str:
 
 def hint(name: str) -> str:
     """The command or option that helps where `unavailable` gives a reason."""
-    return _HINTS[name]
+    return _no_tensorrt()[1] if name == "tensorrt" else _HINTS[name]
+
+
+def _no_tensorrt() -> Tuple[str, str]:
+    """Why TensorRT cannot be used on this machine, and the command for it; empty where it can.
+
+    The driver comes first: without a GPU no package helps. On a Jetson TensorRT belongs to JetPack, and what pip has
+    under that name must not be put over it.
+    """
+    gpu, why = driver.ask()
+    if gpu is None:
+        return why, "leave --backend out: it takes the best one that works here"
+    jetson = bool(l4t())
+    version, why = tensorrt_version()
+    if not version and jetson and importlib.util.find_spec("tensorrt") is None:
+        return (
+            "JetPack's Python package tensorrt is not seen by this Python",
+            "sudo apt install python3-libnvinfer, and /usr/bin/python3 -m venv --system-site-packages .venv",
+        )
+    if not version:
+        return why, "optimize doctor" if jetson else "pip install 'optimize-trt[tensorrt]'"
+    if importlib.util.find_spec("pycuda") is None:
+        install = "pip install pycuda"
+        return (
+            "the Python package pycuda is not installed",
+            f"export PATH=/usr/local/cuda/bin:$PATH; {install}" if jetson else install,
+        )
+    return "", ""
 
 
 def get(name: str) -> Backend:
@@ -58,8 +87,12 @@ def get(name: str) -> Backend:
     return cast(Backend, importlib.import_module(_MODULES[name]))
 
 
-def choose(name: str = "auto") -> str:
-    """The backend to build with: the one named, or the first of `ORDER` that is available.
+def choose(name: str = "auto", among: Sequence[str] = ORDER) -> str:
+    """The backend to build with: the one named, or the first of `among` that is available.
+
+    Args:
+        name: A backend's name, or auto.
+        among: Those that can do what is asked, the fastest first.
 
     Raises:
         UsageError: No backend has this name.
@@ -69,8 +102,10 @@ def choose(name: str = "auto") -> str:
         why = unavailable(name)
         if why:
             raise IncompatibleError(f"{name}: {why}", hint(name))
+        if name not in among:
+            raise UsageError(f"{name} does not run an ONNX file as it is", "optimize build MODEL.onnx makes an engine")
         return name
-    for one in ORDER:
+    for one in among:
         if not unavailable(one):
             return one
     raise IncompatibleError("no backend is installed", f"{hint('openvino')}, or: {hint('onnxruntime')}")

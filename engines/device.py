@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -13,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from engines.errors import DamagedError
+from engines import driver
+from engines.errors import DamagedError, OptimizeError
 
 _CPUINFO: Dict[str, Tuple[str, ...]] = {
     "x86_64": (
@@ -61,7 +64,7 @@ _SYSCTL: Dict[str, str] = {
 _ARCH = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
 
 _DISTRIBUTIONS: Dict[str, Tuple[str, ...]] = {
-    "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+    "tensorrt": ("tensorrt", "tensorrt-cu11", "tensorrt-cu12", "tensorrt-cu13"),
     "openvino": ("openvino",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
     "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "tensorflow-macos"),
@@ -80,6 +83,7 @@ _PACKAGES = (
     "openvino",
     "tf2onnx",
     "tensorrt",
+    "pycuda",
 )
 
 _MUST_EQUAL = ("os", "arch", "compute_capability", "l4t")
@@ -96,8 +100,41 @@ def version_of(package: str) -> str:
 
 
 def backend_version(name: str) -> str:
-    """Full version of a backend, without importing it; empty where it is not installed."""
-    return version_of(name)
+    """Full version of a backend, without importing it here; empty where it is not installed."""
+    return tensorrt_version()[0] if name == "tensorrt" else version_of(name)
+
+
+@functools.lru_cache(maxsize=None)
+def tensorrt_version() -> Tuple[str, str]:
+    """Version of the TensorRT that `import tensorrt` gives, or empty and why.
+
+    The metadata of an installed distribution tells it at once, if that distribution is the one that would be imported;
+    else a child process imports it, since a library that is missing may end the process.
+    """
+    found = importlib.util.find_spec("tensorrt")
+    if found is None or found.origin is None:
+        return "", "the Python package tensorrt is not installed"
+    for name in _DISTRIBUTIONS["tensorrt"]:
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if os.path.realpath(str(distribution.locate_file("tensorrt/__init__.py"))) == os.path.realpath(found.origin):
+            return distribution.version, ""
+    from engines import child
+
+    try:
+        return str(child.call("engines.device:import_version", {"package": "tensorrt"})), ""
+    except OptimizeError as error:
+        return "", f"the Python package tensorrt does not load: {error.message}"
+
+
+def import_version(package: str, progress: Any = None) -> str:
+    """`__version__` of a package, by importing it: for a child process."""
+    try:
+        return str(importlib.import_module(package).__version__)
+    except (ImportError, AttributeError) as error:
+        raise OptimizeError(str(error)) from None
 
 
 def arch() -> str:
@@ -137,14 +174,22 @@ def l4t_of(release: str) -> str:
 
 def device_key(backend: str) -> DeviceKey:
     """What an engine that `backend` builds here is tied to."""
+    on_gpu = backend == "tensorrt"
+    gpu = driver.gpu() if on_gpu else None
     return DeviceKey(
         backend=backend,
         version=backend_version(backend),
         os=platform.system().lower(),
         arch=arch(),
-        features=cpu_features(),
-        l4t=l4t_of(_text(Path("/etc/nv_tegra_release"))) if backend == "tensorrt" else "",
+        features=() if on_gpu else cpu_features(),
+        compute_capability=gpu.compute_capability if gpu else "",
+        l4t=l4t() if on_gpu else "",
     )
+
+
+def l4t() -> str:
+    """L4T version of this board; empty on other machines."""
+    return l4t_of(_text(Path("/etc/nv_tegra_release")))
 
 
 def mismatch(made_for: DeviceKey, here: DeviceKey) -> str:
@@ -171,11 +216,12 @@ def facts() -> Dict[str, Any]:
 
     Returns:
         `cpu` (model name), `cores` (logical, usable by this process), `physical_cores`, `memory_bytes`, `os`,
-        `kernel`, `arch`, `board` (of a single-board computer, else empty), `l4t`, `python`, `packages` (those
-        installed, by name), `container`. What cannot be read is None or empty.
+        `kernel`, `arch`, `board` (of a single-board computer, else empty), `l4t`, `gpu` (of `engines.driver`),
+        `python`, `packages` (those installed, by name), `container`. What cannot be read is None or empty.
     """
     import psutil
 
+    gpu = driver.gpu()
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -185,7 +231,8 @@ def facts() -> Dict[str, Any]:
         "kernel": platform.release(),
         "arch": arch(),
         "board": _text(Path("/proc/device-tree/model")).rstrip("\0\n"),
-        "l4t": l4t_of(_text(Path("/etc/nv_tegra_release"))),
+        "l4t": l4t(),
+        "gpu": gpu._asdict() if gpu else None,
         "python": platform.python_version(),
         "packages": {name: version for name, version in ((p, version_of(p)) for p in _PACKAGES) if version},
         "container": _in_container(),

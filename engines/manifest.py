@@ -25,6 +25,7 @@ SCHEMA = "optimize.manifest/1"
 NAME = "manifest.json"
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
+_PLAN = re.compile(r"model-b[1-9][0-9]{0,6}\.plan")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 _DTYPES = re.compile(r"bool|float(16|32|64)|u?int(8|16|32|64)")
@@ -113,6 +114,12 @@ def engine_files(value: Dict[str, Any]) -> List[str]:
     """
     first, *others = _ENGINE[value["backend"]]
     names = [entry["path"] for entry in value["files"]]
+    split = value["options"].get("plans")
+    if split:
+        for name in split.values():
+            if name not in names:
+                raise DamagedError(f"files: {name} is not listed", _AGAIN)
+        return list(split.values())
     mains = [name for name in names if name.endswith(first)]
     if len(mains) != 1:
         raise DamagedError(f"files: one *{first} is expected for {value['backend']}, not {len(mains)}", _AGAIN)
@@ -197,7 +204,7 @@ def _why_not(value: Dict[str, Any]) -> Tuple[str, str]:
     why = mismatch(made_for, here)
     if not why:
         return "", ""
-    if not mismatch(replace(made_for, version=here.version), here):
+    if backend != "tensorrt" and not mismatch(replace(made_for, version=here.version), here):
         return why, f"pip install {backend}=={made_for.version}, or: {again}"
     return why, again
 
@@ -219,6 +226,10 @@ def _options(name: str, value: Any) -> None:
     fields.an_object()(name, value)
     if "threads" in value:
         fields.whole(0, 4096)(f"{name}.threads", value["threads"])
+    if "plans" in value:
+        fields.an_object()(f"{name}.plans", value["plans"])
+        for batch, file in value["plans"].items():
+            fields.matching(_PLAN, "a plan of this bundle")(f"{name}.plans.{batch}", file)
     if "inference_precision" in value:
         fields.one_of("f32", "bf16", "f16")(f"{name}.inference_precision", value["inference_precision"])
 

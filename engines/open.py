@@ -16,6 +16,7 @@ _MODULES: Dict[str, str] = {
     "torch-pt2": "engines.torch",
     "torchscript": "engines.torch",
     "torch-state-dict": "engines.torch",
+    "tensorrt": "engines.tensorrt",
     "openvino": "engines.openvino",
     "onnxruntime": "engines.onnxruntime",
 }

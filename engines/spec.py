@@ -139,11 +139,20 @@ class Runner:
     Attributes:
         spec: What it was opened from, with inputs, outputs and layout filled in.
         inputs, outputs: In order.
+        batches: The batch sizes that it answers, ascending; empty where it answers any.
     """
 
     spec: RunnerSpec
     inputs: Tuple[TensorSpec, ...]
     outputs: Tuple[TensorSpec, ...]
+    batches: Tuple[int, ...] = ()
+
+    def batch_for(self, n: int) -> int:
+        """The batch to feed `n` samples in: `n` where any is answered, else the smallest that holds them, or the
+        largest there is."""
+        if not self.batches:
+            return n
+        return next((batch for batch in self.batches if batch >= n), self.batches[-1])
 
     def bind(self, feeds: Feeds) -> Query:
         """Bind host input arrays once and return the query to time.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
@@ -16,8 +17,10 @@ from engines.spec import Progress, Runner, RunnerSpec, quiet
 from optimize.inspection import inspect
 from optimize.pipeline import build as pipeline
 from optimize.pipeline import engine as bundles
+from optimize.pipeline import results
 from optimize.pipeline.inputs import child_env
 from optimize.pipeline.options import BuildOptions, check_layout, check_opset, parse_batches, parse_precisions
+from optimize.pipeline.tensorrt import TensorRTOptions
 from optimize.prediction import predict
 from optimize.sources import recognise
 from optimize.verification import verify
@@ -31,7 +34,9 @@ Words = Union[str, int, Iterable[Union[str, int]]]
 def _options(
     precision: Words, batch: Words, out: Optional[PathLike], backend: str, data: Optional[str], **rest: Any
 ) -> BuildOptions:
+    own = {f.name: rest.pop(f.name) for f in fields(TensorRTOptions) if f.name in rest}
     return BuildOptions(
+        tensorrt=TensorRTOptions(**own),
         precisions=parse_precisions(_words(precision)),
         batches=parse_batches(_words(batch)),
         out=Path(out) if out else None,
@@ -57,7 +62,7 @@ def build(
     out: Optional[PathLike] = None,
     progress: Progress = quiet,
     **options: Any,
-) -> pipeline.Build:
+) -> results.Build:
     """Build verified engine bundles of one model.
 
     Args:
@@ -68,8 +73,8 @@ def build(
         backend: auto, tensorrt, openvino or onnxruntime.
         out: Output folder, by default `<model>.optimized` beside the model.
         progress: Told what happens.
-        options: The others of `optimize.pipeline.options.BuildOptions`, and custom_objects, factory, input_shape,
-            preprocess, task of `optimize.sources.recognise`.
+        options: The others of `optimize.pipeline.options.BuildOptions` and of `TensorRTOptions`, and custom_objects,
+            factory, input_shape, preprocess, task of `optimize.sources.recognise`.
 
     Returns:
         The bundles with their manifests; a failed gate is in `manifest["gate"]`, not an exception.
@@ -120,7 +125,7 @@ def plan(
     }
 
 
-def next_command(done: pipeline.Build, data: Optional[str] = None, **given: Any) -> str:
+def next_command(done: results.Build, data: Optional[str] = None, **given: Any) -> str:
     """The command that a user would type after a build: measure its accuracy, or its speed."""
     model = shlex.quote(str(done.model))
     source = "".join(
@@ -199,7 +204,9 @@ def load(bundle: PathLike) -> Runner:
 
 def _runnable(spec: RunnerSpec, backend: str) -> RunnerSpec:
     """An ONNX file gets the backend that runs it; other kinds know theirs."""
-    return spec.with_(backend=backends.choose(backend)) if spec.kind == "onnx" and not spec.backend else spec
+    if spec.kind != "onnx" or spec.backend:
+        return spec
+    return spec.with_(backend=backends.choose(backend, backends.RUN_ONNX))
 
 
 def bench(

@@ -66,7 +66,7 @@ def bench_targets(
 def _engine(spec: RunnerSpec, backend: str, threads: int) -> Target:
     path = Path(spec.path)
     if spec.kind == "onnx":
-        name = backends.choose(backend)
+        name = backends.choose(backend, backends.RUN_ONNX)
         return Target(
             path.name, "engine", "", "fp32", name, {}, size_of(spec.path), spec.with_(backend=name, threads=threads)
         )

@@ -62,7 +62,7 @@ def _labels(file: Path) -> List[str]:
 def classify(
     spec: Dict[str, Any], images: List[str], top: int, names: List[str], progress: Progress
 ) -> List[Dict[str, Any]]:
-    """The child's part of `predict`: one image at a time at batch 1, memory does not grow with their number."""
+    """The child's part of `predict`: one image at a time at the smallest batch; memory does not grow with them."""
     import numpy as np
 
     import engines
@@ -76,12 +76,12 @@ def classify(
         tensor = runner.inputs[0]
         shape = tensor.shape[1:]
         size = (shape[0], shape[1]) if about.layout == "NHWC" else (shape[1], shape[2])
-        feed = np.zeros((1, *[int(n or 1) for n in shape]), np.float32)
+        feed = np.zeros((runner.batch_for(1), *[int(n or 1) for n in shape]), np.float32)
         query = runner.bind({tensor.name: feed})
         for number, image in enumerate(images):
             progress("predicting", number, len(images))
             feed[...] = apply(pre, [read_image(Path(image))], about.layout, (int(size[0] or 0), int(size[1] or 0)))
-            scores = np.asarray(query()[runner.outputs[0].name], np.float64).reshape(-1)
+            scores = np.asarray(query()[runner.outputs[0].name][0], np.float64).reshape(-1)
             if names and len(names) != scores.size:
                 raise UsageError(f"{len(names)} labels were given, the model has {scores.size} classes")
             if scores.min() < 0 or abs(scores.sum() - 1) > 1e-2:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
@@ -13,7 +15,7 @@ from optimize.cli import options
 from optimize.cli.console import answer, console, line, progress, say
 
 if TYPE_CHECKING:
-    from optimize.pipeline.build import Build
+    from optimize.pipeline.results import Build
 
 
 def export(
@@ -69,6 +71,16 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and stop.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="No fast 16-bit format is an error (exit 4).")] = False,
+    keep_fp32: options.KeepFp32 = None,
+    workspace: options.Workspace = "auto",
+    timing_cache: options.TimingCache = None,
+    dla: options.Dla = None,
+    gpu_fallback: options.GpuFallback = False,
+    int8_mode: options.Int8Mode = "auto",
+    builds: options.Builds = 1,
+    keep: options.Keep = "best",
+    optimization_level: options.OptimizationLevel = None,
+    split_batches: options.SplitBatches = False,
     *,
     source: Dict[str, Any],
     fp16: Annotated[bool, typer.Option("--fp16", "--half", hidden=True)] = False,
@@ -103,6 +115,16 @@ def build(
         "out": out or save_engine,
         "force": force,
         "strict": strict,
+        "keep_fp32": tuple(keep_fp32 or ()),
+        "workspace": workspace,
+        "timing_cache": timing_cache.resolve() if timing_cache else None,
+        "dla": dla,
+        "gpu_fallback": gpu_fallback,
+        "int8_mode": int8_mode,
+        "builds": builds,
+        "keep": keep,
+        "optimization_level": optimization_level,
+        "split_batches": split_batches,
         **source,
     }
     if dry_run:
@@ -176,9 +198,38 @@ def _show(done: Build) -> None:
     for one in done.bundles:
         table.add_row(*_row(one.to_json()))
     console().print(table)
+    for one in done.bundles:
+        for text in _told(one.manifest):
+            line(text)
     line(_check_line(done.check))
     inferred = " (inferred)" if (done.spec.preprocess or {}).get("inferred") else ""
     line(f"preprocess: {(done.spec.preprocess or {}).get('text', 'none')}{inferred}")
+
+
+def _told(about: Dict[str, Any]) -> List[str]:
+    """What a TensorRT build says beyond the table: which way was kept and why, the plans, the same by trtexec."""
+    found, options_ = [], about["options"]
+    for one in about.get("variants", ()):
+        drop = "unmeasured" if one["top1_drop"] is None else f"{one['top1_drop']:+.2f} points"
+        kept = "kept" if one["name"] == options_.get("int8_mode") else "not kept"
+        gate = {True: "passes", False: "fails", None: "unmeasured"}[one["passed"]]
+        found.append(
+            f"{about['precision']} {one['name']}: {math.exp(one['log_ms']):.3f} ms (geometric mean of the batches), "
+            f"drop {drop}, gate {gate}, {one['reformats']} reformats, {one['qdq']} Q/DQ layers: {kept}"
+        )
+    chosen = about.get("chosen")
+    if chosen:
+        times = ", ".join(f"{name} {math.exp(value):.3f} ms" for name, value in sorted(chosen["log_ms"].items()))
+        found.append(f"best is {chosen['precision']}: {times} (geometric mean of the batches)")
+    medians = [one["median_ms"] for one in options_.get("builds", ()) if one.get("median_ms") is not None]
+    if len(medians) > 1:
+        spread = 100 * (max(medians) - min(medians)) / min(medians)
+        found.append(
+            f"{about['precision']}: {len(medians)} plans, {min(medians):.3f} ms the fastest, {spread:.1f}% apart"
+        )
+    if options_.get("trtexec"):
+        found.append(f"{about['precision']} by trtexec: {shlex.join(options_['trtexec'])}")
+    return found
 
 
 def _row(one: Dict[str, Any]) -> List[str]:

@@ -112,3 +112,39 @@ Data = Annotated[
 ]
 Backend = Annotated[str, typer.Option("--backend", help="auto, tensorrt, openvino or onnxruntime.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves the runtime's default.")]
+
+_TENSORRT = "TensorRT"
+Workspace = Annotated[
+    str, typer.Option("--workspace", help="Scratch memory of the builder: auto, or 512MiB.", rich_help_panel=_TENSORRT)
+]
+TimingCache = Annotated[
+    Optional[Path],
+    typer.Option("--timing-cache", help="File of measured tactics; kept beside the model.", rich_help_panel=_TENSORRT),
+]
+Dla = Annotated[
+    Optional[int], typer.Option("--dla", metavar="CORE", help="Deep-learning accelerator.", rich_help_panel=_TENSORRT)
+]
+GpuFallback = Annotated[
+    bool, typer.Option("--gpu-fallback", help="What the accelerator lacks runs on the GPU.", rich_help_panel=_TENSORRT)
+]
+Int8Mode = Annotated[
+    str,
+    typer.Option(
+        "--int8-mode",
+        help="explicit (Q/DQ), implicit (TensorRT calibrates) or auto: both, the faster kept.",
+        rich_help_panel=_TENSORRT,
+    ),
+]
+Builds = Annotated[
+    int, typer.Option("--builds", help="Plans to build; builds differ, one is kept.", rich_help_panel=_TENSORRT)
+]
+Keep = Annotated[str, typer.Option("--keep", help="The best or the median plan of several.", rich_help_panel=_TENSORRT)]
+OptimizationLevel = Annotated[
+    Optional[int], typer.Option("--optimization-level", help="Of the builder, 0 to 5.", rich_help_panel=_TENSORRT)
+]
+SplitBatches = Annotated[
+    bool, typer.Option("--split-batches", help="One plan for each batch.", rich_help_panel=_TENSORRT)
+]
+KeepFp32 = Annotated[
+    Optional[List[str]], typer.Option("--keep-fp32", metavar="NODE", help="ONNX node that stays float; repeat.")
+]

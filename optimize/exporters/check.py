@@ -265,7 +265,7 @@ def _batch(candidate: RunnerSpec, one: Runner, two: Runner, n: int) -> int:
         from engines import manifest
 
         return int(max(manifest.read(Path(candidate.path))["batches"]))
-    return min(n, _BATCH)
+    return two.batch_for(min(n, _BATCH))
 
 
 def _precision(candidate: RunnerSpec, runner: Runner) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 from engines import backend as backends
-from engines import jsonfile, manifest
+from engines import jsonfile
 from engines.device import DeviceKey, device_key
-from engines.errors import GateError, IncompatibleError, OptimizeError
+from engines.errors import GateError, IncompatibleError, OptimizeError, UsageError
 from engines.spec import Progress, RunnerSpec, TensorSpec, quiet
 from optimize.pipeline import engine
 from optimize.pipeline.inputs import CALIBRATION_PACKAGES, EXPORT_PACKAGES, child_env, data_inputs, source_inputs
 from optimize.pipeline.options import BuildOptions
+from optimize.pipeline.results import Build, Built, Candidate, unchanged
 from optimize.pipeline.stages import Workspace, digest, now, value_of
+from optimize.pipeline.variants import Variant, variants
 from optimize.verification import accuracy_against, judge, reference
 from optimize.version import VERSION
 
@@ -23,60 +24,6 @@ _SEEDED_IMAGES = 64
 
 _CHECK_IMAGES = 512
 """Real images of the export's check; accuracy is measured on all of the test images later."""
-
-
-@dataclass
-class Built:
-    """One bundle of a build, and what was measured of it."""
-
-    path: Path
-    precision: str
-    manifest: Dict[str, Any]
-    reused: bool
-
-    def to_json(self) -> Dict[str, Any]:
-        """The bundle's line in `optimize build --json`."""
-        about = self.manifest
-        return {
-            "path": str(self.path),
-            "precision": self.precision,
-            "backend": about["backend"],
-            "achieved": about["achieved"],
-            "size_bytes": sum(f["bytes"] for f in about["files"]),
-            "seconds": about["seconds"],
-            "reused": self.reused,
-            "accuracy": about["accuracy"],
-            "check": about["check"],
-            "gate": about["gate"],
-            "flags": about["flags"],
-        }
-
-
-@dataclass
-class Build:
-    """What one call of `build` made of one model."""
-
-    model: Path
-    out: Path
-    backend: str
-    spec: RunnerSpec
-    check: Dict[str, Any]
-    source_accuracy: Optional[Dict[str, Any]]
-    bundles: List[Built] = field(default_factory=list)
-    failures: List[Tuple[str, OptimizeError]] = field(default_factory=list)
-
-    def to_json(self) -> Dict[str, Any]:
-        """The answer of `optimize build --json`."""
-        return {
-            "model": str(self.model),
-            "out": str(self.out),
-            "backend": self.backend,
-            "preprocess": self.spec.preprocess,
-            "check": self.check,
-            "source": self.source_accuracy,
-            "bundles": [b.to_json() for b in self.bundles],
-            "failures": [{"precision": p, "message": e.message, "hint": e.hint} for p, e in self.failures],
-        }
 
 
 def output_folder(model: Path, options: BuildOptions) -> Path:
@@ -100,11 +47,13 @@ def build(spec: RunnerSpec, options: BuildOptions, progress: Progress = quiet) -
         OptimizeError: A stage that all precisions need failed.
     """
     backend = backends.choose(options.backend)
+    if backend != "tensorrt" and options.tensorrt.given():
+        raise UsageError(f"{', '.join(options.tensorrt.given())}: only TensorRT has this, and {backend} builds here")
     out = output_folder(Path(spec.path), options)
     out.mkdir(parents=True, exist_ok=True)
     space = Workspace(out / ".optimize")
     with space.locked(progress):
-        job = _Job(spec, options, backend, space, progress)
+        job = Job(spec, options, backend, space, progress)
         done = job.prepare(out)
         for precision in options.precisions:
             try:
@@ -116,7 +65,7 @@ def build(spec: RunnerSpec, options: BuildOptions, progress: Progress = quiet) -
     return done
 
 
-class _Job:
+class Job:
     """One build under way: what every precision shares."""
 
     def __init__(
@@ -245,7 +194,8 @@ class _Job:
             force=self.options.force,
         )
 
-    def _calibrate(self) -> Dict[str, Any]:
+    def calibrate(self) -> Dict[str, Any]:
+        """The Q/DQ graph for the backend, made once for all that need it (`calib.calibrate.calibrate`)."""
         o = self.options
         arguments = {
             "data": o.data,
@@ -254,7 +204,8 @@ class _Job:
             "target": self.backend,
             "samples": o.samples,
             "seed": o.seed,
-            "backend": self.backend,
+            "backend": "onnxruntime" if self.backend == "tensorrt" else self.backend,
+            "keep_float": list(o.keep_fp32),
         }
         return self.space.run(
             "calibrate",
@@ -273,28 +224,38 @@ class _Job:
             from optimize.pipeline.best import make_best
 
             return make_best(lambda name: self.make(name, out), self.options, self.space, self.progress)
+        found = [self._engine(precision, variant) for variant in variants(self, precision)]
+        chosen, times = (found[0], None) if len(found) == 1 else self._fastest(precision, found)
+        about = chosen.manifest
+        if times:
+            about = {**about, "variants": [one.compared(times) for one in found]}
+        bundle = out / engine.bundle_name(precision, self.backend, self.key.version, self.key.compute_capability)
+        reused = chosen.reused and unchanged(bundle, about)
+        if not reused:
+            engine.publish(chosen.stage, [f["path"] for f in about["files"]], about, bundle)
+        return Built(bundle, precision, about, reused)
+
+    def _engine(self, precision: str, variant: Variant) -> Candidate:
+        """Build one way and measure it."""
         o = self.options
-        calibration = self._calibrate() if precision == "int8" else None
-        onnx = calibration["onnx"] if calibration else self.onnx
-        graph = jsonfile.sha256(onnx)
-        settings: Dict[str, Any] = {"threads": o.threads} if o.threads else {}
+        name = f"{precision}-{variant.name}" if variant.name else precision
         identity = {
-            "onnx": graph,
+            "onnx": jsonfile.sha256(variant.onnx),
             "precision": precision,
             "backend": self.backend,
             "device": self.key.to_json(),
             "batches": list(o.batches),
-            "options": settings,
+            "options": variant.settings,
         }
         built = self.space.run(
-            f"engine-{precision}",
+            f"engine-{name}",
             "optimize.pipeline.engine:build_engine",
             {
-                "onnx": onnx,
+                "onnx": variant.onnx,
                 "precision": precision,
                 "batches": list(o.batches),
                 "backend": self.backend,
-                "options": settings,
+                "options": {**variant.settings, **variant.unkeyed},
             },
             identity,
             self.progress,
@@ -309,22 +270,33 @@ class _Job:
         spec = self._graph_spec().with_(
             path=str(stage / built["files"][0]), backend=self.backend, options=built["options"], threads=o.threads
         )
-        about = self._manifest(precision, built, calibration, identity, stage)
-        about.update(self._measure(spec, identity))
-        bundle = out / engine.bundle_name(precision, self.backend, self.key.version, self.key.compute_capability)
-        reused = built["reused"] and unchanged(bundle, about)
-        if not reused:
-            engine.publish(stage, built["files"], about, bundle)
-        return Built(bundle, precision, about, reused)
+        about = self._manifest(precision, built, variant.calibration, identity, stage)
+        about.update(self._measure(name, spec, identity))
+        return Candidate(variant.name, stage, spec, about, built["reused"])
 
-    def _measure(self, spec: RunnerSpec, identity: Dict[str, Any]) -> Dict[str, Any]:
+    def _fastest(self, precision: str, found: List[Candidate]) -> Tuple[Candidate, Dict[str, float]]:
+        """Of several ways to build, the fastest that passes the gate; the first where none does."""
+        from optimize.pipeline.best import rank
+
+        times = rank(
+            self.space,
+            f"fastest-{precision}",
+            {one.name: one.spec for one in found},
+            {one.name: one.manifest["files"] for one in found},
+            self.options,
+            self.progress,
+        )
+        passing = [one for one in found if one.manifest["gate"] is None or one.manifest["gate"]["passed"]]
+        return min(passing, key=lambda one: times[one.name]) if passing else found[0], times
+
+    def _measure(self, name: str, spec: RunnerSpec, identity: Dict[str, Any]) -> Dict[str, Any]:
         """Accuracy against the source where data is given, else a numerical check on seeded inputs; and the gate."""
         others = [b for b in self.options.batches if b != max(self.options.batches)]
-        scores = self._scores(identity["precision"], spec, identity, others)
+        scores = self._scores(name, spec, identity, others)
         if not scores:
             n = _SEEDED_IMAGES
             check = self.space.run(
-                f"check-{identity['precision']}",
+                f"check-{name}",
                 "optimize.exporters.check:compare",
                 {
                     "reference": self._graph_spec().to_json(),
@@ -388,13 +360,3 @@ class _Job:
 
 def _tensor(spec: TensorSpec) -> Dict[str, Any]:
     return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
-
-
-def unchanged(bundle: Path, about: Dict[str, Any]) -> bool:
-    """Whether the bundle in place is whole and says the same, but for when it was made."""
-    try:
-        there = manifest.read(bundle)
-        manifest.check_files(bundle)
-    except (OptimizeError, OSError):
-        return False
-    return {**there, "created": ""} == {**about, "created": ""}

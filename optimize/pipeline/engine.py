@@ -27,10 +27,23 @@ def build_engine(
 
     from engines import backend as backends
 
+    if backend == "tensorrt":
+        options = _at_build_time(options, Path(out))
     built = backends.get(backend).build(Path(onnx), Path(out), precision, batches, options, progress)
     opsets = onnx_package.load(onnx, load_external_data=False).opset_import
     opset = next(o.version for o in opsets if o.domain in ("", "ai.onnx"))
     return {**built, "onnx": {"sha256": jsonfile.sha256(onnx), "opset": opset}}
+
+
+def _at_build_time(options: Dict[str, Any], out: Path) -> Dict[str, Any]:
+    """What only the moment and the place of a TensorRT build tell: the state of the clocks, and where its calibration
+    cache goes."""
+    from engines import board
+
+    found = {**options, "clocks": board.clocks()}
+    if "calibration" in options:
+        found["calibration"] = {**options["calibration"], "cache": str(out / "calibration.cache")}
+    return found
 
 
 def bundle_name(precision: str, backend: str, version: str, compute_capability: str = "") -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterable, Optional, Tuple
 
 from engines.errors import UsageError
 from engines.spec import PRECISIONS
+from optimize.pipeline.tensorrt import TensorRTOptions
 
 CANDIDATES = ("fp32", "fp16", "int8")
 """What `best` chooses from."""
@@ -35,6 +36,8 @@ class BuildOptions:
         threads: CPU threads of the engine; 0 is the runtime's default.
         force: Build again what is there already.
         strict: A missing fast 16-bit format is an error (exit 4).
+        keep_fp32: Names of ONNX nodes that stay float: in INT8 on every backend, in FP16 with TensorRT.
+        tensorrt: What only TensorRT is asked.
     """
 
     precisions: Tuple[str, ...] = ("fp16",)
@@ -51,6 +54,8 @@ class BuildOptions:
     threads: int = 0
     force: bool = False
     strict: bool = False
+    keep_fp32: Tuple[str, ...] = ()
+    tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 
     def __post_init__(self) -> None:
         check_gates(self.max_drop, self.min_agreement, self.data)

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import engines
-from engines import backend
+from engines import backend, driver
 from engines.errors import BuildError, IncompatibleError, ModelError, UsageError
 from engines.spec import RunnerSpec, quiet
 
@@ -39,11 +39,42 @@ def test_unknown_backend_is_a_usage_error():
             ask("openvno")
 
 
-def test_tensorrt_says_why_it_is_not_there():
-    assert "not in this version" in backend.unavailable("tensorrt")
-    with pytest.raises(IncompatibleError, match=r"tensorrt: .*not in this version") as error:
-        backend.choose("tensorrt")
-    assert "--backend" in error.value.hint
+GPU = driver.Gpu("Orin", "8.7", True, "11.4")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "board", "version", "package", "why", "hint"),
+    [
+        ((None, "no driver"), "", ("", "not here"), None, "no driver", "leave --backend out"),
+        ((GPU, ""), "35.4.1", ("", "not here"), None, "JetPack's", "--system-site-packages"),
+        ((GPU, ""), "35.4.1", ("", "does not load: libnvinfer"), True, "does not load", "optimize doctor"),
+        ((GPU, ""), "", ("", "not installed"), None, "not installed", "optimize-trt[tensorrt]"),
+        ((GPU, ""), "35.4.1", ("8.5.2.2", ""), None, "pycuda is not installed", "/usr/local/cuda/bin"),
+        ((GPU, ""), "", ("10.3.0", ""), None, "pycuda is not installed", "pip install pycuda"),
+        ((GPU, ""), "", ("10.3.0", ""), True, "", ""),
+    ],
+)
+def test_tensorrt_says_why_it_is_not_there_and_what_helps_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch, gpu: Any, board: str, version: Any, package: Any, why: str, hint: str
+):
+    monkeypatch.setattr(backend.driver, "ask", lambda: gpu)
+    monkeypatch.setattr(backend, "l4t", lambda: board)
+    monkeypatch.setattr(backend, "tensorrt_version", lambda: version)
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: package)
+    assert why in backend.unavailable("tensorrt")
+    assert bool(backend.unavailable("tensorrt")) is bool(why)
+    if why:
+        with pytest.raises(IncompatibleError, match="tensorrt: ") as error:
+            backend.choose("tensorrt")
+        assert hint in error.value.hint
+
+
+def test_an_onnx_file_is_run_by_what_needs_no_engine(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backend, "unavailable", lambda name: "")
+    assert backend.choose("auto") == "tensorrt"
+    assert backend.choose("auto", backend.RUN_ONNX) == "openvino"
+    with pytest.raises(UsageError, match="does not run an ONNX file"):
+        backend.choose("tensorrt", backend.RUN_ONNX)
 
 
 def test_a_missing_package_gives_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,120 @@
+"""The graphs and settings with which a backend may build one precision; several where only measuring tells the best."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional
+
+from engines import jsonfile
+from optimize.pipeline.inputs import CALIBRATION_PACKAGES
+from optimize.pipeline.stages import digest
+from optimize.pipeline.tensorrt import calibration_batch
+
+if TYPE_CHECKING:
+    from optimize.pipeline.build import Job
+
+
+class Variant(NamedTuple):
+    """One way to build.
+
+    Attributes:
+        name: Empty where there is only one way, else `explicit` or `implicit`.
+        onnx: The graph for the backend.
+        calibration: Result of the calibration, for the manifest; None where nothing was calibrated.
+        settings: Options of the backend that decide the engine.
+        unkeyed: Options that do not, such as where a cache lies.
+    """
+
+    name: str
+    onnx: str
+    calibration: Optional[Dict[str, Any]]
+    settings: Dict[str, Any]
+    unkeyed: Dict[str, Any]
+
+
+def variants(job: Job, precision: str) -> List[Variant]:
+    """The ways to build `precision` with the job's backend."""
+    settings: Dict[str, Any] = {"threads": job.options.threads} if job.options.threads else {}
+    if job.backend == "tensorrt":
+        return _tensorrt(job, precision, settings)
+    calibration = job.calibrate() if precision == "int8" else None
+    return [Variant("", calibration["onnx"] if calibration else job.onnx, calibration, settings, {})]
+
+
+def _tensorrt(job: Job, precision: str, settings: Dict[str, Any]) -> List[Variant]:
+    asked = job.options.tensorrt
+    able = job.space.run(
+        "tensorrt", "optimize.pipeline.tensorrt:capabilities", {}, {"device": job.key.to_json()}, job.progress
+    )
+    settings = {**settings, **asked.settings(), "keep_fp32": list(job.options.keep_fp32)}
+    if not able["weakly_typed"]:
+        settings["strongly_typed"] = True
+    cache = asked.timing_cache or job.space.root / "timing" / "timing.cache"
+    unkeyed = {"timing_cache": str(cache)}
+    if precision != "int8":
+        onnx = job.onnx if precision == "fp32" or able["weakly_typed"] else _in_fp16(job, job.onnx)
+        return [Variant("", onnx, None, settings, unkeyed)]
+    found = []
+    implicit = able["weakly_typed"] and able["calibrator"] and asked.dla is None
+    if asked.int8_mode != "implicit" or not implicit:
+        calibration = job.calibrate()
+        onnx = calibration["onnx"] if able["weakly_typed"] else _in_fp16(job, calibration["onnx"])
+        found.append(Variant("explicit", onnx, calibration, {**settings, "int8_mode": "explicit"}, unkeyed))
+    if implicit and asked.int8_mode != "explicit":
+        found.append(_implicit(job, settings, unkeyed))
+    return found
+
+
+def _in_fp16(job: Job, onnx: str) -> str:
+    keep = list(job.options.keep_fp32)
+    graph = {"onnx": jsonfile.sha256(onnx), "keep": keep}
+    done = job.space.run(
+        "fp16",
+        "optimize.pipeline.tensorrt:cast_fp16",
+        {"onnx": onnx, "keep": keep},
+        graph,
+        job.progress,
+        CALIBRATION_PACKAGES,
+        out="out=fp16.onnx",
+        force=job.options.force,
+    )
+    return str(done["onnx"])
+
+
+def _implicit(job: Job, settings: Dict[str, Any], unkeyed: Dict[str, Any]) -> Variant:
+    o = job.options
+    arguments = {
+        "data": o.data,
+        "preprocess": job.spec.preprocess,
+        "layout": job.boundary.layout,
+        "samples": o.samples,
+        "seed": o.seed,
+    }
+    identity = {**arguments, "data": job.data, "onnx": job.graph}
+    feeds = job.space.run(
+        "feeds",
+        "optimize.pipeline.tensorrt:calibration_feeds",
+        {**arguments, "onnx": job.onnx},
+        identity,
+        job.progress,
+        CALIBRATION_PACKAGES,
+        out="out=feeds.npz",
+        force=o.force,
+    )
+    about = {
+        "method": {"name": "TensorRT entropy calibrator"},
+        **{k: feeds[k] for k in ("samples", "dataset", "seed")},
+        "target": "tensorrt",
+        "onnx": job.onnx,
+    }
+    calibration = {
+        "batch": calibration_batch(feeds["samples"], o.batches),
+        "algorithm": "entropy",
+        "identity": digest(identity),
+    }
+    return Variant(
+        "implicit",
+        job.onnx,
+        about,
+        {**settings, "int8_mode": "implicit", "calibration": calibration},
+        {**unkeyed, "calibration": {**calibration, "feeds": feeds["feeds"]}},
+    )
