@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from engines import child
 from engines.errors import OptimizeError, UsageError, outcome
-from engines.spec import Progress, RunnerSpec, quiet
+from engines.spec import Feeds, Progress, Runner, RunnerSpec, quiet
 
 ROLES = ("engine", "original")
 
@@ -67,6 +67,9 @@ class Measured(NamedTuple):
     after: Dict[str, Any]
 
 
+SPANS: Dict[str, bool] = {"transfers": True, "graph": False, "spin": False}
+"""How trtexec 8 to 10 measures unless it is told otherwise; a spec's options tell."""
+
 OnCell = Callable[[Target, int, Dict[str, Any]], None]
 """`on_cell(target, batch, round)` after each finished cell; `round` is an entry of a row's `rounds`."""
 
@@ -93,8 +96,8 @@ def measure_target(
         progress: Told nothing while queries are timed.
 
     Returns:
-        `cells` [{`batch`, `started`, `samples_ms`}], `failed` [{`batch`, `message`}], `achieved`. A batch that fails
-        does not stop the others.
+        `cells` [{`batch`, `started`, `samples_ms`, `device`}], `failed` [{`batch`, `message`}], `achieved`. A batch
+        that fails does not stop the others.
 
     Raises:
         OptimizeError: The target cannot be opened.
@@ -110,17 +113,35 @@ def measure_target(
     with engines.open(RunnerSpec.from_json(spec)) as runner:
         for batch in batches:
             try:
-                query = runner.bind(feeds(runner, batch, data, seed))
+                given = feeds(runner, batch, data, seed)
+                query = runner.bind(given)
                 started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
                 samples = measure(query, warmup_s, duration_s, iterations)
+                del query
+                device = _by_events(runner, given, batch, warmup_s, duration_s, iterations)
             except Exception as error:  # whatever a backend raises at one batch; it is reported and the rest goes on
                 failed.append({"batch": batch, "message": outcome(error).message})
                 continue
-            cells.append({"batch": batch, "started": started, "samples_ms": milliseconds(samples)})
-            del query
+            cells.append({"batch": batch, "started": started, "samples_ms": milliseconds(samples), "device": device})
         if describe and cells:
             achieved = runner.achieved()
     return {"cells": cells, "failed": failed, "achieved": achieved}
+
+
+def _by_events(
+    runner: Runner, given: Feeds, batch: int, warmup_s: float, duration_s: float, iterations: int
+) -> Optional[Dict[str, Any]]:
+    """trtexec's quantities, in a pass of their own after the wall times; None where the backend has no events."""
+    if not hasattr(runner, "slots"):
+        return None
+    from bench import spans
+
+    options = runner.spec.options
+    how = {name: bool(options.get(name, default)) for name, default in SPANS.items()}
+    trace = spans.measure(
+        runner.slots(given, **how), batch, warmup_ms=1e3 * warmup_s, duration_s=duration_s, iterations=iterations
+    )
+    return spans.summary(trace)
 
 
 def run(
@@ -229,12 +250,16 @@ def _measure(
 
 
 def _env(spec: RunnerSpec) -> Dict[str, str]:
-    """Environment variables that a child which opens this must start with."""
+    """Environment variables that a child which opens this must start with.
+
+    TensorFlow takes all of a GPU's memory unless it is told to grow.
+    """
+    hidden = {"CUDA_VISIBLE_DEVICES": "-1"} if spec.options.get("device") == "cpu" else {}
     if spec.kind.startswith("keras"):
         from engines.kerasgeneration import child_env
 
-        return child_env(spec)
-    return {}
+        return {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **child_env(spec), **hidden}
+    return hidden
 
 
 class _Record:

@@ -70,7 +70,7 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
         "images_per_s": batch * len(samples) / (sum(samples) / 1e3) if sum(samples) > 0 else None,
         "rounds": [dict(entry) for entry in rounds],
         "samples_ms": samples,
-        "device": None,
+        "device": _device(rounds),
         "top1": None,
         "top1_drop": None,
         "agreement": None,
@@ -79,6 +79,13 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
         "variation": variation,
         "interval": None,
     }
+
+
+def _device(rounds: Sequence[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+    """trtexec's quantities of a row: those of the round whose compute time is the median; None where no backend has
+    them."""
+    found = [entry["device"] for entry in rounds if entry.get("device")]
+    return dict(sorted(found, key=lambda one: one["compute_ms"]["median"])[(len(found) - 1) // 2]) if found else None
 
 
 def fastest_original(rows: Sequence[Dict[str, Any]], batch: int) -> Optional[Dict[str, Any]]:

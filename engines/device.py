@@ -129,6 +129,10 @@ def tensorrt_version() -> Tuple[str, str]:
         return "", f"the Python package tensorrt does not load: {error.message}"
 
 
+DOUBLE = "+double"
+"""Ends the version of a stand-in for a backend's library, which computes right and tells nothing of its speed."""
+
+
 def import_version(package: str, progress: Any = None) -> str:
     """`__version__` of a package, by importing it: for a child process."""
     try:

@@ -164,7 +164,7 @@ def runner_spec(bundle: Path, base: Optional[RunnerSpec] = None) -> RunnerSpec:
 
     Args:
         bundle: The folder.
-        base: What it was opened with; its threads and given preprocessing are kept.
+        base: What it was opened with; its threads, given preprocessing and options are kept.
 
     Raises:
         IncompatibleError: Made for another device or backend version, or the backend is missing; says which.
@@ -186,7 +186,7 @@ def runner_spec(bundle: Path, base: Optional[RunnerSpec] = None) -> RunnerSpec:
         layout=value["layout"],
         task=value["task"],
         preprocess=start.preprocess if start.preprocess is not None else value["preprocess"],
-        options=value["options"],
+        options={**value["options"], **start.options},
         form="",
         custom_objects=None,
         factory=None,

@@ -224,10 +224,28 @@ def bench(
     data: Optional[str] = None,
     out: Optional[PathLike] = "runs.json",
     command: str = "",
+    device: str = "auto",
+    io: str = "copy",
+    cuda_graph: bool = False,
+    spin: bool = False,
+    transfers: bool = True,
     progress: Progress = quiet,
     **source: Any,
 ) -> Tuple[Dict[str, Any], List[Tuple[str, str]]]:
     """Measure engines and originals in fresh, alternating processes, and their accuracy where data is given.
+
+    Args:
+        targets, batch, baseline, forms, backend, threads: What is measured, and how it is loaded.
+        warmup, rounds, duration, iterations: See `bench.rounds.run`.
+        images, data: Of the accuracy.
+        out: Run file, or None.
+        command: Kept in the run.
+        device: auto, or cpu or gpu for the originals.
+        io: copy, or zero-copy where TensorRT and the GPU share the memory.
+        cuda_graph, spin: How TensorRT's queries are launched and waited for.
+        transfers: Whether the pass by events, beside the wall times, includes the copies.
+        progress: Told what happens.
+        source: custom_objects, factory, input_shape, preprocess, task of `optimize.sources.recognise`.
 
     Returns:
         The run (`optimize.run/1`), and what failed as (target, message); the rest was kept.
@@ -245,6 +263,8 @@ def bench(
         backend,
         threads,
         source,
+        device,
+        {"io": io, "cuda_graph": cuda_graph, "graph": cuda_graph, "spin": spin, "transfers": transfers},
     )
     return measure(
         found,

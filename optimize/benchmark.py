@@ -9,8 +9,9 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from bench.rounds import Target, distinct, size_of
 from engines import backend as backends
-from engines import child, manifest
-from engines.errors import OptimizeError, UsageError
+from engines import child, driver, manifest
+from engines.device import DOUBLE
+from engines.errors import IncompatibleError, OptimizeError, UsageError
 from engines.spec import FORMS, Progress, RunnerSpec, quiet
 from optimize.pipeline.inputs import child_env
 from optimize.sources import recognise
@@ -29,13 +30,27 @@ def bench_targets(
     backend: str,
     threads: int,
     source: Dict[str, Any],
+    device: str = "auto",
+    launch: Optional[Dict[str, Any]] = None,
 ) -> List[Target]:
     """Engines and originals to measure, in the order given, the baseline's forms last.
+
+    Args:
+        targets, baseline, forms, backend, threads, source: See `optimize.api.bench`.
+        device: auto, cpu or gpu: where the originals run.
+        launch: Options of TensorRT's queries.
 
     Raises:
         UsageError: Nothing to measure, or a form that none of the originals has.
         DamagedError, IncompatibleError: A bundle that will not run here.
     """
+    if device not in ("auto", "cpu", "gpu"):
+        raise UsageError(f"--device {device}: auto, cpu or gpu is expected")
+    if (launch or {}).get("io", "copy") not in ("copy", "zero-copy"):
+        raise UsageError(f"--io {launch and launch['io']}: copy or zero-copy is expected")
+    gpu, why = driver.ask()
+    if device == "gpu" and gpu is None:
+        raise IncompatibleError(f"--device gpu: {why}", "leave --device out")
     found: List[Target] = []
     preprocess = source.get("preprocess")
     for path in targets:
@@ -56,11 +71,21 @@ def bench_targets(
     for form in forms or ():
         if not any(t.form == form for t in found):
             raise UsageError(f"--forms {form}: none of the targets can be run so", "leave --forms out")
+    found = [
+        t._replace(spec=t.spec.with_(options={**t.spec.options, **_asked(t, device, launch or {})})) for t in found
+    ]
     known = next((t.spec.preprocess for t in found if t.role == "engine" and t.spec.preprocess), None)
     if preprocess is None and known is not None:
         # what the bundle was verified with is what its original must see too
         found = [t if t.spec.preprocess else t._replace(spec=t.spec.with_(preprocess=known)) for t in found]
     return found
+
+
+def _asked(target: Target, device: str, launch: Dict[str, Any]) -> Dict[str, Any]:
+    """The options of a run that concern a target."""
+    if target.role == "original":
+        return {"device": device} if device != "auto" else {}
+    return launch if target.backend.startswith("tensorrt") else {}
 
 
 def _engine(spec: RunnerSpec, backend: str, threads: int) -> Target:
@@ -79,7 +104,7 @@ def _engine(spec: RunnerSpec, backend: str, threads: int) -> Target:
         "engine",
         "",
         about["precision"],
-        about["backend"],
+        f"{about['backend']} double" if DOUBLE in about["device"]["version"] else about["backend"],
         about["achieved"],
         size,
         spec,

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional
 import typer
 from typing_extensions import Annotated
 
-from engines.errors import PartialError, UsageError
+from engines.errors import PartialError
 from optimize.cli import options
 from optimize.cli.console import answer, console, progress, say
 
@@ -24,7 +24,7 @@ def bench(
     forms: Annotated[
         Optional[List[str]], typer.Option("--forms", help="Forms of originals: predict, function, xla, eager, compile.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu (this version measures on the CPU).")] = "cpu",
+    device: Annotated[str, typer.Option("--device", help="auto, or cpu or gpu for the originals.")] = "auto",
     backend: options.Backend = "auto",
     threads: options.Threads = 0,
     warmup: Annotated[str, typer.Option("--warmup", help="Of each batch in each round.")] = "200ms",
@@ -36,6 +36,20 @@ def bench(
         Optional[int], typer.Option("--images", min=1, help="Test images for accuracy; all by default.")
     ] = None,
     data: options.Data = None,
+    io: Annotated[
+        str,
+        typer.Option("--io", help="copy, or zero-copy into memory that the GPU shares.", rich_help_panel="TensorRT"),
+    ] = "copy",
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="Launch a captured graph.", rich_help_panel="TensorRT")
+    ] = False,
+    spin: Annotated[bool, typer.Option("--spin", help="Wait for the GPU busily.", rich_help_panel="TensorRT")] = False,
+    transfers: Annotated[
+        bool,
+        typer.Option(
+            "--transfers/--no-transfers", help="Copies in the pass by events, as trtexec.", rich_help_panel="TensorRT"
+        ),
+    ] = True,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="runs.json", help="The run file.")] = Path("runs.json"),
     *,
     source: Dict[str, Any],
@@ -43,8 +57,6 @@ def bench(
     """Measure engines against the original, in fresh alternating processes."""
     from optimize import api
 
-    if device not in ("cpu", "auto"):
-        raise UsageError(f"--device {device}: only cpu can be measured here", "leave --device out")
     with progress() as report:
         run, failures = api.bench(
             targets,
@@ -59,6 +71,11 @@ def bench(
             iterations=iterations,
             images=images,
             data=data,
+            device=device,
+            io=io,
+            cuda_graph=cuda_graph,
+            spin=spin,
+            transfers=transfers,
             out=out,
             command=" ".join(["optimize", *map(shlex.quote, sys.argv[1:])]),
             progress=report,

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 from engines import backend as backends
 from engines import jsonfile
-from engines.device import DeviceKey, device_key
+from engines.device import DOUBLE, DeviceKey, device_key
 from engines.errors import GateError, IncompatibleError, OptimizeError, UsageError
 from engines.spec import Progress, RunnerSpec, TensorSpec, quiet
 from optimize.pipeline import engine
@@ -353,7 +353,7 @@ class Job:
             "onnx": built["onnx"],
             "calibration": {k: v for k, v in value_of(calibration).items() if k != "onnx"} if calibration else None,
             "build_key": digest(identity),
-            "flags": built["flags"],
+            "flags": [*built["flags"], *(["double"] if DOUBLE in self.key.version else [])],
             "seconds": built["seconds"],
         }
 
