@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence
 
 from engines.errors import UsageError
 from engines.spec import Progress, quiet
@@ -146,9 +146,3 @@ def calibration_feeds(
     with jsonfile.replacing_file(Path(out)) as part, open(part, "wb") as handle:
         np.savez(handle, **{image.spec.name: np.concatenate(parts)})
     return {"feeds": out, "samples": len(images), "dataset": images.describe(), "seed": seed}
-
-
-def calibration_batch(samples: int, batches: Tuple[int, ...]) -> int:
-    """Images that the calibrator feeds at a time: the largest built batch that the samples fill, at most 32."""
-    fitting = [batch for batch in batches if batch <= min(samples, 32)]
-    return max(fitting) if fitting else min(samples, 32)

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional
 from engines import jsonfile
 from optimize.pipeline.inputs import CALIBRATION_PACKAGES
 from optimize.pipeline.stages import digest
-from optimize.pipeline.tensorrt import calibration_batch
 
 if TYPE_CHECKING:
     from optimize.pipeline.build import Job
+
+
+_BATCH = 32
+"""Images that TensorRT's calibrator is fed at a time, where the graph leaves it free."""
 
 
 class Variant(NamedTuple):
@@ -107,7 +110,7 @@ def _implicit(job: Job, settings: Dict[str, Any], unkeyed: Dict[str, Any]) -> Va
         "onnx": job.onnx,
     }
     calibration = {
-        "batch": calibration_batch(feeds["samples"], o.batches),
+        "batch": job.boundary.inputs[0].shape[0] or min(_BATCH, feeds["samples"]),
         "algorithm": "entropy",
         "identity": digest(identity),
     }

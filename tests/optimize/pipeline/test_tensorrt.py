@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.errors import UsageError
+from optimize.pipeline.tensorrt import TensorRTOptions, calibration_feeds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("auto", "auto"), ("512MiB", 512 << 20), ("1.5 GiB", 3 << 29), ("1000", 1000), ("2gb", 2 * 10**9)],
+)
+def test_a_workspace_is_auto_or_a_size(text: str, size):
+    assert TensorRTOptions(workspace=text).workspace_bytes() == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1", "0", "12 parsecs", "1MiB2", "MiB"])
+def test_another_workspace_is_refused(text: str):
+    with pytest.raises(UsageError, match="--workspace"):
+        TensorRTOptions(workspace=text)
+
+
+@given(st.floats(0.001, 1e6), st.sampled_from(["KiB", "MiB", "GiB"]))
+def test_a_size_with_a_unit_is_never_more_than_it_says(value: float, unit: str):
+    text = f"{value:.3f}{unit}"
+    scale = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[unit]
+    assert TensorRTOptions(workspace=text).workspace_bytes() <= float(f"{value:.3f}") * scale
+
+
+@pytest.mark.parametrize(
+    ("given_", "option"),
+    [
+        ({"int8_mode": "both"}, "--int8-mode both"),
+        ({"keep": "worst"}, "--keep worst"),
+        ({"builds": 0}, "--builds 0"),
+        ({"dla": -1}, "--dla -1"),
+        ({"optimization_level": 6}, "--optimization-level 6"),
+        ({"gpu_fallback": True}, "--gpu-fallback"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(given_, option: str):
+    with pytest.raises(UsageError, match=option):
+        TensorRTOptions(**given_)
+
+
+def test_the_options_that_were_asked_for_are_named_as_they_are_typed():
+    assert TensorRTOptions().given() == []
+    assert TensorRTOptions(dla=0, gpu_fallback=True, timing_cache=Path("t")).given() == [
+        "--timing-cache",
+        "--dla",
+        "--gpu-fallback",
+    ]
+    assert "timing_cache" not in TensorRTOptions(timing_cache=Path("t")).settings()  # it does not decide the plan
+
+
+def test_feeds_are_the_preprocessed_calibration_images(tiny_onnx: Path, tmp_path: Path):
+    from calib.datasets import open_dataset
+    from calib.preprocess import apply, parse
+
+    pre = parse("unit")
+    out = tmp_path / "feeds.npz"
+    done = calibration_feeds(str(tiny_onnx), "synthetic", pre.to_json(), "", 20, 0, str(out))
+    images = open_dataset("synthetic", "calibration", 20, 0)
+    with np.load(str(out)) as found:
+        (name,) = found.files
+        values = found[name]
+    assert values.dtype == np.float32 and len(values) == done["samples"] == 20
+    layout = "NCHW" if values.shape[1] == 3 else "NHWC"
+    expected = apply(
+        pre, images.images(range(20)), layout, (values.shape[-2] if layout == "NCHW" else values.shape[1],) * 2
+    )
+    np.testing.assert_array_equal(values, expected)
+    assert done["dataset"] == images.describe()
