@@ -113,14 +113,12 @@ API cuStreamBeginCapture_v2(void *handle, int mode) {
     return SUCCESS;
 }
 
-extern Stream *fake_stream_of(Capture *capture, int *at);
-
 static Graph *graph_make(int executable) {
     for (int i = 0; i < SLOTS; i++) {
         Graph *graph = &graphs[(next_graph + i) % SLOTS];
         if (graph->alive || graph->refs) continue;
         *graph = (Graph){.alive = 1, .refs = 1, .executable = executable};
-        next_graph = (next_graph + i + 1) % SLOTS;
+        next_graph = (int)(graph - graphs + 1) % SLOTS;
         *(executable ? &live_executables : &live_graphs) += 1;
         return graph;
     }

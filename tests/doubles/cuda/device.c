@@ -121,6 +121,7 @@ static int valid(const Context *context) {
 }
 
 static void gone(Context *context) { /* what the context still holds stays in the ledger: it was leaked */
+    fake_streams_forget(context);
     fake_stream_drop(context->legacy);
     context->legacy = NULL;
     context->error = SUCCESS;
@@ -316,6 +317,8 @@ EXPORT void fakecuda_reset(void) {
     fake_device_configure();
     fake_memory_configure();
 }
+
+EXPORT void fakecuda_set_total(long long total) { LOCKED; total_bytes = (size_t)total; }
 
 /* Read the environment again; nothing is forgotten. */
 EXPORT void fakecuda_configure(void) {

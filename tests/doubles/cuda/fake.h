@@ -132,7 +132,7 @@ void fake_device_configure(void);
 
 /* memory.c */
 Block *fake_find(const void *address, size_t bytes);
-int fake_is_device_range(const void *address);
+int fake_is_ours(const void *address);
 void fake_memory_configure(void);
 void fake_memory_reset(void);
 
@@ -145,6 +145,8 @@ CUresult fake_run_until(Stream *stream, uint64_t seq);
 CUresult fake_run_all(Context *context, int blocking_only);
 CUresult fake_execute(Context *context, Op *op);
 void fake_streams_reset(void);
+void fake_streams_forget(Context *context);
+Stream *fake_stream_of(const Capture *capture, int *at);
 void fake_event_release(Event *event);
 
 /* capture.c */

@@ -34,7 +34,8 @@ static int inside(const Arena *arena, const void *address) {
     return arena->base && (const char *)address >= arena->base && (const char *)address < arena->base + RANGE;
 }
 
-int fake_is_device_range(const void *address) { return inside(&device_arena, address); }
+/* Whether an address lies where allocations are made: if `fake_find` then finds none, it was freed, or is too short. */
+int fake_is_ours(const void *address) { return inside(&device_arena, address) || inside(&host_arena, address); }
 
 void fake_memory_configure(void) {
     oom_at = fake_env_number("FAKECUDA_OOM_AT", 0);

@@ -7,11 +7,13 @@
 #include <string.h>
 #include <time.h>
 
-#define SLOTS 65536 /* handles are checked by their place in these tables; a slot is used again only after all others */
+/* Handles are checked by their place in these tables; a slot is used again only after all others. */
+#define SLOTS 16384
 
 static Stream streams[SLOTS];
 static Event events[SLOTS];
 static int next_stream, next_event, live_streams, live_events;
+static int used; /* slots of streams that were ever in use */
 static uint64_t clock_of_ops;
 static __thread CUresult raised;
 
@@ -42,7 +44,8 @@ Stream *fake_stream_make(Context *context, unsigned flags) {
         Stream *stream = &streams[(next_stream + i) % SLOTS];
         if (stream->alive || stream->head || stream->running) continue;
         *stream = (Stream){.alive = 1, .flags = flags, .context = context, .done = clock_of_ops};
-        next_stream = (next_stream + i + 1) % SLOTS;
+        next_stream = (int)(stream - streams + 1) % SLOTS;
+        if (stream - streams >= used) used = (int)(stream - streams) + 1;
         return stream;
     }
     return NULL;
@@ -57,12 +60,30 @@ void fake_stream_drop(Stream *stream) {
     stream->done = clock_of_ops;
 }
 
+/* What was queued for a context that is gone never runs. */
+void fake_streams_forget(Context *context) {
+    for (int i = 0; i < used; i++)
+        if (streams[i].context == context && !streams[i].running) {
+            fake_ops_free(streams[i].head);
+            streams[i].head = streams[i].tail = NULL;
+        }
+}
+
+/* The next stream from `at` on that takes part in a capture; NULL: no more. */
+Stream *fake_stream_of(const Capture *capture, int *at) {
+    while (*at < used) {
+        Stream *stream = &streams[(*at)++];
+        if (stream->capture == capture) return stream;
+    }
+    return NULL;
+}
+
 void fake_event_release(Event *event) {
     if (event) event->refs--;
 }
 
 void fake_streams_reset(void) {
-    for (int i = 0; i < SLOTS; i++)
+    for (int i = 0; i < used; i++)
         if (streams[i].alive || streams[i].head) fake_stream_drop(&streams[i]);
     memset(events, 0, sizeof events);
     live_streams = live_events = 0;
@@ -94,7 +115,7 @@ static CUresult run_what_comes_before(Stream *stream, const Op *op) {
     Context *context = stream->context;
     if (op->action == WAIT) TRY(fake_run_until(op->other, op->other_seq));
     if (stream != context->legacy) return blocking(stream) ? fake_run_until(context->legacy, op->seq - 1) : SUCCESS;
-    for (int i = 0; i < SLOTS; i++)
+    for (int i = 0; i < used; i++)
         if (streams[i].head && streams[i].context == context && &streams[i] != stream && blocking(&streams[i]))
             TRY(fake_run_until(&streams[i], op->seq - 1));
     return SUCCESS;
@@ -172,7 +193,7 @@ CUresult fake_run_until(Stream *stream, uint64_t seq) {
 }
 
 CUresult fake_run_all(Context *context, int blocking_only) {
-    for (int i = 0; i < SLOTS; i++)
+    for (int i = 0; i < used; i++)
         if (streams[i].context == context && (streams[i].head || streams[i].running) && (!blocking_only || blocking(&streams[i])))
             TRY(fake_run_until(&streams[i], clock_of_ops));
     return context->error;
@@ -185,7 +206,7 @@ EXPORT void fakecuda_raise(CUresult code) { raised = code; }
 EXPORT long long fakecuda_pending(void) {
     LOCKED;
     long long count = 0;
-    for (int i = 0; i < SLOTS; i++)
+    for (int i = 0; i < used; i++)
         for (Op *op = streams[i].head; op; op = op->next) count++;
     return count;
 }
@@ -290,7 +311,7 @@ API cuEventCreate(Event **out, unsigned flags) {
         Event *event = &events[(next_event + i) % SLOTS];
         if (event->alive || event->refs) continue;
         *event = (Event){.alive = 1, .flags = flags, .context = context};
-        next_event = (next_event + i + 1) % SLOTS;
+        next_event = (int)(event - events + 1) % SLOTS;
         live_events++;
         *out = event;
         return SUCCESS;
