@@ -8,6 +8,7 @@ This file and `surface.py` are also loaded by path from the double in child proc
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import re
@@ -110,6 +111,7 @@ def load(version: str) -> ModuleType:
     if not available(version):
         raise SetupError(f"the TensorRT {version} bindings are not set up: python -m tests.doubles.prepare")
     before = _take()
+    _forget_in_pybind()
     sys.path.insert(0, str(site(version)))
     try:
         module = importlib.import_module(_PACKAGE)
@@ -125,6 +127,16 @@ def _take() -> Dict[str, ModuleType]:
     """Take another version out of `sys.modules`, so that this one can be imported beside it."""
     names = [name for name in sys.modules if name == _PACKAGE or name.startswith(_PACKAGE + ".")]
     return {name: sys.modules.pop(name) for name in names}
+
+
+def _forget_in_pybind() -> None:
+    """Empty pybind's own table of modules by name (from TensorRT 10.16 on), which would give one version for another."""
+    api = ctypes.pythonapi
+    current = getattr(api, "PyInterpreterState_Get", None) or api._PyInterpreterState_Get  # the name in Python 3.8
+    current.restype = ctypes.c_void_p
+    state_of = api.PyInterpreterState_GetDict
+    state_of.restype, state_of.argtypes = ctypes.py_object, [ctypes.c_void_p]
+    state_of(current()).pop("__pybind11_module_cache", None)
 
 
 def _download(requirement: str, folder: Path) -> List[Path]:

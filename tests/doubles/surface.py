@@ -28,13 +28,13 @@ _SPELLINGS: Tuple[Tuple[str, str], ...] = (
     (r"(?:typing|collections\.abc|typing_extensions)\.", ""),
     (r"\bSupports(Int|Float|Index)(?: \| Supports\w+)*\b", lambda found: {"Float": "float"}.get(found.group(1), "int")),
     (r"\bBuffer\b", "buffer"),
-    (r"\btypes\.CapsuleType\b", "capsule"),
+    (r"\b(?:types\.)?CapsuleType\b", "capsule"),
+    (r"\bCallable\b", "function"),
     (r"\blist\[", "List["),
     (r"\btuple\[", "Tuple["),
     (r"\bSequence\[", "List["),
     (r"\bOptional\[([^\[\]]*)\]", r"\1"),
     (r"([\w.\]]+) \| None\b", r"\1"),
-    (r"\bobject\b", "object"),
 )
 """How pybind's text changed at 10.16, brought back to what it was."""
 
@@ -156,8 +156,8 @@ def _describe(kind: type) -> Dict[str, Any]:
     return known
 
 
-_ENUM_PLUMBING = frozenset("__entries __members__ name value __eq__ __ne__ __hash__ __int__ __index__ __str__ __repr__".split())
-_ORDER = frozenset("__and__ __rand__ __or__ __ror__ __xor__ __rxor__ __invert__ __lt__ __le__ __gt__ __ge__".split())
+_ENUM_PLUMBING = frozenset(["__entries", "__members__", "name", "value", "__eq__", "__ne__", "__hash__", "__int__", "__index__", "__str__", "__repr__"])
+_ORDER = frozenset(["__and__", "__rand__", "__or__", "__ror__", "__xor__", "__rxor__", "__invert__", "__lt__", "__le__", "__gt__", "__ge__"])
 _KEPT = frozenset(("__init__", "__len__", "__getitem__", "__setitem__", "__call__", "__iter__"))
 
 
@@ -165,4 +165,4 @@ def _is_plumbing(name: str, is_enum: bool) -> bool:
     """Whether a member comes from pybind or Python and says nothing about the API."""
     if is_enum and (name in _ENUM_PLUMBING or name in _ORDER):
         return True
-    return name.startswith("__") and name not in _KEPT
+    return name.startswith(("__", "_pybind11")) and name not in _KEPT
