@@ -3,6 +3,7 @@
 #   PYTHON=python3.11     the Python that makes the environment
 #   VENV=.venv            where the environment is
 #   TORCH=1               adds PyTorch's CPU build
+#   TRT=1                 adds what the TensorRT tests need without a GPU: a C compiler must be there
 #   PIP_OPTIONS='-c constraints/jetpack5.txt'
 
 PYTHON ?= python3
@@ -11,11 +12,13 @@ EXTRAS ?= tensorflow,openvino,report,dev
 PIP_OPTIONS ?=
 PYTEST_OPTIONS ?= -m 'not slow'
 TORCH ?=
+TRT ?=
 TORCH_SPEC ?= torch==2.13.0
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH_READY := $(VENV)/.torch
+TRT_READY := $(VENV)/.tensorrt
 
 # On Linux the plain version brings gigabytes of CUDA. Whoever gives a TORCH_SPEC gets exactly that.
 ifeq ($(origin TORCH_SPEC)-$(shell uname -s),file-Linux)
@@ -37,7 +40,7 @@ help:
 	@echo "make test-all  all lanes on all Pythons of this machine, slow tests too: more than an hour"
 	@echo "make clean     remove the environments and what the builds and the demo made"
 
-setup: $(READY) $(if $(filter-out 0,$(TORCH)),$(TORCH_READY))
+setup: $(READY) $(if $(filter-out 0,$(TORCH)),$(TORCH_READY)) $(if $(filter-out 0,$(TRT)),$(TRT_READY))
 
 # The stamp comes last: an interrupted run is taken up again, and an environment without pip is made anew.
 $(READY): pyproject.toml
@@ -64,6 +67,13 @@ $(TORCH_READY): $(READY)
 	  echo "error: no $(TORCH_SPEC) for $$($(BIN)/python --version) where pip looks. The CPU builds are in PyTorch's own index:" \
 	    "give its address (see PyTorch's installation page) as PIP_EXTRA_INDEX_URL=... make setup TORCH=1," \
 	    "or name another version: TORCH_SPEC=torch==2.4.1+cpu on Python 3.8; TORCH_SPEC=torch brings CUDA, gigabytes" >&2; exit 1; }
+	@touch $@
+
+# pycuda over a stand-in for the driver, and NVIDIA's bindings over a stand-in for libnvinfer: tests/doubles/README.md.
+$(TRT_READY): $(READY)
+	@echo "Preparing the TensorRT tests for $(VENV)"
+	@$(BIN)/python -m tests.doubles.prepare || { \
+	  echo "error: the TensorRT tests cannot be prepared; without TRT=1 they skip" >&2; exit 1; }
 	@touch $@
 
 demo: setup

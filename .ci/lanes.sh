@@ -89,12 +89,21 @@ command_line() {
   test -s report.md
 }
 
-jetpack5() {
-  local options=(VENV=.venv-jp5 EXTRAS=tensorflow,openvino,report,dev PIP_OPTIONS='-c constraints/jetpack5.txt')
+# The TensorRT code over stand-ins, against one version's surface, in a small environment.
+tensorrt() {
+  local options=("VENV=.venv-trt-$1" EXTRAS=dev TRT=1)
   step make setup "${options[@]}"
   make setup "${options[@]}"
-  step make test "${options[@]}"
-  make test "${options[@]}"
+  step TensorRT "$2"
+  make test "${options[@]}" PYTEST_OPTIONS="-m 'tensorrt and not slow' --surface $2"
+}
+
+jetpack5() {
+  local options=(VENV=.venv-jp5 EXTRAS=tensorflow,openvino,report,dev TRT=1 PIP_OPTIONS='-c constraints/jetpack5.txt')
+  step make setup "${options[@]}"
+  make setup "${options[@]}"
+  step make test "${options[@]}" with TensorRT 8.5.2
+  make test "${options[@]}" PYTEST_OPTIONS="-m 'not slow' --surface 8.5.2"
   step export, build and bench of a small model
   command_line .venv-jp5
 }
