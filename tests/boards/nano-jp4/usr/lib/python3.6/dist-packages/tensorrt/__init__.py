@@ -1,0 +1,1 @@
+# The bindings stand here on a board.
