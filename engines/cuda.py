@@ -1,0 +1,352 @@
+"""A CUDA context by pycuda, and everything made in it: freed in the right order, whatever happens, in any thread.
+
+The primary context is used, because TensorRT uses it too. One that is still pushed when the interpreter ends makes
+pycuda abort the process: here it is popped by `with`, or at exit at the latest.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import threading
+from types import TracebackType
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple, Type, Union
+
+import numpy as np
+
+from engines import cudagraph
+from engines.cudaerrors import HINT, CudaError, CudaMemoryError, check, library, pycuda, translated, unavailable
+from engines.cudagraph import Graph
+from engines.cudaobjects import Allocation, Event, HostArray, Owned, Stream, page_locked, transferable
+from engines.errors import IncompatibleError
+
+__all__ = [
+    "HINT",
+    "Allocation",
+    "Context",
+    "CudaError",
+    "CudaMemoryError",
+    "Event",
+    "Graph",
+    "HostArray",
+    "Stream",
+    "unavailable",
+]
+
+
+def _current() -> Optional[int]:
+    handle = ctypes.c_void_p()
+    check(library().cuCtxGetCurrent(ctypes.byref(handle)), "asking for the current context")
+    return handle.value
+
+
+class Context:
+    """The primary context of a GPU, current in the thread that opens it: `with Context(0) as gpu:`.
+
+    Args:
+        device: Number of the GPU, as CUDA counts (after CUDA_VISIBLE_DEVICES).
+    """
+
+    def __init__(self, device: int = 0) -> None:
+        self.device = device
+        self.name = ""
+        self.compute_capability = ""
+        """Such as `8.7`."""
+        self.integrated = False
+        """It shares the memory of the CPU, as on a Jetson."""
+        self.total_bytes = 0
+        self.driver: Any = None
+        """The module `pycuda.driver`."""
+        self._raw: Any = None
+        self._thread = 0
+        self._owned: Dict[int, Owned] = {}
+        self._sizes: Dict[int, int] = {}  # of device buffers by address, to refuse a copy that does not fit
+        self._lock = threading.Lock()
+        self._here = threading.local()  # .depth: how often this context is pushed in the running thread
+
+    def __enter__(self) -> Context:
+        if self._raw is not None:
+            raise CudaError("this CUDA context is open already", HINT)
+        driver = pycuda()
+        try:
+            self._describe(driver)
+            raw = driver.Device(self.device).retain_primary_context()
+        except driver.Error as error:
+            raise translated(error, f"opening GPU {self.device}") from error
+        self.driver, self._raw, self._thread = driver, raw, threading.get_ident()
+        try:
+            self._push()
+        except BaseException:
+            self._detach()
+            raise
+        atexit.register(self._at_exit)
+        return self
+
+    def _describe(self, driver: Any) -> None:
+        count = int(driver.Device.count())
+        if not 0 <= self.device < count:
+            raise IncompatibleError(f"there is no GPU {self.device}: the driver has {count}, counted from 0", HINT)
+        device = driver.Device(self.device)
+        self.name = str(device.name())
+        self.compute_capability = ".".join(str(part) for part in device.compute_capability())
+        self.integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
+        self.total_bytes = int(device.total_memory())
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        """Close; a failure of that, most often a consequence, yields to an exception that is on its way."""
+        try:
+            self.close()
+        except CudaError:
+            if error is None:
+                raise
+
+    def close(self) -> None:
+        """Wait for the device, free everything made here in reverse order, pop and give up the context; once is enough.
+
+        Raises:
+            CudaError: Another thread opened it: only that one can close it. Or the device reports that its work failed;
+                everything is freed all the same.
+        """
+        if self._raw is None:
+            return
+        if threading.get_ident() != self._thread:
+            raise CudaError("a CUDA context must be closed in the thread that opened it", HINT)
+        failed: Optional[CudaError] = None
+        try:
+            for step in self._steps():
+                try:
+                    step()
+                except CudaError as error:
+                    failed = failed or error
+        finally:
+            atexit.unregister(self._at_exit)
+            try:
+                self._pop()
+            finally:
+                self._detach()
+        if failed is not None:
+            raise failed
+
+    def _steps(self) -> Iterator[Callable[[], None]]:
+        yield self.synchronize
+        while self._owned:
+            yield self._owned[next(reversed(self._owned))].free
+
+    def _at_exit(self) -> None:
+        if threading.get_ident() == self._thread:
+            with contextlib.suppress(CudaError):  # there is nobody left to tell
+                self.close()
+
+    def _push(self) -> None:
+        try:
+            self._opened().push()
+        except self.driver.Error as error:
+            raise translated(error, "making the context current") from error
+        self._here.depth = getattr(self._here, "depth", 0) + 1
+
+    def _pop(self) -> None:
+        self._here.depth -= 1
+        try:
+            self.driver.Context.pop()
+        except self.driver.Error as error:
+            raise translated(error, "leaving the context") from error
+
+    def _detach(self) -> None:
+        """Give up the primary context.
+
+        pycuda pushes it once more for that and counts on the driver to pop it, which a primary context never is ("does
+        not pop the context from the stack in any circumstances", driver API, cuDevicePrimaryCtxRelease): so it is
+        popped here, or it would stay current in this thread.
+        """
+        raw, self._raw = self._raw, None
+        before, handle = _current(), int(raw.handle)
+        try:
+            raw.detach()
+        except self.driver.Error as error:
+            raise translated(error, "giving up the context") from error
+        if _current() != handle:
+            return
+        popped = ctypes.c_void_p()
+        check(library().cuCtxPopCurrent_v2(ctypes.byref(popped)), "leaving the context")
+        if _current() != before:  # it was not one too many
+            check(library().cuCtxPushCurrent_v2(popped), "making the context current")
+
+    def _opened(self) -> Any:
+        raw = self._raw
+        if raw is None:
+            raise CudaError("this CUDA context is closed", HINT)
+        return raw
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the context current in the running thread, if it is not, for the length of a `with`.
+
+        Raises:
+            CudaError: It is closed.
+        """
+        self._opened()
+        if getattr(self._here, "depth", 0):
+            yield
+            return
+        self._push()
+        try:
+            yield
+        finally:
+            self._pop()
+
+    def own(self, thing: Owned) -> None:
+        """Take charge of freeing something when the context is closed."""
+        with self._lock:
+            self._owned[id(thing)] = thing
+            if isinstance(thing, Allocation):
+                self._sizes[thing.address] = thing.nbytes
+
+    def disown(self, thing: Owned) -> None:
+        """Something was freed."""
+        with self._lock:
+            self._owned.pop(id(thing), None)
+            if isinstance(thing, Allocation):
+                self._sizes.pop(thing.known_address, None)
+
+    def memory(self) -> Tuple[int, int]:
+        """Free and total memory of the device, bytes; on an integrated GPU it is the machine's.
+
+        Raises:
+            CudaError: The driver refuses, or the context is closed.
+        """
+        self._opened()
+        try:
+            free, total = self.driver.mem_get_info()
+        except self.driver.Error as error:
+            raise translated(error, "asking for the free memory") from error
+        return int(free), int(total)
+
+    def allocate(self, nbytes: int) -> Allocation:
+        """Device memory of that size; 0 bytes take one.
+
+        Raises:
+            CudaMemoryError: There is not that much.
+            CudaError: The driver refuses, or the context is closed.
+        """
+        self._opened()
+        try:
+            raw = self.driver.mem_alloc(max(1, int(nbytes)))
+        except self.driver.Error as error:
+            raise translated(error, f"allocating {int(nbytes)} bytes on the GPU") from error
+        return Allocation(self, raw, int(nbytes))
+
+    def host(self, shape: Union[int, Sequence[int]], dtype: Any, zero_copy: bool = False) -> HostArray:
+        """A page-locked array.
+
+        Args:
+            shape: Of the array.
+            dtype: Of the array; anything that NumPy takes.
+            zero_copy: Map it for the device, which then reads and writes it in place.
+
+        Raises:
+            CudaMemoryError: There is not that much.
+            CudaError: The driver refuses, or the context is closed.
+        """
+        self._opened()
+        sizes = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(size) for size in shape)
+        flags = int(self.driver.host_alloc_flags.DEVICEMAP) if zero_copy else 0
+        try:
+            raw, array = page_locked(self.driver, sizes, dtype, flags)
+            address = int(raw.get_device_pointer()) if zero_copy else 0
+        except self.driver.Error as error:
+            raise translated(error, f"allocating page-locked memory for {sizes}") from error
+        return HostArray(self, raw, array, address)
+
+    def stream(self) -> Stream:
+        """A new stream.
+
+        Raises:
+            CudaError: The driver refuses, or the context is closed.
+        """
+        self._opened()
+        try:
+            return Stream(self, self.driver.Stream())
+        except self.driver.Error as error:
+            raise translated(error, "making a stream") from error
+
+    def event(self, blocking: bool = False) -> Event:
+        """A new event, with times.
+
+        Args:
+            blocking: Whoever waits for it sleeps, instead of spinning: less CPU, some tens of us later.
+
+        Raises:
+            CudaError: The driver refuses, or the context is closed.
+        """
+        self._opened()
+        flags = self.driver.event_flags
+        try:
+            return Event(self, self.driver.Event(flags.BLOCKING_SYNC if blocking else flags.DEFAULT))
+        except self.driver.Error as error:
+            raise translated(error, "making an event") from error
+
+    def to_device(self, address: int, array: np.ndarray[Any, Any], stream: Stream) -> None:
+        """Queue a copy to the device; a page-locked array must stay as it is until the copy was waited for.
+
+        Args:
+            address: Where to.
+            array: C-contiguous; page-locked, or the copy may wait for the stream.
+            stream: The queue.
+
+        Raises:
+            CudaError: It does not fit, the array is not contiguous, something was freed, or the driver refuses.
+        """
+        self._fits(address, array)
+        raw = stream.raw()
+        try:
+            self.driver.memcpy_htod_async(address, transferable(array), raw)
+        except self.driver.Error as error:
+            raise translated(error, "copying to the GPU") from error
+
+    def to_host(self, array: np.ndarray[Any, Any], address: int, stream: Stream) -> None:
+        """Queue a copy from the device; what is in the array is undefined until the copy was waited for.
+
+        Args:
+            array: Where to: C-contiguous and writable; page-locked, or the copy waits for the stream.
+            address: Where from.
+            stream: The queue.
+
+        Raises:
+            CudaError: It does not fit, the array is not contiguous, something was freed, or the driver refuses.
+        """
+        self._fits(address, array)
+        raw = stream.raw()
+        try:
+            self.driver.memcpy_dtoh_async(transferable(array), address, raw)
+        except self.driver.Error as error:
+            raise translated(error, "copying from the GPU") from error
+
+    def _fits(self, address: int, array: np.ndarray[Any, Any]) -> None:
+        self._opened()
+        size = self._sizes.get(address)
+        if size is not None and array.nbytes > size:
+            raise CudaError(f"a copy of {array.nbytes} bytes does not fit a device buffer of {size}", HINT)
+
+    def capture(self, stream: Stream, enqueue: Callable[[], None]) -> Graph:
+        """Record what `enqueue` puts on a stream as a CUDA graph: see `engines.cudagraph.capture`.
+
+        Raises:
+            CudaError: It cannot be captured; the stream is usable all the same.
+        """
+        self._opened()
+        return cudagraph.capture(self, stream, enqueue)
+
+    def synchronize(self) -> None:
+        """Wait until all work of the device in this context is done.
+
+        Raises:
+            CudaError: The work failed, or the context is closed.
+        """
+        self._opened()
+        try:
+            self.driver.Context.synchronize()
+        except self.driver.Error as error:
+            raise translated(error, "waiting for the GPU") from error
