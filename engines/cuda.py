@@ -300,9 +300,8 @@ class Context:
             CudaError: It does not fit, the array is not contiguous, something was freed, or the driver refuses.
         """
         self._fits(address, array)
-        raw = stream.raw()
         try:
-            self.driver.memcpy_htod_async(address, transferable(array), raw)
+            self.driver.memcpy_htod_async(address, transferable(array), stream.raw())
         except self.driver.Error as error:
             raise translated(error, "copying to the GPU") from error
 
@@ -318,9 +317,8 @@ class Context:
             CudaError: It does not fit, the array is not contiguous, something was freed, or the driver refuses.
         """
         self._fits(address, array)
-        raw = stream.raw()
         try:
-            self.driver.memcpy_dtoh_async(transferable(array), address, raw)
+            self.driver.memcpy_dtoh_async(transferable(array), address, stream.raw())
         except self.driver.Error as error:
             raise translated(error, "copying from the GPU") from error
 

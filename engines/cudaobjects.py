@@ -27,6 +27,8 @@ class Owned:
     def raw(self) -> Any:
         """What pycuda, or the driver, knows it by.
 
+        Keep it in no variable: the traceback of an exception would keep it alive beyond its context.
+
         Raises:
             CudaError: It was freed.
         """
@@ -142,9 +144,8 @@ class Stream(Owned):
         Raises:
             CudaError: The work failed, or the stream was freed.
         """
-        raw = self.raw()
         try:
-            raw.synchronize()
+            self.raw().synchronize()
         except self._gpu.driver.Error as error:
             raise translated(error, "waiting for a stream") from error
 
@@ -154,9 +155,8 @@ class Stream(Owned):
         Raises:
             CudaError: One of them was freed, or the driver refuses.
         """
-        raw, other = self.raw(), event.raw()
         try:
-            raw.wait_for_event(other)
+            self.raw().wait_for_event(event.raw())
         except self._gpu.driver.Error as error:
             raise translated(error, "letting a stream wait for an event") from error
 
@@ -172,9 +172,8 @@ class Event(Owned):
         Raises:
             CudaError: One of them was freed, or the driver refuses.
         """
-        raw, other = self.raw(), stream.raw()
         try:
-            raw.record(other)
+            self.raw().record(stream.raw())
         except self._gpu.driver.Error as error:
             raise translated(error, "recording an event") from error
 
@@ -184,9 +183,8 @@ class Event(Owned):
         Raises:
             CudaError: The work failed, or the event was freed.
         """
-        raw = self.raw()
         try:
-            raw.synchronize()
+            self.raw().synchronize()
         except self._gpu.driver.Error as error:
             raise translated(error, "waiting for an event") from error
 
@@ -196,9 +194,8 @@ class Event(Owned):
         Raises:
             CudaError: One has not happened yet, was never recorded, or was freed.
         """
-        raw, other = self.raw(), earlier.raw()
         try:
-            return float(raw.time_since(other))
+            return float(self.raw().time_since(earlier.raw()))
         except self._gpu.driver.Error as error:
             raise translated(error, "reading the time of an event") from error
 
