@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple, Union
 
@@ -15,6 +16,8 @@ from engines.errors import DamagedError
 
 LIMIT = 256 * 1024 * 1024
 """Largest JSON file read, bytes: raw samples of a long run fit; a hostile file does not fill the memory."""
+
+_LEFT = re.compile(r"\..+\.[0-9a-f]{16}\.(part|old)")
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -98,15 +101,26 @@ def fsync_folder(path: PathLike) -> None:
         os.close(fd)
 
 
+def _beside(target: Path, suffix: str) -> Path:
+    """A name that is not taken, known before anything of it exists: an interrupt at any time finds what to remove."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(8)}{suffix}")
+
+
+def sweep(folder: PathLike) -> None:
+    """Remove what killed writers have left in a folder that nobody else writes to meanwhile."""
+    for left in Path(folder).glob(".*"):
+        if _LEFT.fullmatch(left.name):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() and not left.is_symlink() else left.unlink()
+
+
 @contextlib.contextmanager
 def replacing_file(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed over it, else removed."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=str(target.parent))
-    os.close(fd)
-    part = Path(name)
+    part = _beside(target, ".part")
     try:
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield part
         with open(part, "rb+") as handle:
             os.fsync(handle.fileno())
@@ -125,8 +139,9 @@ def replacing_folder(path: PathLike) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=str(target.parent)))
+    part = _beside(target, ".part")
     try:
+        part.mkdir(0o700)
         yield part
         for folder, _, names in os.walk(part):
             for name in names:
@@ -135,7 +150,8 @@ def replacing_folder(path: PathLike) -> Iterator[Path]:
             fsync_folder(folder)
         os.chmod(part, 0o755)  # noqa: S103  (readable by all, as any folder made by hand)
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=str(target.parent)))
+            old = _beside(target, ".old")
+            old.mkdir(0o700)
             os.replace(target, old / target.name)
             try:
                 os.replace(part, target)

@@ -55,6 +55,8 @@ class Workspace:
             waiting(f"waiting for another build in {self.root.parent}", 0, 0)
             lock.acquire()
         try:
+            for folder in (self.stages, self.root.parent):
+                jsonfile.sweep(folder)
             yield
         finally:
             lock.release()

@@ -190,3 +190,37 @@ def test_the_hash_of_a_folder_sees_names_and_bytes(tmp_path: Path):
 def test_what_others_write_is_read(tmp_path: Path):
     (tmp_path / "a.json").write_text(json.dumps({"ü": [1.5, None]}))
     assert jsonfile.read(tmp_path / "a.json") == {"ü": [1.5, None]}
+
+
+def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path):
+    left = [tmp_path / ".a.json.0123456789abcdef.part", tmp_path / ".fp16-x.0123456789abcdef.old"]
+    left[0].write_text("half")
+    (left[1] / "fp16-x").mkdir(parents=True)
+    kept = [tmp_path / ".mine.part", tmp_path / ".git", tmp_path / "a.0123456789abcdef.part"]
+    for path in kept:
+        path.mkdir()
+    jsonfile.sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    jsonfile.sweep(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("writer", "owner", "function"),
+    [(jsonfile.replacing_file, os, "open"), (jsonfile.replacing_folder, Path, "mkdir")],
+)
+def test_an_interrupt_right_after_the_temporary_one_was_made_leaves_nothing(
+    tmp_path, writer, owner, function, monkeypatch
+):
+    real = getattr(owner, function)
+
+    def then_interrupted(path, *given, **named):
+        made = real(path, *given, **named)
+        if str(path).endswith(".part"):
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return made
+
+    monkeypatch.setattr(owner, function, then_interrupted)
+    with pytest.raises(KeyboardInterrupt), writer(tmp_path / "x"):
+        pass
+    assert list(tmp_path.iterdir()) == []
