@@ -248,16 +248,20 @@ class Context:
 
         Raises:
             CudaMemoryError: There is not that much.
-            CudaError: The driver refuses, or the context is closed.
+            CudaError: The driver refuses, the type holds Python objects, or the context is closed.
         """
         self._opened()
         sizes = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(size) for size in shape)
         flags = int(self.driver.host_alloc_flags.DEVICEMAP) if zero_copy else 0
         try:
             raw, array = page_locked(self.driver, sizes, dtype, flags)
-            address = int(raw.get_device_pointer()) if zero_copy else 0
         except self.driver.Error as error:
             raise translated(error, f"allocating page-locked memory for {sizes}") from error
+        try:
+            address = int(raw.get_device_pointer()) if zero_copy else 0
+        except self.driver.Error as error:
+            raw.free()
+            raise translated(error, "mapping page-locked memory for the GPU") from error
         return HostArray(self, raw, array, address)
 
     def stream(self) -> Stream:

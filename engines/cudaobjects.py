@@ -212,8 +212,14 @@ def transferable(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def page_locked(driver: Any, shape: Tuple[int, ...], dtype: Any, flags: int) -> Tuple[Any, np.ndarray[Any, Any]]:
-    """pycuda's allocation and an array of any shape and type over it; an empty one takes a byte, since 0 is refused."""
+    """pycuda's allocation and an array of any shape and type over it; an empty one takes a byte, since 0 is refused.
+
+    Raises:
+        CudaError: The shape is negative, or the type holds Python objects.
+    """
     kind = np.dtype(dtype)
+    if kind.hasobject or any(size < 0 for size in shape):
+        raise CudaError(f"no page-locked memory for an array of shape {shape} and type {kind}", HINT)
     count = 1
     for size in shape:
         count *= int(size)

@@ -106,7 +106,8 @@ API cuStreamBeginCapture_v2(void *handle, int mode) {
     if (stream->capture) return ILLEGAL_STATE;
     Capture *capture = calloc(1, sizeof *capture);
     if (!capture) return OUT_OF_MEMORY;
-    *capture = (Capture){.id = next_capture++, .mode = mode, .thread = pthread_self(), .origin = stream, .next = captures};
+    *capture = (Capture){.id = next_capture++, .mode = mode, .origin = stream, .next = captures};
+    capture->thread = pthread_self();
     captures = capture;
     stream->capture = capture;
     stream->last = stream->joined = 0;
@@ -127,7 +128,10 @@ static Graph *graph_make(int executable) {
 
 static void capture_end(Capture *capture) {
     Stream *stream;
-    for (int at = 0; (stream = fake_stream_of(capture, &at));) stream->capture = NULL, stream->last = stream->joined = 0;
+    for (int at = 0; (stream = fake_stream_of(capture, &at));) {
+        stream->capture = NULL;
+        stream->last = stream->joined = 0;
+    }
     for (Capture **one = &captures; *one; one = &(*one)->next)
         if (*one == capture) {
             *one = capture->next;
@@ -169,8 +173,8 @@ API cuStreamIsCapturing(void *handle, int *status) {
 /* {{{ graphs */
 
 static int valid(const Graph *graph, int executable) {
-    return graph >= graphs && graph < graphs + SLOTS && ((const char *)graph - (const char *)graphs) % sizeof *graph == 0 &&
-           graph->alive && graph->executable == executable;
+    return graph >= graphs && graph < graphs + SLOTS && graph->alive && graph->executable == executable &&
+           ((const char *)graph - (const char *)graphs) % sizeof *graph == 0;
 }
 
 void fake_graph_release(Graph *graph) {

@@ -7,7 +7,9 @@
 
 enum Side { ON_DEVICE, ON_HOST, ANYWHERE };
 
-static int for_device(const Block *block) { return block && (block->kind == DEVICE || block->kind == MANAGED || (block->flags & 2)); }
+static int for_device(const Block *block) {
+    return block && (block->kind == DEVICE || block->kind == MANAGED || (block->flags & 2));
+}
 
 /* Check one end of a copy; `id` names the allocation that it lies in, 0 for pageable memory. */
 static CUresult check(enum Side side, const char *address, size_t bytes, uint64_t *id) {
@@ -80,14 +82,16 @@ API cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, void *stream) 
     return transfer(1, stream, copy(to, from, bytes), ANYWHERE, ANYWHERE);
 }
 
+static Op filling(CUdeviceptr to, unsigned value, unsigned width, size_t count) {
+    return (Op){.action = FILL, .to = (char *)(uintptr_t)to, .value = value, .width = width, .bytes = count * width};
+}
+
 #define FILLS(bits, type) \
     API cuMemsetD##bits##_v2(CUdeviceptr to, type value, size_t count) { \
-        Op op = {.action = FILL, .to = (char *)(uintptr_t)to, .value = value, .width = bits / 8, .bytes = count * (bits / 8)}; \
-        return transfer(0, NULL, op, ON_DEVICE, ON_DEVICE); \
+        return transfer(0, NULL, filling(to, value, bits / 8, count), ON_DEVICE, ON_DEVICE); \
     } \
     API cuMemsetD##bits##Async(CUdeviceptr to, type value, size_t count, void *stream) { \
-        Op op = {.action = FILL, .to = (char *)(uintptr_t)to, .value = value, .width = bits / 8, .bytes = count * (bits / 8)}; \
-        return transfer(1, stream, op, ON_DEVICE, ON_DEVICE); \
+        return transfer(1, stream, filling(to, value, bits / 8, count), ON_DEVICE, ON_DEVICE); \
     }
 FILLS(8, unsigned char)
 FILLS(16, unsigned short)

@@ -80,7 +80,7 @@ struct Stream {
     uint64_t done, running; /* the last op that has run; the one that runs now, or 0 */
     pthread_t runner;
     Capture *capture;
-    uint64_t last, joined; /* in a capture: number of its last node, and of the last one that another stream waits for */
+    uint64_t last, joined; /* in a capture: its last node, and the last one that another stream waits for */
 };
 
 struct Event {

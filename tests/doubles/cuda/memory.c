@@ -215,8 +215,9 @@ API cuMemHostUnregister(void *address) {
 /* Stricter than a driver with unified addressing: memory that was not asked for as mapped has no device address. */
 API cuMemHostGetDevicePointer_v2(CUdeviceptr *out, void *address, unsigned flags) {
     LOCKED;
+    if (fake_env_number("FAKECUDA_CANNOT_MAP", 0)) return NOT_SUPPORTED;
     Block *block = fake_find(address, 1);
-    if (!block || flags || (block->kind != HOST && block->kind != REGISTERED) || !(block->flags & 2)) return INVALID_VALUE;
+    if (!block || flags || block->kind < HOST || !(block->flags & 2)) return INVALID_VALUE;
     *out = (CUdeviceptr)(uintptr_t)address;
     return SUCCESS;
 }

@@ -13,6 +13,7 @@
 static Stream streams[SLOTS];
 static Event events[SLOTS];
 static int next_stream, next_event, live_streams, live_events;
+static int busy; /* ops that run now, in all threads */
 static int used; /* slots of streams that were ever in use */
 static uint64_t clock_of_ops;
 static __thread CUresult raised;
@@ -20,13 +21,13 @@ static __thread CUresult raised;
 /* {{{ handles */
 
 static int valid_stream(const Stream *stream) {
-    return stream >= streams && stream < streams + SLOTS && ((const char *)stream - (const char *)streams) % sizeof *stream == 0 &&
-           stream->alive;
+    return stream >= streams && stream < streams + SLOTS && stream->alive &&
+           ((const char *)stream - (const char *)streams) % sizeof *stream == 0;
 }
 
 static int valid_event(const Event *event) {
-    return event >= events && event < events + SLOTS && ((const char *)event - (const char *)events) % sizeof *event == 0 &&
-           event->alive;
+    return event >= events && event < events + SLOTS && event->alive &&
+           ((const char *)event - (const char *)events) % sizeof *event == 0;
 }
 
 CUresult fake_stream(void *handle, Context *context, Stream **out) {
@@ -143,7 +144,8 @@ CUresult fake_execute(Context *context, Op *op) {
     const char *from = op->staged ? op->staged : op->from;
     switch (op->action) {
     case COPY:
-        if (!still_there(op->to, op->bytes, op->to_id) || !still_there(op->from, op->bytes, op->from_id)) return ILLEGAL_ADDRESS;
+        if (!still_there(op->to, op->bytes, op->to_id)) return ILLEGAL_ADDRESS;
+        if (!still_there(op->from, op->bytes, op->from_id)) return ILLEGAL_ADDRESS;
         memmove(op->to, from, op->bytes);
         return SUCCESS;
     case FILL:
@@ -172,7 +174,7 @@ CUresult fake_run_until(Stream *stream, uint64_t seq) {
     Context *context = stream->context;
     while (stream->running ? stream->running <= seq : stream->head && stream->head->seq <= seq) {
         if (stream->running) {
-            if (pthread_equal(stream->runner, pthread_self())) return NOT_PERMITTED; /* a host function that waits for itself */
+            if (pthread_equal(stream->runner, pthread_self())) return NOT_PERMITTED; /* it waits for itself */
             pthread_cond_wait(&fake_changed, &fake_lock);
             continue;
         }
@@ -180,22 +182,24 @@ CUresult fake_run_until(Stream *stream, uint64_t seq) {
         stream->head = op->next;
         if (!stream->head) stream->tail = NULL;
         op->next = NULL;
-        stream->running = op->seq, stream->runner = pthread_self();
+        stream->running = op->seq, stream->runner = pthread_self(), busy++;
         CUresult result = run_what_comes_before(stream, op);
         if (!result) result = fake_execute(context, op);
-        stream->running = 0, stream->done = op->seq;
+        stream->running = 0, stream->done = op->seq, busy--;
         fake_ops_free(op);
         pthread_cond_broadcast(&fake_changed);
-        if (result && result != NOT_PERMITTED && !context->error) context->error = result; /* as a real one: until the end */
+        if (result && result != NOT_PERMITTED && !context->error) context->error = result; /* sticky, as a real one */
         if (result) return result;
     }
     return context->error;
 }
 
 CUresult fake_run_all(Context *context, int blocking_only) {
-    for (int i = 0; i < used; i++)
-        if (streams[i].context == context && (streams[i].head || streams[i].running) && (!blocking_only || blocking(&streams[i])))
-            TRY(fake_run_until(&streams[i], clock_of_ops));
+    for (int i = 0; i < used; i++) {
+        Stream *stream = &streams[i];
+        if (stream->context != context || !(stream->head || stream->running)) continue;
+        if (!blocking_only || blocking(stream)) TRY(fake_run_until(stream, clock_of_ops));
+    }
     return context->error;
 }
 
@@ -223,7 +227,10 @@ API cuStreamCreate(Stream **out, unsigned flags) {
     live_streams++;
     return SUCCESS;
 }
-API cuStreamCreateWithPriority(Stream **out, unsigned flags, int priority) { (void)priority; return cuStreamCreate(out, flags); }
+API cuStreamCreateWithPriority(Stream **out, unsigned flags, int priority) {
+    (void)priority;
+    return cuStreamCreate(out, flags);
+}
 
 /* Returns at once, as documented; what is still queued runs when the context, or an event in it, is waited for. */
 API cuStreamDestroy_v2(Stream *stream) {
@@ -252,7 +259,8 @@ API cuStreamSynchronize(void *handle) {
     return fake_run_until(stream, clock_of_ops);
 }
 
-/* A poll lets the device come one op further, so that a loop of polls ends. */
+/* A poll lets the device come one op further, so that a loop of polls ends; it never waits for another thread, since
+ * pycuda polls with the interpreter's lock, which the work itself may want. */
 API cuStreamQuery(void *handle) {
     LOCKED;
     CURRENT(context);
@@ -263,7 +271,7 @@ API cuStreamQuery(void *handle) {
         return CAPTURE_UNSUPPORTED;
     }
     if (!stream->head && !stream->running) return SUCCESS;
-    if (!stream->running) TRY(fake_run_until(stream, stream->head->seq));
+    if (!busy) TRY(fake_run_until(stream, stream->head->seq));
     return NOT_READY;
 }
 
@@ -297,7 +305,9 @@ static CUresult enqueue_call(void *handle, HostFunction call, void *argument) {
 API cuLaunchHostFunc(void *handle, HostFunction call, void *argument) { return enqueue_call(handle, call, argument); }
 
 /* Queue a function, as a library queues its kernels; it is captured into graphs too, and called at every replay. */
-API fakecuda_enqueue_host(void *handle, HostFunction call, void *argument) { return enqueue_call(handle, call, argument); }
+API fakecuda_enqueue_host(void *handle, HostFunction call, void *argument) {
+    return enqueue_call(handle, call, argument);
+}
 
 EXPORT int fakecuda_live_streams(void) { LOCKED; return live_streams; }
 
@@ -350,7 +360,7 @@ API cuEventQuery(Event *event) {
     if (!valid_event(event)) return INVALID_HANDLE;
     if (event->capture) return CAPTURED_EVENT;
     if (!event->stream || event->ran == event->seq) return SUCCESS;
-    if (event->stream->head && !event->stream->running) TRY(fake_run_until(event->stream, event->stream->head->seq));
+    if (event->stream->head && !busy) TRY(fake_run_until(event->stream, event->stream->head->seq));
     return NOT_READY;
 }
 
@@ -364,7 +374,9 @@ API cuEventElapsedTime_v2(float *milliseconds, Event *from, Event *to) {
     *milliseconds = (float)((double)(to->nanoseconds - from->nanoseconds) / 1e6);
     return SUCCESS;
 }
-API cuEventElapsedTime(float *milliseconds, Event *from, Event *to) { return cuEventElapsedTime_v2(milliseconds, from, to); }
+API cuEventElapsedTime(float *milliseconds, Event *from, Event *to) {
+    return cuEventElapsedTime_v2(milliseconds, from, to);
+}
 
 EXPORT int fakecuda_live_events(void) { LOCKED; return live_events; }
 

@@ -1,4 +1,4 @@
-/* The rest of what pycuda links against, under the names of CUDA 11 and 13: no kernels, arrays, textures, peers, IPC. */
+/* The rest of what pycuda links against, as CUDA 11 and 13 name it: no kernels, arrays, textures, peers, IPC. */
 #include "fake.h"
 
 #define NO(name)    \
