@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from engines import board, driver
 from engines.device import version_of
+from optimize.doctor import nvidia
+from optimize.doctor.interpreter import Interpreter, look
+from optimize.doctor.software import tensorflow_wheel
 
 _GB = 1e9
 
@@ -34,16 +38,32 @@ _PARTS = (
 )
 
 
-def examine(disk: Path = Path(".")) -> Dict[str, Any]:
+_STATES: Dict[str, Optional[bool]] = {"ok": True, "no": False, "?": None}
+
+
+def examine(
+    disk: Path = Path("."), root: Path = Path("/"), run: board.Run = board.output, python: Optional[Interpreter] = None
+) -> Dict[str, Any]:
     """Look at this machine.
+
+    Args:
+        disk: Folder that results would go to.
+        root: Stands for `/` where an NVIDIA board is looked for.
+        run: Runs a command of that board.
+        python: The interpreter judged on such a board; this one by default.
 
     Returns:
         `facts` (`engines.device.facts`), `features` of the CPU, `backends` and `parts` with name, state and fix,
-        `disk_free_bytes`, `writable`, `ok` (something can be built) and `fix`.
+        `board` (None where there is nothing of NVIDIA's, else `facts` of `engines.board` and `checks` with `name`,
+        `works` (None: cannot be told), `text` and `fix`), `disk_free_bytes`, `writable`, `ok` (something can be built)
+        and `fix`.
     """
     from engines import backend as backends
     from engines.device import cpu_features, facts
 
+    here = facts()
+    gpu, no_gpu = driver.ask()
+    found = board.facts(root, run) if board.present(root) or gpu else None
     engines = []
     for name in backends.ORDER:
         why = backends.unavailable(name)
@@ -56,34 +76,45 @@ def examine(disk: Path = Path(".")) -> Dict[str, Any]:
                 "version": _version(name),
             }
         )
-    parts = []
-    for part in _PARTS:
-        if part.name == "tf-keras" and _version("tensorflow", "tensorflow-cpu").startswith(
-            ("2.12", "2.13", "2.14", "2.15")
-        ):
-            continue  # these releases read such files themselves
-        version = _version(*part.distributions)
-        parts.append(
-            {
-                "name": part.name,
-                "works": bool(version),
-                "version": version,
-                "purpose": part.purpose,
-                "fix": "" if version else part.fix,
-            }
-        )
     working = [e["name"] for e in engines if e["works"]]
+    checks = [
+        {"name": row.name, "works": _STATES[row.state], "text": row.text, "fix": row.fix}
+        for row in (nvidia.rows(found, python or look(), gpu, no_gpu, here["container"]) if found else [])
+    ]
     return {
-        "facts": facts(),
+        "facts": here,
         "features": list(cpu_features()),
         "backends": engines,
-        "parts": parts,
+        "parts": _parts(found),
+        "board": {"facts": found, "checks": checks} if found else None,
         "disk_free_bytes": shutil.disk_usage(disk).free,
         "writable": os.access(disk, os.W_OK),
         "ok": bool(working),
         "chosen": working[0] if working else "",
         "fix": "" if working else "pip install 'optimize-trt[openvino]'",
     }
+
+
+def _parts(found: Optional[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Packages that some command needs; on a Jetson TensorFlow is NVIDIA's, and must not come from elsewhere."""
+    made, command = tensorflow_wheel(found["l4t"]) if found and found["jetson"] else ("", "")
+    tensorflow = _version("tensorflow", "tensorflow-cpu") or made
+    fixes = {"tensorflow": command, "tf-keras": f"pip install 'tf-keras=={tensorflow[:4]}.*'"} if made else {}
+    out = []
+    for part in _PARTS:
+        if part.name == "tf-keras" and tensorflow.startswith(("2.11", "2.12", "2.13", "2.14", "2.15")):
+            continue  # these releases read such files themselves
+        version = _version(*part.distributions)
+        out.append(
+            {
+                "name": part.name,
+                "works": bool(version),
+                "version": version,
+                "purpose": part.purpose,
+                "fix": "" if version else fixes.get(part.name, part.fix),
+            }
+        )
+    return out
 
 
 def _version(*distributions: str) -> str:
@@ -104,6 +135,11 @@ def lines(found: Dict[str, Any]) -> List[str]:
     for one in found["parts"]:
         state = f"ok  {one['version']}" if one["works"] else f"no  (for {one['purpose']})"
         out.append(f"{one['name']:12}{state}" + (f"\n            {one['fix']}" if one["fix"] else ""))
+    marks = {works: state for state, works in _STATES.items()}
+    for one in found["board"]["checks"] if found["board"] else []:
+        out.append(f"{one['name']:12}{marks[one['works']]:4}{one['text']}")
+        if one["fix"]:
+            out.append(f"            {one['fix']}")
     if not found["writable"]:
         out.append("folder      no  this folder cannot be written to\n            choose another with -o DIR")
     if found["chosen"]:
