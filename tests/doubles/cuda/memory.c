@@ -104,7 +104,7 @@ static CUresult allocate(enum Kind kind, size_t size, unsigned flags, Context *c
     return SUCCESS;
 }
 
-static void release(Arena *arena, Block *block) {
+static void release(Block *block) {
     for (size_t i = 0; i < RED_ZONE; i++)
         if ((unsigned char)block->base[block->size + i] != POISON_RED) {
             faults++;
@@ -114,7 +114,6 @@ static void release(Arena *arena, Block *block) {
     counts[block->kind]--, bytes[block->kind] -= (long long)block->size;
     poison(block->base, POISON_FREE, block->size);
     block->id = 0;
-    merge(arena);
 }
 
 static Block *block_at(const Arena *arena, const void *address) {
@@ -138,7 +137,8 @@ void fake_memory_reset(void) {
     Arena *arenas[] = {&device_arena, &host_arena};
     for (int i = 0; i < 2; i++) {
         for (Block *block = arenas[i]->blocks; block; block = block->next)
-            if (block->id) release(arenas[i], block);
+            if (block->id) release(block);
+        merge(arenas[i]);
     }
     while (registered) {
         Block *next = registered->next;
@@ -179,7 +179,8 @@ static CUresult release_at(Arena *arena, void *address) {
     TRY(fake_unsafe());
     Block *block = block_at(arena, address);
     if (!block || block->base != address) return INVALID_VALUE;
-    release(arena, block);
+    release(block);
+    merge(arena);
     return context->error;
 }
 
