@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from types import ModuleType
 from typing import Any
@@ -105,3 +107,15 @@ def test_no_driver_means_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
             cudaerrors.library()
     finally:
         cudaerrors.library.cache_clear()
+
+
+def test_a_machine_without_a_driver_says_so() -> None:
+    """In another process, as it is: whether pycuda is here or not."""
+    code = "from engines import cuda, driver; print(driver.ask()[1]); print(cuda.unavailable())"
+    environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    driver, why = run.stdout.splitlines()
+    if not driver:
+        pytest.skip("this machine has a GPU")
+    assert "pycuda is not installed" in why or "libcuda.so.1" in why or "no GPU" in why
