@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ settings.register_profile("no deadline", deadline=None)  # no test asserts a tim
 settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+sys.path.insert(0, str(ROOT))  # `tests.doubles` is imported by that name, here and in `python -m tests.doubles.prepare`
+pytest_plugins = ["tests.doubles.plugin"]
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 from types import ModuleType
-from typing import Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 _PACKAGE = "tensorrt_bindings"
@@ -135,8 +135,9 @@ def _forget_in_pybind() -> None:
     current = getattr(api, "PyInterpreterState_Get", None) or api._PyInterpreterState_Get  # the name in Python 3.8
     current.restype = ctypes.c_void_p
     state_of = api.PyInterpreterState_GetDict
-    state_of.restype, state_of.argtypes = ctypes.py_object, [ctypes.c_void_p]
-    state_of(current()).pop("__pybind11_module_cache", None)
+    state_of.restype, state_of.argtypes = ctypes.c_void_p, [ctypes.c_void_p]  # a borrowed reference: cast takes its own
+    state: Any = ctypes.cast(state_of(current()), ctypes.py_object).value
+    state.pop("__pybind11_module_cache", None)
 
 
 def _download(requirement: str, folder: Path) -> List[Path]:
