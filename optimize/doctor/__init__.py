@@ -58,29 +58,17 @@ def examine(
         `works` (None: cannot be told), `text` and `fix`), `disk_free_bytes`, `writable`, `ok` (something can be built)
         and `fix`.
     """
-    from engines import backend as backends
     from engines.device import cpu_features, facts
 
     here = facts()
     gpu, no_gpu = driver.ask()
     found = board.facts(root, run) if board.present(root) or gpu else None
-    engines = []
-    for name in backends.ORDER:
-        why = backends.unavailable(name)
-        engines.append(
-            {
-                "name": name,
-                "works": not why,
-                "why": why,
-                "fix": backends.hint(name) if why else "",
-                "version": _version(name),
-            }
-        )
-    working = [e["name"] for e in engines if e["works"]]
-    checks = [
+    checks: List[Dict[str, Any]] = [
         {"name": row.name, "works": _STATES[row.state], "text": row.text, "fix": row.fix}
         for row in (nvidia.rows(found, python or look(), gpu, no_gpu, here["container"]) if found else [])
     ]
+    engines = _backends(checks)
+    working = [e["name"] for e in engines if e["works"]]
     return {
         "facts": here,
         "features": list(cpu_features()),
@@ -93,6 +81,22 @@ def examine(
         "chosen": working[0] if working else "",
         "fix": "" if working else "pip install 'optimize-trt[openvino]'",
     }
+
+
+def _backends(checks: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Which backends work; TensorRT must also have loaded when it was tried."""
+    from engines import backend as backends
+    from engines.device import backend_version
+
+    broken = [check for check in checks if check["works"] is False and check["name"] in nvidia.NEEDED]
+    out = []
+    for name in backends.ORDER:
+        why = backends.unavailable(name)
+        fix = backends.hint(name) if why else ""
+        if name == "tensorrt" and broken and not why:
+            why, fix = broken[0]["text"], broken[0]["fix"]
+        out.append({"name": name, "works": not why, "why": why, "fix": fix, "version": backend_version(name)})
+    return out
 
 
 def _parts(found: Optional[Dict[str, Any]]) -> List[Dict[str, Any]]:

@@ -50,6 +50,9 @@ class Interpreter(NamedTuple):
 def look() -> Interpreter:
     """This interpreter. TensorRT and pycuda are tried in child processes: a broken library may end a process."""
     bindings, why = tensorrt_version()
+    broken = _does_not_load("tensorrt") if bindings else ""  # the version may be known without any import
+    if broken:
+        bindings, why = "", broken
     pycuda = version_of("pycuda")
     venv = sys.prefix != sys.base_prefix
     return Interpreter(
@@ -58,7 +61,7 @@ def look() -> Interpreter:
         sees_system=sees_system(Path(sys.prefix, "pyvenv.cfg")) if venv else sys.base_prefix == "/usr",
         tensorrt=bindings,
         tensorrt_why=why,
-        tensorrt_found=bool(bindings) or importlib.util.find_spec("tensorrt") is not None,
+        tensorrt_found=importlib.util.find_spec("tensorrt") is not None,
         tensorrt_libraries=any(version_of(name) for name in _LIBRARIES),
         pycuda=pycuda,
         pycuda_why=_does_not_load("pycuda.driver") if pycuda else "",

@@ -63,20 +63,20 @@ def driver(gpu: Optional[Gpu], why: str, jetson: bool, container: bool) -> Row:
     return Row("driver", "no", why, "sudo apt install --reinstall nvidia-l4t-cuda && sudo ldconfig")
 
 
-def memory(found: Mapping[str, Any]) -> Row:
+def memory(found: Mapping[str, Any], integrated: bool = False) -> Row:
     """Memory, which a Jetson shares with its GPU, and swap, which serves the rest when a build needs much."""
     memory: Dict[str, Any] = found["memory"]
     total, free, swap = memory["total_bytes"], memory["available_bytes"], memory["swap_bytes"]
     if total is None:
         return Row("memory", "?", "/proc/meminfo does not tell it")
-    shared = ", shared by CPU and GPU" if memory["shared"] else ""
-    text = f"{total / _GB:.1f} GB{shared}"
+    shared = memory["shared"] or integrated
+    text = f"{total / _GB:.1f} GB{', shared by CPU and GPU' if shared else ''}"
     text += "" if free is None else f"; {free / _GB:.1f} GB free"
     zram = min(memory["zram_bytes"], swap or 0)
     text += "" if swap is None else f"; swap {swap / _GB:.1f} GB" + (f", {zram / _GB:.1f} of it zram" if zram else "")
-    if memory["shared"] and free is not None and free < _LITTLE:
+    if shared and free is not None and free < _LITTLE:
         return Row("memory", "no", f"{text}: a build may be killed", "close programs; sudo init 3 ends the desktop")
-    if memory["shared"] and swap is not None and total < _SMALL and swap - zram < _GB:
+    if shared and swap is not None and total < _SMALL and swap - zram < _GB:
         return Row("memory", "no", f"{text}: a build may be killed without swap on the disk", _SWAP)
     return Row("memory", "ok", text)
 
@@ -110,7 +110,9 @@ def clocks(found: Mapping[str, Any]) -> Row:
             parts.append(f"{title} {_mhz(low)} to {_mhz(high)}")
         elif high:
             parts.append(f"{title} up to {_mhz(high)}")
-    text = f"{', '.join(parts)} MHz" if parts else "not told"
+    if not parts:
+        return Row("clocks", "?", "this machine does not tell them")
+    text = f"{', '.join(parts)} MHz"
     if clocks["state"] == "locked":
         return Row("clocks", "ok", f"locked: {text}")
     if found["jetson"]:

@@ -12,6 +12,9 @@ from optimize.doctor import machine, software
 from optimize.doctor.interpreter import Interpreter
 from optimize.doctor.row import Row
 
+NEEDED = ("driver", "bindings", "pycuda")
+"""Lines without which no TensorRT engine is built or run."""
+
 
 def rows(
     found: Mapping[str, Any], python: Interpreter, gpu: Optional[Gpu], no_gpu: str = "", container: bool = False
@@ -35,6 +38,6 @@ def rows(
     out += software.cuda(found, python)
     out.append(software.pycuda(found, python))
     out += software.tensorflow(found, python)
-    out.append(machine.memory(found))
+    out.append(machine.memory(found, bool(gpu and gpu.integrated)))
     out += [machine.power(found)] if jetson else []
     return [*out, machine.clocks(found)]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines import board, driver
+from engines import backend, board, device, driver
 from engines.driver import Gpu
 from optimize import doctor
 from optimize.doctor import interpreter, nvidia, software
@@ -327,6 +327,34 @@ def test_the_whole_report_of_a_board(name: str):
     for check in found["board"]["checks"]:
         assert f"{check['name']:12}{states[check['works']]:4}{check['text']}" in words
         assert not check["fix"] or f"            {check['fix']}" in words
+
+
+def test_a_tensorrt_that_is_installed_but_does_not_load_is_not_chosen(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backend, "unavailable", lambda name: "")
+
+    def chosen(python: Interpreter) -> Any:
+        found = doctor.examine(root=BOARDS / "rtx-desktop", run=lambda words: "", python=python)
+        return found["chosen"], {one["name"]: one for one in found["backends"]}["tensorrt"]
+
+    monkeypatch.setattr(driver, "ask", lambda index=0: (ORIN, ""))
+    assert chosen(ready("rtx-desktop"))[0] == "tensorrt"
+    broken = ready("rtx-desktop")._replace(tensorrt="", tensorrt_why="libnvinfer.so.10: cannot open shared object file")
+    other, tensorrt = chosen(broken)
+    assert other == "openvino" and not tensorrt["works"]
+    assert tensorrt["why"] == broken.tensorrt_why and tensorrt["fix"].startswith("pip install")
+
+
+@pytest.mark.tensorrt
+def test_this_interpreter_where_tensorrt_and_pycuda_load(trt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(driver, "ask", driver.ask.__wrapped__)  # what this process asked before is kept for later
+    version = device.tensorrt_version.__wrapped__
+    for module in (device, backend, interpreter):
+        monkeypatch.setattr(module, "tensorrt_version", version)
+    found = doctor.examine(root=tmp_path)
+    checks = {check["name"]: check for check in found["board"]["checks"]}
+    assert all(checks[name]["works"] for name in nvidia.NEEDED), checks
+    assert checks["bindings"]["text"].startswith(f"tensorrt {trt.__version__}, ")
+    assert found["backends"][0]["version"] == trt.__version__ and found["chosen"] == "tensorrt"
 
 
 def test_a_jetson_is_not_sent_to_pypi_for_tensorflow(monkeypatch: pytest.MonkeyPatch):
