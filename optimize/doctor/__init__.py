@@ -84,16 +84,19 @@ def examine(
 
 
 def _backends(checks: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
-    """Which backends work; TensorRT must also have loaded when it was tried."""
+    """Which backends work; TensorRT must also have loaded when it was tried, on a JetPack that is not too old."""
     from engines import backend as backends
     from engines.device import backend_version
 
     broken = [check for check in checks if check["works"] is False and check["name"] in nvidia.NEEDED]
+    too_old = next((check["text"] for check in checks if check["name"] == "trtexec"), "")  # its line says how
     out = []
     for name in backends.ORDER:
         why = backends.unavailable(name)
         fix = backends.hint(name) if why else ""
-        if name == "tensorrt" and broken and not why:
+        if name == "tensorrt" and too_old:
+            why, fix = too_old, ""
+        elif name == "tensorrt" and broken and not why:
             why, fix = broken[0]["text"], broken[0]["fix"]
         out.append({"name": name, "works": not why, "why": why, "fix": fix, "version": backend_version(name)})
     return out

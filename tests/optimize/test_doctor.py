@@ -265,6 +265,8 @@ def test_the_original_nano_is_sent_to_its_own_trtexec():
     assert "JetPack 4.6.1 has Python 3.6" in row.text
     assert "/usr/src/tensorrt/bin/trtexec --onnx=model.onnx --fp16" in row.fix
     assert "optimize export MODEL --opset 13 --batch 1 -o model.onnx" in row.fix
+    tensorrt = doctor.examine(root=BOARDS / "nano-jp4", run=lambda words: "", python=Interpreter("3.8"))["backends"][0]
+    assert (tensorrt["works"], tensorrt["fix"]) == (False, "") and tensorrt["why"].endswith("the board's own trtexec")
 
 
 def test_a_container_is_told_to_mount_the_release():
