@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, Protocol, Sequence, Tuple, cast
 
 from engines import driver
-from engines.device import backend_version, l4t, tensorrt_version
+from engines.device import backend_version, import_error, l4t, tensorrt_version
 from engines.errors import IncompatibleError, UsageError
 from engines.spec import Progress, Runner, RunnerSpec
 
@@ -47,6 +47,12 @@ def hint(name: str) -> str:
     return _no_tensorrt()[1] if name == "tensorrt" else _HINTS[name]
 
 
+def _broken(name: str) -> str:
+    """Why a TensorRT that is installed does not load: its bindings are thin, and the library behind them may lack."""
+    why = import_error("tensorrt") if name == "tensorrt" else ""
+    return f"the Python package tensorrt does not load: {why}" if why else ""
+
+
 def _no_tensorrt() -> Tuple[str, str]:
     """Why TensorRT cannot be used on this machine, and the command for it; empty where it can.
 
@@ -58,6 +64,8 @@ def _no_tensorrt() -> Tuple[str, str]:
         return why, "leave --backend out: it takes the best one that works here"
     jetson = bool(l4t())
     version, why = tensorrt_version()
+    if l4t().startswith("32."):
+        return "JetPack 4's TensorRT is for Python 3.6, which this does not run on", "optimize doctor"
     if not version and jetson and importlib.util.find_spec("tensorrt") is None:
         return (
             "JetPack's Python package tensorrt is not seen by this Python",
@@ -102,11 +110,14 @@ def choose(name: str = "auto", among: Sequence[str] = ORDER) -> str:
         why = unavailable(name)
         if why:
             raise IncompatibleError(f"{name}: {why}", hint(name))
+        broken = _broken(name)
+        if broken:
+            raise IncompatibleError(f"{name}: {broken}", "optimize doctor")
         if name not in among:
             raise UsageError(f"{name} does not run an ONNX file as it is", "optimize build MODEL.onnx makes an engine")
         return name
     for one in among:
-        if not unavailable(one):
+        if not unavailable(one) and not _broken(one):
             return one
     raise IncompatibleError("no backend is installed", f"{hint('openvino')}, or: {hint('onnxruntime')}")
 

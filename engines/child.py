@@ -153,7 +153,8 @@ def _main(job_file: str) -> None:
         text = json.dumps(reply, allow_nan=False)
     except BaseException as error:  # the boundary: every error travels to the parent, as data
         message, code, hint = outcome(error)
-        kind = type(error).__name__ if isinstance(error, OptimizeError) else _CLASS_OF_CODE.get(code, "OptimizeError")
+        known = (cls.__name__ for cls in type(error).__mro__ if CLASSES.get(cls.__name__) is cls)
+        kind = next(known, _CLASS_OF_CODE.get(code, "OptimizeError"))
         reply = {"error": kind, "message": message, "hint": hint, "traceback": traceback.format_exc()}
         text = json.dumps(reply)
     Path(job["result"]).write_text(text, encoding="utf-8")

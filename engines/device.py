@@ -129,6 +129,18 @@ def tensorrt_version() -> Tuple[str, str]:
         return "", f"the Python package tensorrt does not load: {error.message}"
 
 
+@functools.lru_cache(maxsize=None)
+def import_error(package: str) -> str:
+    """Why a package that is installed does not import, tried in a child process; empty where it does."""
+    from engines import child
+
+    try:
+        child.call("engines.device:import_version", {"package": package})
+    except OptimizeError as error:
+        return error.message
+    return ""
+
+
 DOUBLE = "+double"
 """Ends the version of a stand-in for a backend's library, which computes right and tells nothing of its speed."""
 

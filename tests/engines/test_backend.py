@@ -47,6 +47,7 @@ GPU = driver.Gpu("Orin", "8.7", True, "11.4")
     [
         ((None, "no driver"), "", ("", "not here"), None, "no driver", "leave --backend out"),
         ((GPU, ""), "35.4.1", ("", "not here"), None, "JetPack's", "--system-site-packages"),
+        ((GPU, ""), "32.7.4", ("", "not here"), None, "Python 3.6", "optimize doctor"),
         ((GPU, ""), "35.4.1", ("", "does not load: libnvinfer"), True, "does not load", "optimize doctor"),
         ((GPU, ""), "", ("", "not installed"), None, "not installed", "optimize-trt[tensorrt]"),
         ((GPU, ""), "35.4.1", ("8.5.2.2", ""), None, "pycuda is not installed", "/usr/local/cuda/bin"),
@@ -71,6 +72,11 @@ def test_tensorrt_says_why_it_is_not_there_and_what_helps_on_this_machine(
 
 def test_an_onnx_file_is_run_by_what_needs_no_engine(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(backend, "unavailable", lambda name: "")
+    monkeypatch.setattr(backend, "import_error", lambda package: "libnvinfer.so.8 is missing")
+    assert backend.choose("auto") == "openvino"
+    with pytest.raises(IncompatibleError, match=r"does not load: libnvinfer\.so\.8"):
+        backend.choose("tensorrt")
+    monkeypatch.setattr(backend, "import_error", lambda package: "")
     assert backend.choose("auto") == "tensorrt"
     assert backend.choose("auto", backend.RUN_ONNX) == "openvino"
     with pytest.raises(UsageError, match="does not run an ONNX file"):

@@ -36,6 +36,12 @@ STAGES = """
             raise getattr(errors, kind)(message, "a hint")
         raise getattr(__import__("builtins"), kind)(message)
 
+    class Special(errors.BuildError):
+        pass
+
+    def fail_specially(progress):
+        raise Special("no memory", "a smaller --batch")
+
     def kill(progress, number):
         os.kill(os.getpid(), number)
 
@@ -106,6 +112,12 @@ def test_other_errors_become_ours(name: str, code: int, words: str, stage: Calla
     with pytest.raises(OptimizeError) as error:
         stage("fail", kind=name, message="odd")
     assert (error.value.message, error.value.exit_code) == (words, code)
+
+
+def test_an_error_of_a_narrower_class_arrives_as_the_one_the_table_knows(stage: Callable[..., Any]):
+    with pytest.raises(CLASSES["BuildError"], match="no memory") as error:
+        stage("fail_specially")
+    assert error.value.hint == "a smaller --batch"
 
 
 def test_a_missing_module_or_function_is_an_error(stage: Callable[..., Any]):
