@@ -260,13 +260,13 @@ class _Writer:
     def _drop_unused(self) -> None:
         """Remove float weights that nothing reads any more, and inferred shapes, which the next reader infers again."""
         used = {name for node in self.model.graph.node for name in node.input}
-        used |= {item.name for item in self.model.graph.output} | _captured(self.model)
+        used |= {item.name for item in self.model.graph.output} | captured(self.model)
         kept = [item for item in self.model.graph.initializer if item.name in used]
         del self.model.graph.initializer[:]
         self.model.graph.initializer.extend(kept)
 
 
-def _captured(model: Any) -> Set[str]:
+def captured(model: Any) -> Set[str]:
     """Names that the bodies of If, Loop and Scan read."""
     found: Set[str] = set()
     stack = [a.g for node in model.graph.node for a in node.attribute if a.HasField("g")]

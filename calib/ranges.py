@@ -282,7 +282,7 @@ def collect(
     runner = session(model.SerializeToString())
     del model
     wanted = [name for name in tensors if name not in inputs]
-    fixed = _fixed_batch(runner)
+    fixed = fixed_batch(runner)
     found = {name: TensorRange() for name in tensors}
     done = 0
     for feeds in batches:
@@ -312,7 +312,7 @@ def _add(seen: TensorRange, name: str, value: npt.NDArray[Any], count: int, batc
         ) from None
 
 
-def _fixed_batch(runner: Any) -> int:
+def fixed_batch(runner: Any) -> int:
     """The batch that the graph's first input is fixed to; 0 where it is free."""
     shape: List[Any] = list(runner.get_inputs()[0].shape)
     return int(shape[0]) if shape and isinstance(shape[0], int) else 0
