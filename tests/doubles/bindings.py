@@ -50,7 +50,11 @@ class SetupError(Exception):
 def cache() -> Path:
     """The folder of downloaded and built things, for this Python: it is made if it is missing."""
     root = os.environ.get("OPTIMIZE_TEST_CACHE")
-    base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "optimize-trt-doubles"
+    base = (
+        Path(root)
+        if root
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "optimize-trt-doubles"
+    )
     folder = base / f"py{sys.version_info[0]}.{sys.version_info[1]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -130,7 +134,7 @@ def _take() -> Dict[str, ModuleType]:
 
 
 def _forget_in_pybind() -> None:
-    """Empty pybind's own table of modules by name (from TensorRT 10.16 on), which would give one version for another."""
+    """Empty pybind's own table of modules by name (from TensorRT 10.16 on): it would give one for another."""
     api = ctypes.pythonapi
     current = getattr(api, "PyInterpreterState_Get", None) or api._PyInterpreterState_Get  # the name in Python 3.8
     current.restype = ctypes.c_void_p

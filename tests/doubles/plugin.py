@@ -61,7 +61,10 @@ def _surfaces(config: pytest.Config) -> List[Any]:
     if not told:
         why = "the TensorRT double is not set up: python -m tests.doubles.prepare (make setup TRT=1)"
         return [pytest.param("", marks=pytest.mark.skip(reason=why))]
-    return [name if not (why := _why_not(name, told)) else pytest.param(name, marks=pytest.mark.skip(reason=why)) for name in wanted]
+    return [
+        name if not (why := _why_not(name, told)) else pytest.param(name, marks=pytest.mark.skip(reason=why))
+        for name in wanted
+    ]
 
 
 def _why_not(name: str, told: Dict[str, Any]) -> str:

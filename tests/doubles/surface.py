@@ -68,7 +68,12 @@ def extract(module: ModuleType) -> Dict[str, Any]:
     Args:
         module: NVIDIA's `tensorrt_bindings`, of any version.
     """
-    surface: Dict[str, Any] = {"version": str(module.__dict__["__version__"]), "classes": {}, "functions": {}, "consts": {}}
+    surface: Dict[str, Any] = {
+        "version": str(module.__dict__["__version__"]),
+        "classes": {},
+        "functions": {},
+        "consts": {},
+    }
     for name, value in sorted(vars(module).items()):
         if name.startswith("__"):
             continue
@@ -156,8 +161,36 @@ def _describe(kind: type) -> Dict[str, Any]:
     return known
 
 
-_ENUM_PLUMBING = frozenset(["__entries", "__members__", "name", "value", "__eq__", "__ne__", "__hash__", "__int__", "__index__", "__str__", "__repr__"])
-_ORDER = frozenset(["__and__", "__rand__", "__or__", "__ror__", "__xor__", "__rxor__", "__invert__", "__lt__", "__le__", "__gt__", "__ge__"])
+_ENUM_PLUMBING = frozenset(
+    [
+        "__entries",
+        "__members__",
+        "name",
+        "value",
+        "__eq__",
+        "__ne__",
+        "__hash__",
+        "__int__",
+        "__index__",
+        "__str__",
+        "__repr__",
+    ]
+)
+_ORDER = frozenset(
+    [
+        "__and__",
+        "__rand__",
+        "__or__",
+        "__ror__",
+        "__xor__",
+        "__rxor__",
+        "__invert__",
+        "__lt__",
+        "__le__",
+        "__gt__",
+        "__ge__",
+    ]
+)
 _KEPT = frozenset(("__init__", "__len__", "__getitem__", "__setitem__", "__call__", "__iter__"))
 
 

@@ -74,7 +74,12 @@ class Builder(Guarded):
 
 def _refusal(network: Any, config: Any, logger: Any) -> bool:
     """Whether this cannot be built; the log has the reason."""
-    for why in (_bad_network(network), _bad_flags(network, config), _bad_profiles(network, config), _bad_dla(network, config)):
+    for why in (
+        _bad_network(network),
+        _bad_flags(network, config),
+        _bad_profiles(network, config),
+        _bad_dla(network, config),
+    ):
         if why:
             error(logger, why)
             return True
@@ -92,7 +97,7 @@ def _bad_flags(network: Any, config: Any) -> str:
                 return f"Builder flag k{flag} is set, but is not allowed for a strongly typed network"
     elif network._explicitly_quantized() and not config._has("INT8"):
         name = next(layer._name for layer in network._layers if layer._kind in ("QUANTIZE", "DEQUANTIZE"))
-        return f"{name}: Int8 precision has been set for a layer or layer output, but int8 is not configured in the builder"
+        return f"{name}: Int8 precision has been set for a layer, but int8 is not configured in the builder"
     return ""
 
 
@@ -107,7 +112,7 @@ def _bad_profiles(network: Any, config: Any) -> str:
                 return f"{one._name}: dynamic input is missing dimensions in profile {number}."
             for shape in shapes:
                 if len(shape) != len(one._shape) or any(a not in (-1, b) for a, b in zip(one._shape, shape)):
-                    return f"{one._name}: for dimension of profile {number}: the profile does not match the network's {one._shape}"
+                    return f"{one._name}: profile {number} does not match the network's {one._shape}"
         for name in profile._shapes:
             if name not in [one._name for one in network._inputs]:
                 return f"{name}: profile {number} is for an input that the network does not have"
@@ -192,10 +197,20 @@ def _scales(network: Any, config: Any, logger: Any) -> Optional[Mapping[str, flo
     calibrator = config.int8_calibrator
     if network._explicitly_quantized():
         if calibrator is not None:
-            say(logger, "WARNING", "Calibrator won't be used in explicit precision mode. Use quantization aware training to generate network with Quantize/Dequantize nodes.")
+            say(
+                logger,
+                "WARNING",
+                "Calibrator won't be used in explicit precision mode. Use quantization aware training to generate network "
+                "with Quantize/Dequantize nodes.",
+            )
         return {}
     if calibrator is None:
-        say(logger, "WARNING", "Calibrator is not being used. Users must provide dynamic range for all tensors that are not Int32 or Bool.")
+        say(
+            logger,
+            "WARNING",
+            "Calibrator is not being used. Users must provide dynamic range for all tensors that are not Int32 or "
+            "Bool.",
+        )
         return {one._name: one._range[1] / 127.0 for layer in network._layers for one in layer._inputs if one._range}
     profile = config._calibration or (config._profiles[0] if config._profiles else None)
     shapes = {one._name: list(one._shape) for one in network._inputs}
@@ -207,9 +222,15 @@ def _scales(network: Any, config: Any, logger: Any) -> Optional[Mapping[str, flo
 def _kept(network: Any, config: Any, logger: Any) -> FrozenSet[str]:
     """The nodes that were asked to stay in FP32, where the config says to heed that."""
     asked = frozenset(layer._node for layer in network._layers if layer._precision == "FLOAT")
-    heeded = any(config._has(flag) for flag in ("OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS", "STRICT_TYPES"))
+    heeded = any(
+        config._has(flag) for flag in ("OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS", "STRICT_TYPES")
+    )
     if asked and not heeded:
-        say(logger, "WARNING", "Some layers have a precision, but no flag says to obey or prefer precision constraints: ignored")
+        say(
+            logger,
+            "WARNING",
+            "Some layers have a precision, but no flag says to obey or prefer precision constraints: ignored",
+        )
     return asked if heeded else frozenset()
 
 
@@ -218,8 +239,18 @@ def _tactics(layers: List[Dict[str, Any]], config: Any, logger: Any, progress: _
     limit = config._pool("WORKSPACE")
     above = int(os.environ.get("OPTIMIZE_DOUBLE_OOM_ABOVE", "0"))
     if above and limit > above:
-        say(logger, "ERROR", f"[virtualMemoryBuffer.cpp::resizePhysical::140] Error Code 2: OutOfMemory (Requested size was {limit} bytes.)")
-        error(logger, "[optimizer.cpp::computeCosts::3728] Could not find any implementation for node " + layers[0]["name"] + ".", 10, "Internal Error")
+        say(
+            logger,
+            "ERROR",
+            "[virtualMemoryBuffer.cpp::resizePhysical::140] Error Code 2: OutOfMemory "
+            f"(Requested size was {limit} bytes.)",
+        )
+        error(
+            logger,
+            "[optimizer.cpp::computeCosts::3728] Could not find any implementation for node " + layers[0]["name"] + ".",
+            10,
+            "Internal Error",
+        )
         return False
     known = {} if config._timing is None or config._has("DISABLE_TIMING_CACHE") else config._timing._entries
     for number, layer in enumerate(layers):
@@ -261,5 +292,3 @@ def _memory(shapes: Mapping[str, Any], layers: List[Any]) -> int:
             count *= value
         elements += count
     return -(-(elements * 4 * min(len(layers), 8)) // 512) * 512
-
-

@@ -10,6 +10,7 @@ import struct
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
+
 from tensorrt import _driver
 from tensorrt._check import swallowed
 from tensorrt._dtypes import numpy_of
@@ -45,7 +46,9 @@ def read_cache(content: bytes, algorithm: str) -> Optional[Dict[str, float]]:
     return scales
 
 
-def calibrate(model: Any, inputs: Sequence[Any], shapes: Mapping[str, Sequence[int]], calibrator: Any, logger: Any) -> Optional[Dict[str, float]]:
+def calibrate(
+    model: Any, inputs: Sequence[Any], shapes: Mapping[str, Sequence[int]], calibrator: Any, logger: Any
+) -> Optional[Dict[str, float]]:
     """Scales of a model's tensors.
 
     Args:
@@ -70,7 +73,11 @@ def calibrate(model: Any, inputs: Sequence[Any], shapes: Mapping[str, Sequence[i
     say(logger, "INFO", "Starting Calibration.")
     scales = _measure(model, inputs, shapes, calibrator, algorithm, logger)
     if not scales:
-        error(logger, "Calibration failure occurred with no scaling factors detected. This could be due to no int8 calibrator or insufficient custom scales for network layers.")
+        error(
+            logger,
+            "Calibration failure occurred with no scaling factors detected. This could be due to no int8 calibrator or "
+            "insufficient custom scales for network layers.",
+        )
         return None
     content = bytearray(write_cache(algorithm, scales))
     lent = memoryview(content).toreadonly()

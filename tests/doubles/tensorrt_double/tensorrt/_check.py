@@ -93,9 +93,7 @@ def _hold_property(kind: type, name: str, value: property, known: Dict[str, Any]
 def _hold_method(kind: type, name: str, value: Callable[..., Any], known: Dict[str, Any], lacks: frozenset) -> None:  # type: ignore[type-arg]
     overloads = [text for text in known["methods"].get(name, []) if "(" in text]
     if not overloads:
-        if name not in ("__init__", "__len__", "__getitem__"):
-            delattr(kind, name)
-        elif name != "__init__":
+        if name not in ("__init__", "__len__", "__getitem__") or name != "__init__":
             delattr(kind, name)
         return
     have = list(inspect.signature(value).parameters)[1:]

@@ -1,5 +1,6 @@
 """How to build: flags, limits, profiles, the calibrator, the timing cache."""
 
+# ruff: noqa: A002 - arguments are named as TensorRT names them
 from __future__ import annotations
 
 import json
@@ -80,7 +81,12 @@ def read_timing_cache(content: bytes, logger: Any) -> Any:
         text = content[_CACHE.size :]
         if magic == b"trtc" and (major, minor, patch) == NUMBERS and len(text) == size:
             return ITimingCache._make(json.loads(text), (high, low), logger)
-    error(logger, "Serialization assertion stdVersionRead == serializationVersion failed. Timing cache", 1, "Serialization")
+    error(
+        logger,
+        "Serialization assertion stdVersionRead == serializationVersion failed. Timing cache",
+        1,
+        "Serialization",
+    )
     return None
 
 
@@ -148,7 +154,12 @@ class IBuilderConfig(Guarded):
         return member is not None and bool(self._bits & 1 << int(member))
 
     def _pool(self, name: str) -> int:
-        defaults = {"WORKSPACE": 8 << 30, "DLA_MANAGED_SRAM": 0, "DLA_LOCAL_DRAM": 1 << 30, "DLA_GLOBAL_DRAM": 512 << 20}
+        defaults = {
+            "WORKSPACE": 8 << 30,
+            "DLA_MANAGED_SRAM": 0,
+            "DLA_LOCAL_DRAM": 1 << 30,
+            "DLA_GLOBAL_DRAM": 512 << 20,
+        }
         return self._pools.get(name, defaults.get(name, 48 << 10))
 
     def set_flag(self, flag: Any) -> None:
@@ -233,5 +244,3 @@ class IBuilderConfig(Guarded):
         from tensorrt._operators import ON_DLA
 
         return layer._kind in ON_DLA and self._builder.num_DLA_cores > 0
-
-

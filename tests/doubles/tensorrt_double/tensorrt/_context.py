@@ -7,6 +7,7 @@ import weakref
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
+
 from tensorrt import _driver
 from tensorrt._check import Guarded, checked, setter, stored, swallowed
 from tensorrt._dtypes import numpy_of
@@ -18,8 +19,8 @@ from tensorrt._real import MAJOR, REAL
 class IExecutionContext(Guarded):
     """Runs an engine with one profile at a time."""
 
-    def _setup(self, engine: Any) -> None:
-        self._engine, self._logger = engine, engine._logger
+    def _setup(self, engine: Any, scratch: int) -> None:
+        self._engine, self._logger, self._scratch = engine, engine._logger, scratch
         self._addresses: Dict[str, int] = {}
         self._allocators: Dict[str, Any] = {}
         self._inputs: Dict[str, Tuple[int, ...]] = {}
@@ -66,13 +67,23 @@ class IExecutionContext(Guarded):
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         count = len(self._engine._facts["profiles"])
         if not 0 <= profile_index < count:
-            misused(self._logger, "IExecutionContext::setOptimizationProfileAsync", f"0 <= profileIndex && profileIndex < {count}")
+            misused(
+                self._logger,
+                "IExecutionContext::setOptimizationProfileAsync",
+                f"0 <= profileIndex && profileIndex < {count}",
+            )
             return False
         others = [reference() for reference in self._engine._contexts]
         if not self._engine._facts["sharing"]:
             taken = [one._profile for one in others if one is not None and one is not self]
             if profile_index in taken:
-                error(self._logger, f"Profile {profile_index} has been chosen by another IExecutionContext. Use another profileIndex or destroy the IExecutionContext that use this profile.", 3, "API Usage Error")
+                error(
+                    self._logger,
+                    f"Profile {profile_index} has been chosen by another IExecutionContext. Use another profileIndex or "
+                    "destroy the IExecutionContext that use this profile.",
+                    3,
+                    "API Usage Error",
+                )
                 return False
         self._profile = profile_index
         self._fix()
@@ -93,7 +104,8 @@ class IExecutionContext(Guarded):
             misused(
                 self._logger,
                 where,
-                f"engineDims.d[i] == dims.d[i]. Static dimension mismatch or out of profile {self._profile} while setting "
+                "engineDims.d[i] == dims.d[i]. Static dimension mismatch or out of "
+                f"profile {self._profile} while setting "
                 f"input shape for {name}: {list(wanted)} is not in [{low}, {high}]",
             )
             return False
@@ -165,7 +177,9 @@ class IExecutionContext(Guarded):
 
     def _report(self) -> None:
         for name, milliseconds in self._pending:
-            swallowed("report_layer_time", lambda name=name, ms=milliseconds: self.profiler.report_layer_time(name, ms), None)
+            swallowed(
+                "report_layer_time", lambda name=name, ms=milliseconds: self.profiler.report_layer_time(name, ms), None
+            )
         self._pending = []
 
     def execute_async_v3(self, stream_handle: int) -> bool:
@@ -203,12 +217,20 @@ class IExecutionContext(Guarded):
         if self._profile < 0:
             misused(self._logger, where, "an optimization profile was chosen (mOptimizationProfile >= 0)")
             return False
+        if not self._scratch and not self.device_memory:
+            misused(self._logger, where, "mContext.deviceMemory: no device memory was given to this context")
+            return False
         for name in self._unset():
             misused(self._logger, where, f"allInputDimensionsSpecified(routine). Missing dimensions of input {name}")
             return False
         for name in self._engine._io:
             if not self._addresses.get(name) and self._allocators.get(name) is None:
-                misused(self._logger, where, f"mContext.profileObliviousBindings.at(profileObliviousIndex) || getPtrOrNull(mOutputAllocators, profileObliviousIndex): no address for {name}")
+                misused(
+                    self._logger,
+                    where,
+                    "mContext.profileObliviousBindings.at(profileObliviousIndex) || getPtrOrNull(mOutputAllocators, "
+                    f"profileObliviousIndex): no address for {name}",
+                )
                 return False
         return True
 
@@ -220,7 +242,9 @@ class IExecutionContext(Guarded):
                 given = swallowed("reallocate_output", _asking(allocator, name, have, size), have)
                 self._addresses[name] = int(given or 0)
                 dims = REAL["Dims"](self._shapes()[name])
-                swallowed("notify_shape", lambda one=allocator, name=name, dims=dims: one.notify_shape(name, dims), None)
+                swallowed(
+                    "notify_shape", lambda one=allocator, name=name, dims=dims: one.notify_shape(name, dims), None
+                )
 
     def _key(self) -> Any:
         """The same for the same work, so that a loop queues one and the same thing."""
@@ -253,7 +277,8 @@ class IExecutionContext(Guarded):
             self._pending = [(layer["name"] + suffix, seconds * 1e3 * layer["cost"] / total) for layer in layers]
 
     def __del__(self) -> None:
-        self._addresses = {}
+        if getattr(self, "_scratch", 0):
+            _driver.free(self._scratch)
 
 
 def _asking(allocator: Any, name: str, have: int, size: int) -> Callable[[], Any]:
@@ -294,5 +319,3 @@ def _size(one: Mapping[str, Any], shapes: Mapping[str, Tuple[int, ...]], address
     if not _driver.holds(addresses[one["name"]], nbytes):
         raise RuntimeError(f"an illegal memory access was encountered: {one['name']} needs {nbytes} bytes")
     return nbytes
-
-

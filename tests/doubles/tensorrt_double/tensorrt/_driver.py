@@ -52,6 +52,28 @@ def has_context() -> bool:
     return library().cuCtxGetCurrent(ctypes.byref(current)) == 0 and bool(current.value)
 
 
+def allocate(nbytes: int) -> int:
+    """Device memory for the library's own use; 0 where there is not enough."""
+    address = ctypes.c_uint64(0)
+    failed = library().cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(max(nbytes, 1)))
+    return 0 if failed else int(address.value)
+
+
+def free(address: int) -> None:
+    """Give memory back, in the primary context where none is current: the CUDA runtime does so for TensorRT."""
+    driver, context = library(), ctypes.c_void_p()
+    if not holds(address, 1):
+        return  # it went with its context
+    if has_context():
+        driver.cuMemFree_v2(ctypes.c_uint64(address))
+        return
+    if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0:
+        driver.cuCtxPushCurrent_v2(context)
+        driver.cuMemFree_v2(ctypes.c_uint64(address))
+        driver.cuCtxPopCurrent_v2(ctypes.byref(context))
+        driver.cuDevicePrimaryCtxRelease_v2(0)
+
+
 def holds(address: int, nbytes: int) -> bool:
     """Whether the device may use all of these bytes."""
     driver = library()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict
 
 import numpy as np
+
 from tensorrt._real import MAJOR, REAL
 
 _NUMPY: Dict[str, Any] = {

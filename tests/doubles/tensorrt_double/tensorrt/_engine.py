@@ -41,7 +41,11 @@ class Runtime(Guarded):
         plan = unpack(content)
         why, code, kind = "", 4, "Internal Error"
         if plan is None:
-            why, code, kind = "Serialization assertion plan->header.magicTag == rt::kPLAN_MAGIC_TAG failed.", 1, "Serialization"
+            why, code, kind = (
+                "Serialization assertion plan->header.magicTag == rt::kPLAN_MAGIC_TAG failed.",
+                1,
+                "Serialization",
+            )
         elif plan.version != NUMBERS:
             why, code, kind = (
                 "Serialization assertion stdVersionRead == serializationVersion failed.Version tag does not match. "
@@ -199,12 +203,20 @@ class ICudaEngine(Guarded):
         return EngineInspector._make(self)
 
     def create_execution_context(self, strategy: Any = None) -> Any:
+        if strategy is not None and strategy.name == "USER_MANAGED":
+            return self._context(0)
+        nbytes = max(self._facts["memory"])
+        scratch = _driver.allocate(nbytes) if _driver.has_context() else 0
+        if _driver.has_context() and not scratch:
+            error(self._logger, f"Requested size was {nbytes} bytes.", 2, "OutOfMemory")
+            return None
+        return self._context(scratch)
+
+    def create_execution_context_without_device_memory(self) -> Any:
+        return self._context(0)
+
+    def _context(self, scratch: int) -> Any:
         if not _driver.has_context():
             error(self._logger, "an invalid device context (no currently active context?)", 1, "Cuda Runtime")
             return None
-        return IExecutionContext._make(self)
-
-    def create_execution_context_without_device_memory(self) -> Any:
-        return self.create_execution_context()
-
-
+        return IExecutionContext._make(self, scratch)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, Dict, FrozenSet, List, Mapping
 
 import numpy as np
+
 from tensorrt._operators import WEIGHTED
 
 

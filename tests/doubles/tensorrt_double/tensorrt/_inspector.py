@@ -1,5 +1,6 @@
 """The engine inspector: what it says about layers, in the layout of each major version."""
 
+# ruff: noqa: A002 - arguments are named as TensorRT names them
 from __future__ import annotations
 
 import json
@@ -75,7 +76,9 @@ class EngineInspector(Guarded):
         }
         if layer["origin"]:
             told["Origin"] = layer["origin"]
-        told["TacticName"] = f"double_{SHORT.get(layer['precision'], layer['precision']).lower()}_{layer['type'].lower()}"
+        told["TacticName"] = (
+            f"double_{SHORT.get(layer['precision'], layer['precision']).lower()}_{layer['type'].lower()}"
+        )
         told["TacticValue"] = layer["tactic"]
         if NUMBERS[:2] >= (8, 6):
             told["StreamId"] = 0

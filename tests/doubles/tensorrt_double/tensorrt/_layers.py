@@ -1,4 +1,4 @@
-"""The layers of an engine: fused as TensorRT fuses them, each with a precision, reformats where the precision changes."""
+"""The layers of an engine: fused as TensorRT fuses them, each with a precision, and reformats between."""
 
 from __future__ import annotations
 
@@ -109,16 +109,25 @@ class _Graph:
             found.append(place)
 
 
-def _layer(graph: _Graph, nodes: Sequence[Any], half: bool, scales: Mapping[str, float], full: FrozenSet[str]) -> Dict[str, Any]:
+def _layer(
+    graph: _Graph, nodes: Sequence[Any], half: bool, scales: Mapping[str, float], full: FrozenSet[str]
+) -> Dict[str, Any]:
     first, last = nodes[0], nodes[-1]
     made = {name for node in nodes for name in node.output}
-    inputs = [name for node in nodes for name in node.input if name and name not in graph.constants and name not in made]
+    inputs = [
+        name for node in nodes for name in node.input if name and name not in graph.constants and name not in made
+    ]
     kept = any((node.name or node.output[0]) in full for node in nodes)
     plain = "HALF" if half and not kept else "FLOAT"
     precision = graph.kinds.get(first.output[0], "FLOAT")
     if precision == "FLOAT":
         precision = plain
-    if first.op_type in WEIGHTED and not kept and inputs and (graph.is_quantized(first.input[0]) or inputs[0] in scales):
+    if (
+        first.op_type in WEIGHTED
+        and not kept
+        and inputs
+        and (graph.is_quantized(first.input[0]) or inputs[0] in scales)
+    ):
         precision = "INT8"
     quantizes = last.op_type == "QuantizeLinear"
     output = "INT8" if quantizes else plain if precision == "INT8" else precision
@@ -130,7 +139,10 @@ def _layer(graph: _Graph, nodes: Sequence[Any], half: bool, scales: Mapping[str,
         "name": " + ".join(node.name or node.output[0] for node in nodes),
         "precision": precision,
         "inputs": [{"name": graph.source(name), "kind": ""} for name in inputs],
-        "outputs": [{"name": name, "kind": output if graph.kinds.get(name, "FLOAT") in ("FLOAT", "INT8") else graph.kinds[name]} for name in last.output],
+        "outputs": [
+            {"name": name, "kind": output if graph.kinds.get(name, "FLOAT") in ("FLOAT", "INT8") else graph.kinds[name]}
+            for name in last.output
+        ],
         "onnx": [node.name or node.output[0] for node in nodes],
         "origin": "QDQ" if first.op_type == "QuantizeLinear" else "",
         "cost": 10.0 if first.op_type in WEIGHTED else 1.0,
@@ -148,7 +160,7 @@ def _with_reformats(graph: _Graph, layers: List[Dict[str, Any]]) -> List[Dict[st
             want = have if layer["origin"] or have not in ("FLOAT", "HALF", "INT8") else layer["precision"]
             if number and want == "INT8":
                 want = have
-            if have == "FLOAT" and want == "HALF" or want == "INT8" and have != "INT8":
+            if (have == "FLOAT" and want == "HALF") or (want == "INT8" and have != "INT8"):
                 name = f"Reformatted Input Tensor {number} to {layer['name']}"
                 made.append(_copy("Input", number, layer["name"], one["name"], have, name, want))
                 one["name"] = name

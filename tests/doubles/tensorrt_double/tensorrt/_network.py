@@ -1,5 +1,6 @@
 """The network: what the parser fills and the builder reads."""
 
+# ruff: noqa: A002 - arguments are named as TensorRT names them
 from __future__ import annotations
 
 from typing import Any, List, Optional, Sequence, Tuple

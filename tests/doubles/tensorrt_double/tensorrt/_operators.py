@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Dict
 
-_WEIGHTED = {"Conv": "CONVOLUTION", "ConvTranspose": "DECONVOLUTION", "Gemm": "MATRIX_MULTIPLY", "MatMul": "MATRIX_MULTIPLY"}
+_WEIGHTED = {
+    "Conv": "CONVOLUTION",
+    "ConvTranspose": "DECONVOLUTION",
+    "Gemm": "MATRIX_MULTIPLY",
+    "MatMul": "MATRIX_MULTIPLY",
+}
 _POINTWISE = "Add Sub Mul Div Pow Max Min And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual Sum Mean Mod PRelu"
-_UNARY = "Abs Neg Sqrt Exp Log Floor Ceil Round Erf Not Reciprocal Sin Cos Tan Sign IsNaN IsInf Sinh Cosh Atan Asin Acos"
-_ACTIVATIONS = "Relu LeakyRelu Clip Sigmoid Tanh Elu Selu HardSigmoid HardSwish Softplus Softsign ThresholdedRelu Gelu Mish"
+_UNARY = (
+    "Abs Neg Sqrt Exp Log Floor Ceil Round Erf Not Reciprocal Sin Cos Tan Sign IsNaN IsInf Sinh Cosh Atan Asin Acos"
+)
+_ACTIVATIONS = (
+    "Relu LeakyRelu Clip Sigmoid Tanh Elu Selu HardSigmoid HardSwish Softplus Softsign ThresholdedRelu Gelu Mish"
+)
 _REDUCTIONS = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSumExp ReduceSumSquare"
 _SHUFFLES = "Reshape Transpose Flatten Squeeze Unsqueeze DepthToSpace SpaceToDepth"
 _POOLS = "MaxPool AveragePool LpPool"
@@ -79,5 +88,7 @@ LAYERS: Dict[str, str] = {
 WEIGHTED = frozenset(_WEIGHTED)
 """Operators that carry weights: a kernel of their own, and what INT8 is for."""
 
-ON_DLA = frozenset("CONVOLUTION DECONVOLUTION POOLING ACTIVATION ELEMENTWISE SCALE CONCATENATION RESIZE LRN SLICE".split())
+_DLA = "CONVOLUTION DECONVOLUTION POOLING ACTIVATION ELEMENTWISE SCALE CONCATENATION RESIZE LRN SLICE"
+
+ON_DLA = frozenset(_DLA.split())
 """Layers that the deep learning accelerator takes."""

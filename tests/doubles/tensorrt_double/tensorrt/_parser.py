@@ -51,8 +51,8 @@ class ParserError(Guarded):
         return 0
 
     def __repr__(self) -> str:
-        code, desc, node, _, _ = self._fields
-        return f"In node {node} with name: {self._fields[3]} and operator: {self._fields[4]} ({self.func()}): {code}: {desc}"
+        code, desc, node, name, operator = self._fields
+        return f"In node {node} with name: {name} and operator: {operator} ({self.func()}): {code}: {desc}"
 
 
 class Refused(Exception):
@@ -121,7 +121,8 @@ class OnnxParser(Guarded):
                 raise Refused(
                     "INVALID_VALUE",
                     "Assertion failed: !_importer_ctx.network()->hasImplicitBatchDimension() && "
-                    '"This version of the ONNX parser only supports TensorRT INetworkDefinitions with an explicit batch dimension."',
+                    '"This version of the ONNX parser only supports TensorRT INetworkDefinitions with an explicit batch '
+                    'dimension."',
                 )
             model = _read(content, folder)
             tensors: Dict[str, Any] = {}
@@ -139,7 +140,8 @@ class OnnxParser(Guarded):
             say(
                 self._logger,
                 "WARNING",
-                "Your ONNX model has been generated with INT64 weights, while TensorRT does not natively support INT64. "
+                "Your ONNX model has been generated with INT64 weights, while TensorRT does not natively support "
+                "INT64. "
                 "Attempting to cast down to INT32.",
             )
         opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
@@ -149,7 +151,7 @@ class OnnxParser(Guarded):
     def _refuse(self, code: str, desc: str, node: int = -1, name: str = "", operator: str = "") -> bool:
         self._errors.append(ParserError._make(code, desc, node, name, operator))
         if node >= 0:
-            say(self._logger, "ERROR", f"While parsing node number {node} [{operator} -> \"{name}\"]:")
+            say(self._logger, "ERROR", f'While parsing node number {node} [{operator} -> "{name}"]:')
             say(self._logger, "ERROR", "--- Begin node ---")
             say(self._logger, "ERROR", f'name: "{name}" op_type: "{operator}"')
             say(self._logger, "ERROR", "--- End node ---")
@@ -195,7 +197,9 @@ def _ends(model: Any, tensors: Dict[str, Any]) -> Tuple[List[Any], List[Any]]:
             kind = value.type.tensor_type
             dtype = _dtypes.of_onnx(kind.elem_type)
             if not dtype:
-                raise Refused("UNSUPPORTED_NODE", f"Failed to convert ONNX date type to TensorRT data type: {kind.elem_type}")
+                raise Refused(
+                    "UNSUPPORTED_NODE", f"Failed to convert ONNX date type to TensorRT data type: {kind.elem_type}"
+                )
             tensors[value.name] = ITensor._make(value.name, dtype, _shape(kind), role)
             ends[place].append(tensors[value.name])
     return ends
@@ -240,7 +244,8 @@ def _accept(number: int, node: Any, constants: Dict[str, Any]) -> None:
     if node.domain not in ("", "ai.onnx") or node.op_type not in LAYERS:
         raise Refused(
             "UNSUPPORTED_NODE",
-            f"No importer registered for op: {node.op_type}. Attempting to import as plugin. Assertion failed: creator && "
+            f"No importer registered for op: {node.op_type}. Attempting to import as plugin. "
+            "Assertion failed: creator && "
             '"Plugin not found, are the plugin name, version, and namespace correct?"',
             number,
             node.name,

@@ -86,4 +86,3 @@ def _not_there(operation: str) -> Any:
 
 for _operation in ("__len__", "__getitem__", "__iter__", "__contains__", "__add__", "__mul__", "__mod__"):
     setattr(IHostMemory, _operation, _not_there(_operation))
-

@@ -29,11 +29,17 @@ surfaces = _beside("surface")
 generated = _beside("generated")
 
 
+_known: Dict[str, Any] = surfaces.__dict__.setdefault("_extracted", {})
+"""Kept in a module that outlives this one, which is imported anew for each version."""
+
+
 def _real_parts(name: str) -> Tuple[Dict[str, Any], Dict[str, Any]]:
     """The surface of a version, and the namespace of its real (or, for 8.5.2, generated) bindings."""
     if name != surfaces.DERIVED:
         module = bindings.load(name)
-        return surfaces.extract(module), dict(vars(module))
+        if name not in _known:
+            _known[name] = surfaces.extract(module)
+        return _known[name], dict(vars(module))
     nearest = vars(bindings.load("8.6.1")) if bindings.available("8.6.1") else {}
     surface = surfaces.read_derived()
     return surface, generated.namespace(surface, nearest)
@@ -55,5 +61,5 @@ NUMBERS: Tuple[int, ...] = tuple(int(part) for part in str(REAL["__version__"]).
 MAJOR = NUMBERS[0]
 VERSION = ".".join(map(str, NUMBERS)) + "+double"
 
-TAG = "TRT-%d%02d%02d" % NUMBERS if MAJOR >= 10 else "TRT-%d%d%02d" % NUMBERS
+TAG = "TRT-{}{:02}{:02}".format(*NUMBERS) if MAJOR >= 10 else "TRT-{}{}{:02}".format(*NUMBERS)
 """How a calibration cache names the version: TRT-8502, TRT-100300."""
