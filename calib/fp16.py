@@ -10,9 +10,10 @@ DequantizeLinear and Conv where nothing stands between them. So:
 - From opset 19 the scales become 16-bit, as do all tensors around: no Cast is left anywhere near a pair. Scales are
   rounded before the weights are quantised with them, so that both sides of a pair agree to the bit. A layer that stays
   in float32 gets a DequantizeLinear of its own with the same scale in float32, instead of a Cast behind the shared one.
-- At opset 13 to 18, and where a scale would lose its digits, the pair stays in float32. Then the layer that reads the pair stays in float32 as well, with the
-  element-wise operators that are fused to it, up to the next QuantizeLinear. The kernel is the same: INT8 in,
-  an INT32 sum scaled in float, INT8 out where a Q follows. Casts stand where the quantised region ends.
+- At opset 13 to 18, and where a scale would lose its digits, the pair stays in float32. Then the layer that reads it
+  stays in float32 as well, with the element-wise operators that are fused to it, up to the next QuantizeLinear. The
+  kernel is the same: INT8 in, an INT32 sum scaled in float, INT8 out where a Q follows. Casts stand where the quantised
+  region ends.
 
 Weights become int8 constants with a DequantizeLinear, which the strongly typed versions take; biases stay float.
 """
@@ -284,6 +285,7 @@ class _Writer:
         self.record = {"saturated": [], "denormal": 0, "flushed": 0}
         self._original = set(self.graph.outputs) | captured(self.model)  # read in float32 under their own names
         self._taken = self.graph.constants.keys() | self.graph.producer.keys() | set(self.graph.inputs)
+        self._taken |= {node.name for node in self.graph.nodes}
         self._wide = self._original | {
             name
             for index, node in enumerate(self.graph.nodes)
@@ -339,18 +341,19 @@ class _Writer:
         from onnx import helper
 
         suffix = self.form.name if low else "float32"
-        out = name if not low and name in self._original else self._name(name, suffix)
+        fresh = self._name(name, suffix)
+        out = name if not low and name in self._original else fresh
         maker = self.graph.maker(name)
         if maker is not None and maker.op_type == "DequantizeLinear" and self.opset >= 19:
             scale = self._constant(maker.input[1]) if low else maker.input[1]
             again = type(maker).FromString(maker.SerializeToString())
-            again.name, again.input[1], again.output[0] = self._name(rules.label(maker), suffix), scale, out
+            again.name, again.input[1], again.output[0] = fresh, scale, out
             self._nodes.append(again)
             return out
         source = (self._high if low else self._low)[name]
         if maker is not None and maker.op_type == "Cast" and self.types.get(maker.input[0]) != FLOAT:
             source = maker.input[0]  # from integers to both floats, not through one of them
-        self._nodes.append(helper.make_node("Cast", [source], [out], name=out, to=self.to if low else FLOAT))
+        self._nodes.append(helper.make_node("Cast", [source], [out], name=fresh, to=self.to if low else FLOAT))
         self._casts += 1
         return out
 
