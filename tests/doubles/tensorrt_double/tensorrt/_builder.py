@@ -200,8 +200,8 @@ def _scales(network: Any, config: Any, logger: Any) -> Optional[Mapping[str, flo
             say(
                 logger,
                 "WARNING",
-                "Calibrator won't be used in explicit precision mode. Use quantization aware training to generate network "
-                "with Quantize/Dequantize nodes.",
+                "Calibrator won't be used in explicit precision mode. Use quantization aware training "
+                "to generate network with Quantize/Dequantize nodes.",
             )
         return {}
     if calibrator is None:

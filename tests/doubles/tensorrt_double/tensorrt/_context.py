@@ -79,8 +79,8 @@ class IExecutionContext(Guarded):
             if profile_index in taken:
                 error(
                     self._logger,
-                    f"Profile {profile_index} has been chosen by another IExecutionContext. Use another profileIndex or "
-                    "destroy the IExecutionContext that use this profile.",
+                    f"Profile {profile_index} has been chosen by another IExecutionContext. Use another "
+                    "profileIndex or destroy the IExecutionContext that use this profile.",
                     3,
                     "API Usage Error",
                 )

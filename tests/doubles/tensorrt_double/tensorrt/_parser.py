@@ -121,8 +121,8 @@ class OnnxParser(Guarded):
                 raise Refused(
                     "INVALID_VALUE",
                     "Assertion failed: !_importer_ctx.network()->hasImplicitBatchDimension() && "
-                    '"This version of the ONNX parser only supports TensorRT INetworkDefinitions with an explicit batch '
-                    'dimension."',
+                    '"This version of the ONNX parser only supports TensorRT INetworkDefinitions with an '
+                    'explicit batch dimension."',
                 )
             model = _read(content, folder)
             tensors: Dict[str, Any] = {}
