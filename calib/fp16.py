@@ -35,6 +35,9 @@ from engines import jsonfile
 from engines.errors import DataError, ModelError, UsageError
 from engines.spec import Progress, quiet
 
+_EXTREMES = ("ReduceMax", "ReduceMin", "ReduceL1")
+"""What is computed of each tensor; the sum is there for NaN, which ONNX Runtime's maximum passes over."""
+
 
 def cast(
     onnx: Union[str, Path],
@@ -120,7 +123,7 @@ def ranges_for(
     names = [name for name in made if types.get(name) == FLOAT and name not in constants]
     del model.graph.output[:]
     for index, name in enumerate(names):
-        for op in ("ReduceMax", "ReduceMin"):
+        for op in _EXTREMES:
             result = f"{op}/{index}"
             model.graph.node.append(helper.make_node(op, [name], [result], keepdims=0))
             model.graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, []))
@@ -129,13 +132,14 @@ def ranges_for(
     peaks = np.zeros(len(names))
     done = 0
     for feeds in batches:
-        found = np.abs(np.array(runner.run(None, ranges.pad(feeds, fixed)), np.float64)).reshape(-1, 2).max(axis=1)
-        if np.isnan(found).any():
+        results = np.array(runner.run(None, ranges.pad(feeds, fixed)), np.float64)
+        high, low, sums = results.reshape(-1, len(_EXTREMES)).T
+        if np.isnan(sums).any():
             raise DataError(
-                f"tensor {names[int(np.isnan(found).argmax())]!r} holds NaN on the calibration images",
+                f"tensor {names[int(np.isnan(sums).argmax())]!r} holds NaN on the calibration images",
                 "check --preprocess, and the model in FP32 first",
             )
-        peaks = np.maximum(peaks, found)
+        peaks = np.maximum(peaks, np.where(high < low, 0.0, np.maximum(high, -low)))  # without values, high is -inf
         done += len(next(iter(feeds.values())))
         progress("ranges", done, total)
     if done == 0:

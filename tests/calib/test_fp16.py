@@ -65,6 +65,14 @@ def x_of(shape: Sequence[int] = (2, 4, 8, 8)) -> Any:
     return np.random.default_rng(1).normal(0, 1, shape).astype(np.float32)
 
 
+def reference(path: Path, feeds: Dict[str, Any]) -> List[Any]:
+    """ONNX's own evaluator: ONNX Runtime computes 16-bit pairs wrongly.
+
+    1.31 quantises the biases beside them through a 16-bit quotient, which overflows; 1.19 is off by steps.
+    """
+    return list(ReferenceEvaluator(onnx.load(str(path))).run(None, feeds))
+
+
 def ops(path: Path) -> List[str]:
     return [node.op_type for node in onnx.load(str(path)).graph.node]
 
@@ -226,8 +234,10 @@ def test_ranges_are_those_of_the_tensors(resnet: Build, images: Any) -> None:
 def test_ranges_with_a_fixed_batch_and_with_nan(resnet: Build, images: Any) -> None:
     seen = fp16.ranges_for(resnet(batch=32), ({"image": images[i : i + 32]} for i in (0, 32)))
     assert seen == pytest.approx(fp16.ranges_for(resnet(), [{"image": images}]), rel=1e-5)
-    with pytest.raises(DataError, match="holds NaN"):
-        fp16.ranges_for(resnet(), [{"image": np.full_like(images[:2], np.nan)}])
+    bad = images[:4].copy()
+    bad[2, 5, 5, 1] = np.nan  # one value in the middle
+    with pytest.raises(DataError, match="tensor 'image' holds NaN"):
+        fp16.ranges_for(resnet(), [{"image": bad}])
 
 
 def test_what_overflows_stays_in_float32(tmp_path: Path) -> None:
@@ -425,7 +435,6 @@ def test_layers_that_are_not_quantised_are_cast_beside_pairs(mixed_cnn: Path, im
 def test_pairs_from_opset_19_have_16_bit_scales(
     resnet: Build, images: Any, tmp_path: Path, keep: Sequence[str]
 ) -> None:
-    """ONNX's reference judges: ONNX Runtime 1.31 quantises 16-bit biases through a quotient that overflows."""
     source = quantised(resnet(), tmp_path / "q.onnx", {"image": images}, opset=19)
     done = fp16.cast(source, tmp_path / "b.onnx", keep=keep)
     sound(source, tmp_path / "b.onnx")
@@ -437,8 +446,7 @@ def test_pairs_from_opset_19_have_16_bit_scales(
             assert {types[name] for name in node.input} == {F if node.name in keep else TensorProto.FLOAT16}
             assert all(graph.maker(name).op_type == "DequantizeLinear" for name in node.input[:2])  # type: ignore[union-attr]
     assert ops(tmp_path / "b.onnx").count("Cast") == 2 + len(keep) and set(kept(done)) >= set(keep)
-    (a,) = ReferenceEvaluator(onnx.load(str(source))).run(None, {"image": images[:12]})
-    (b,) = ReferenceEvaluator(model).run(None, {"image": images[:12]})
+    (a,), (b,) = (reference(path, {"image": images[:12]}) for path in (source, tmp_path / "b.onnx"))
     assert b.dtype == np.float32 and np.abs(a - b).max() < 0.05 and np.abs(a - b).mean() < 0.005
 
 
@@ -475,8 +483,10 @@ BINARY = ("Add", "Mul", "Sub", "Max", "Concat")
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_random_graphs_stay_legal_and_near(tmp_path: Path, data: Any) -> None:
-    """Random directed graphs with fan-out, several outputs, kept nodes and operators of both kinds."""
+    """Random directed graphs with fan-out, several outputs, Q/DQ pairs, kept nodes and operators of both kinds."""
     nodes, weights = [], [tensor("six", np.float32(6)), tensor("less", np.float32(-6))]
+    weights += [tensor("step", np.float32(0.01)), tensor("zero", np.int8(0))]
+    opset = data.draw(st.sampled_from([17, 19]))
     live = {"x": 2}
     for index in range(data.draw(st.integers(1, 9))):
         name, op = f"n{index}", data.draw(st.sampled_from((*UNARY, *BINARY)))
@@ -498,6 +508,9 @@ def test_random_graphs_stay_legal_and_near(tmp_path: Path, data: Any) -> None:
         elif op == "Conv":
             weights.append(tensor(f"w{index}", rng.normal(0, 0.3, (2, channels, 3, 3))))
             inputs, channels, extra = [a, f"w{index}"], 2, {"pads": [1] * 4}
+        elif op == "QDQ":
+            nodes.append(helper.make_node("QuantizeLinear", [a, "step", "zero"], [f"{name}_q"], name=f"{name}_q"))
+            inputs, op = [f"{name}_q", "step", "zero"], "DequantizeLinear"
         if op in ("Exp", "Mul"):  # bounded, so that chains of them cannot overflow
             nodes.append(helper.make_node("Tanh", [a], [f"{name}_t"], name=f"{name}_t"))
             inputs[0] = f"{name}_t"
@@ -509,5 +522,6 @@ def test_random_graphs_stay_legal_and_near(tmp_path: Path, data: Any) -> None:
     feeds = {"x": x_of((2, 2, 5, 5))}
     fp16.cast(source, tmp_path / "b.onnx", keep=keep, ranges=fp16.ranges_for(source, [feeds]))
     sound(source, tmp_path / "b.onnx")
-    for a, b in zip(run(source, feeds), run(tmp_path / "b.onnx", feeds)):
-        assert np.abs(a - b).max() <= 0.02 * max(1.0, float(np.abs(a).max()))
+    after = run(tmp_path / "b.onnx", feeds) if opset < 19 else reference(tmp_path / "b.onnx", feeds)
+    for a, b in zip(run(source, feeds), after):
+        assert np.abs(a - b).max() <= 0.05 * max(1.0, float(np.abs(a).max()))
