@@ -1,0 +1,148 @@
+"""The whole path with TensorRT as the backend, on its stand-in: what comes out is what ONNX Runtime computes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import numpy as np
+import pytest
+
+from engines import manifest
+
+pytestmark = pytest.mark.tensorrt
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from optimize.cli import main; main()"
+
+
+@pytest.fixture
+def command(trt: Any, tmp_path: Path) -> Callable[..., Any]:
+    """`command("build", ..., code=0)` in a process of its own, which finds the stand-in by its environment."""
+
+    def run(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-c", BOOT, str(ROOT), *map(str, words)]
+        done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=600)
+        assert done.returncode == code, done.stderr
+        return done
+
+    return run
+
+
+def answer(done: Any) -> Any:
+    return json.loads(done.stdout)
+
+
+def test_every_precision_is_built_verified_measured_and_labelled(
+    command: Callable[..., Any], trt: Any, surface: str, tiny_onnx: Path, cifar: Path, tmp_path: Path
+):
+    out = tmp_path / "tiny.optimized"
+    words = ["build", tiny_onnx, "--backend", "tensorrt", "--precision", "fp32,fp16,int8", "--batch", "1,8"]
+    words += ["--data", cifar, "--preprocess", "unit", "--samples", 64, "-o", out, "--json"]
+    built = answer(command(*words))
+    assert [one["precision"] for one in built["bundles"]] == ["fp32", "fp16", "int8"]
+    abouts = {one["precision"]: manifest.read(Path(one["path"])) for one in built["bundles"]}
+    for about in abouts.values():
+        assert about["device"]["version"].endswith("+double") and "double" in about["flags"]
+        assert about["device"]["compute_capability"] and about["options"]["trtexec"]
+        assert about["gate"]["passed"] and about["accuracy"]["agreement"] >= 0.95
+        assert [p["batch"] for p in about["options"]["profiles"]] == [1, 8]
+    assert abouts["fp32"]["accuracy"]["agreement"] == 1
+    assert set(abouts["fp32"]["achieved"]) == {"f32"}
+    assert "int8" in abouts["int8"]["achieved"]
+    weak = hasattr(trt.BuilderFlag, "FP16")
+    assert [one["name"] for one in abouts["int8"].get("variants", [])] == (["explicit", "implicit"] if weak else [])
+
+    again = answer(command(*words))
+    assert all(one["reused"] for one in again["bundles"])
+
+    bundles = [one["path"] for one in built["bundles"]]
+    run = answer(
+        command(
+            *["bench", *bundles, "--baseline", tiny_onnx, "--batch", "1,8", "--quick", "--duration", "50ms"],
+            *["--warmup", "10ms", "--data", cifar, "-o", tmp_path / "runs.json", "--json"],
+        )
+    )
+    for row in (row for row in run["rows"] if row["role"] == "engine"):
+        assert row["backend"] == "tensorrt double" and "double" in row["flags"]
+        device = row["device"]
+        assert device["mode"] == "trt10"
+        for name in ("h2d_ms", "compute_ms", "d2h_ms", "enqueue_ms", "latency_ms"):
+            assert device[name]["min"] <= device[name]["median"] <= device[name]["max"]
+        assert row["top1"] == abouts[row["precision"]]["accuracy"]["top1"]
+    assert "no result of that backend" in command("report", tmp_path / "runs.json", "-f", "md").stderr + (
+        tmp_path / "report.md"
+    ).read_text(encoding="utf-8")
+
+
+def test_the_scores_are_those_of_onnx_runtime(
+    command: Callable[..., Any], tiny_onnx: Path, cifar: Path, tmp_path: Path
+):
+    """fp32 to float rounding, and an image file as `predict` sees it."""
+    from PIL import Image
+
+    for backend in ("tensorrt", "onnxruntime"):
+        command("build", tiny_onnx, "--backend", backend, "--precision", "fp32", "--batch", 4, "-o", tmp_path / backend)
+    image = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(image)
+    scores: List[Dict[int, float]] = []
+    for backend in ("tensorrt", "onnxruntime"):
+        (bundle,) = (p for p in (tmp_path / backend).iterdir() if not p.name.startswith("."))
+        (found,) = answer(command("predict", bundle, image, "--json", "--top", 10))
+        scores.append({one["index"]: one["score"] for one in found["top"]})
+    assert set(scores[0]) == set(scores[1]) == set(range(10))
+    np.testing.assert_allclose([scores[0][i] for i in range(10)], [scores[1][i] for i in range(10)], atol=1e-5)
+
+
+def test_a_flipped_byte_and_another_device_are_refused_before_the_plan_is_read(
+    command: Callable[..., Any], tiny_onnx: Path, tmp_path: Path
+):
+    out = tmp_path / "out"
+    (one,) = answer(
+        command("build", tiny_onnx, "--backend", "tensorrt", "--precision", "fp16", "--batch", 1, "-o", out, "--json")
+    )["bundles"]
+    bundle = Path(one["path"])
+    plan = bundle / "model.plan"
+    whole = plan.read_bytes()
+    plan.unlink()
+    plan.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "one byte or more changed" in command("bench", bundle, "--quick", code=1).stderr
+    plan.write_bytes(whole)
+    about = json.loads((bundle / "manifest.json").read_text())
+    for field, value, word in (("version", "8.4.1", "version"), ("compute_capability", "5.3", "compute_capability")):
+        changed = {**about, "device": {**about["device"], field: value}}
+        (bundle / "manifest.json").write_text(json.dumps(changed))
+        assert word in command("bench", bundle, "--quick", code=4).stderr
+
+
+def test_options_of_tensorrt_reach_the_plan(command: Callable[..., Any], tiny_onnx: Path, tmp_path: Path):
+    words = [
+        "build",
+        tiny_onnx,
+        "--backend",
+        "tensorrt",
+        "--precision",
+        "fp16",
+        "--batch",
+        "1,2",
+        "-o",
+        tmp_path / "out",
+    ]
+    built = answer(
+        command(*words, "--workspace", "64MiB", "--builds", 3, "--keep", "median", "--split-batches", "--json")
+    )
+    about = manifest.read(Path(built["bundles"][0]["path"]))
+    assert about["options"]["workspace_bytes"] == 64 << 20
+    assert len(about["options"]["builds"]) >= 3
+    assert sorted(about["options"]["plans"]) == ["1", "2"]
+    assert manifest.engine_files(about) == ["model-b1.plan", "model-b2.plan"]
+    refused = command(*words, "--dla", 0, "--force", code=4).stderr
+    assert "accelerator" in refused or "DLA" in refused
+
+
+def test_without_tensorrt_the_reason_and_the_command_are_told(tiny_onnx: Path, optimize_command: Callable[..., Any]):
+    done = optimize_command("build", tiny_onnx, "--backend", "openvino", "--workspace", "1MiB")
+    assert done.exit_code == 2 and "--workspace" in done.stderr
