@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -48,16 +49,14 @@ class SetupError(Exception):
 
 
 def cache() -> Path:
-    """The folder of downloaded and built things, for this Python: it is made if it is missing."""
+    """The folder of downloaded and built things, for this Python; it may not exist yet."""
     root = os.environ.get("OPTIMIZE_TEST_CACHE")
     base = (
         Path(root)
         if root
         else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "optimize-trt-doubles"
     )
-    folder = base / f"py{sys.version_info[0]}.{sys.version_info[1]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return base / f"py{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def site(version: str) -> Path:
@@ -71,8 +70,9 @@ def available(version: str) -> bool:
 
 
 def exists(version: str) -> bool:
-    """Whether there is a wheel of this version for the running Python."""
-    return version in WHEELS and sys.version_info[1] in WHEELS[version].pythons
+    """Whether there is a wheel of this version for the running Python and machine (x86-64 Linux)."""
+    here = sys.platform == "linux" and platform.machine() == "x86_64"
+    return here and version in WHEELS and sys.version_info[1] in WHEELS[version].pythons
 
 
 def fetch(version: str) -> Path:
@@ -87,7 +87,9 @@ def fetch(version: str) -> Path:
     if available(version):
         return site(version)
     if not exists(version):
-        raise SetupError(f"NVIDIA has no wheel of the TensorRT {version} bindings for Python 3.{sys.version_info[1]}")
+        raise SetupError(
+            f"NVIDIA has no wheel of the TensorRT {version} bindings for this machine's Python 3.{sys.version_info[1]}"
+        )
     target = site(version)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -97,9 +99,10 @@ def fetch(version: str) -> Path:
                 archive.extractall(made)
         _stub(made / _PACKAGE, WHEELS[version].major)
         (made / "ready").write_text(_own_version(made) + "\n", encoding="utf-8")
-        if target.exists():
+        if target.exists() and not available(version):
             shutil.rmtree(target)
-        made.rename(target)
+        if not available(version):  # another process may have been faster
+            made.rename(target)
     return target
 
 

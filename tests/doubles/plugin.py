@@ -69,7 +69,8 @@ def _surfaces(config: pytest.Config) -> List[Any]:
 
 def _why_not(name: str, told: Dict[str, Any]) -> str:
     """Why a surface is not set up, or ""."""
-    if name in told["surfaces"]:
+    there = surface.shared_file() is not None if name == surface.DERIVED else bindings.available(name)
+    if name in told["surfaces"] and there:
         return ""
     return f"TensorRT {name}: " + told["missing"].get(name, "not set up: python -m tests.doubles.prepare")
 

@@ -42,7 +42,7 @@ def prepare() -> Dict[str, Any]:
     missing: Dict[str, str] = {}
     for version in bindings.WHEELS:
         if not bindings.exists(version):
-            missing[version] = f"NVIDIA has no wheel of it for Python 3.{sys.version_info[1]}"
+            missing[version] = f"NVIDIA has no wheel of it for Python 3.{sys.version_info[1]} on this machine"
         else:
             new = not bindings.available(version)
             bindings.fetch(version)
@@ -61,6 +61,7 @@ def prepare() -> Dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=str(path.parent))
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)

@@ -6,7 +6,6 @@ import struct
 from typing import Any, Dict, List, Optional
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from tests.doubles.samples import build, cnn, execute, expected, images, logger_of, network_of
@@ -269,6 +268,17 @@ def test_progress_is_told_and_can_stop_the_build(trt: Any, gpu: Any) -> None:
     assert build(trt, logger_of(trt), cnn(), progress_monitor=stopped) is None
 
 
+def test_versions_that_build_an_engine_at_once_do(trt: Any, gpu: Any) -> None:
+    names = [name for name in ("build_engine", "build_engine_with_config") if hasattr(trt.Builder, name)]
+    builder, network = network_of(trt, logger_of(trt), cnn())
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    profile.set_shape("x", *[(1, 3, 8, 8)] * 3)
+    config.add_optimization_profile(profile)
+    for name in names:
+        assert getattr(builder, name)(network, config).num_io_tensors == 2
+
+
 def test_a_plan_is_a_buffer_and_nothing_else(trt: Any, gpu: Any) -> None:
     plan = build(trt, logger_of(trt), cnn())
     assert plan.nbytes == len(bytes(plan)) == memoryview(plan).nbytes
@@ -280,7 +290,6 @@ def test_a_plan_is_a_buffer_and_nothing_else(trt: Any, gpu: Any) -> None:
 def test_strongly_typed_halves_run_as_they_are(trt: Any, gpu: Any) -> None:
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         pytest.skip("this version has no strong typing")
-    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     weights = np.random.default_rng(3).standard_normal((10, 192)).astype(np.float16)
@@ -300,4 +309,3 @@ def test_strongly_typed_halves_run_as_they_are(trt: Any, gpu: Any) -> None:
     logger = logger_of(trt)
     plan = build(trt, logger, content, network_flags=strong)
     np.testing.assert_array_equal(execute(trt, logger, plan, images(4)), expected(content, images(4)))
-    assert isinstance(onnx.ModelProto.FromString(content), onnx.ModelProto) and onnxruntime.__version__

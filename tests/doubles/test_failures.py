@@ -108,6 +108,13 @@ def refused(kind: str) -> bytes:
     return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]).SerializeToString())
 
 
+def test_the_parser_of_tensorrt_8_wants_an_explicit_batch(trt: Any, surface: str, gpu: Any) -> None:
+    logger = logger_of(trt)
+    parser = trt.OnnxParser(trt.Builder(logger).create_network(), logger)
+    assert parser.parse(cnn()) is (not surface.startswith("8"))
+    assert ("explicit batch" in logger.errors()) is surface.startswith("8")
+
+
 def test_a_network_without_profile_is_not_built(trt: Any, gpu: Any) -> None:
     logger = logger_of(trt)
     builder, network = network_of(trt, logger, cnn())

@@ -130,7 +130,7 @@ def test_the_inspector_tells_as_much_as_was_asked_for(trt: Any, surface: str, gp
         assert [one["Name"] for one in told["I/O Tensors"]] == ["x", "y"]
         assert first["Inputs"][0]["DataType"] == "Float"
     else:
-        assert told["Bindings"] == ["x", "y"]
+        assert told["Bindings"][:2] == ["x", "y"]
         assert first["Inputs"][0]["Format/Datatype"] == "Row major linear FP32"
 
 

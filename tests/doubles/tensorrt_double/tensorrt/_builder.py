@@ -62,6 +62,18 @@ class Builder(Guarded):
     def reset(self) -> None:
         """Forget what was set."""
 
+    def build_engine(self, network: Any, config: Any) -> Any:
+        return self._build_engine(network, config)
+
+    def build_engine_with_config(self, network: Any, config: Any) -> Any:
+        return self._build_engine(network, config)
+
+    def _build_engine(self, network: Any, config: Any) -> Any:
+        from tensorrt._engine import Runtime
+
+        plan = self.build_serialized_network(network, config)
+        return None if plan is None else Runtime(self._logger).deserialize_cuda_engine(plan)
+
     def build_serialized_network(self, network: Any, config: Any) -> Any:
         if _refusal(network, config, self._logger):
             return None

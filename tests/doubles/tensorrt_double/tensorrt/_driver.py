@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Tuple
 _HostFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 _queued: Dict[int, Callable[[], None]] = {}
-"""What was queued, by its number. Kept for good: a captured graph calls it again at every replay."""
+"""What was queued, by its number. Kept while its context lives: a captured graph calls it again at every replay."""
 
 _numbers: Dict[Any, int] = {}
 _count = itertools.count(1)
@@ -115,9 +115,21 @@ def enqueue(stream: int, key: Any, work: Callable[[], None]) -> bool:
     return library().fakecuda_enqueue_host(ctypes.c_void_p(stream), _call, ctypes.c_void_p(_numbers[key])) == 0
 
 
+def forget(owner: int) -> None:
+    """Drop the work of a context that is being destroyed.
+
+    Args:
+        owner: The first part of its keys.
+    """
+    for key in [key for key in _numbers if key[0] == owner]:
+        _queued.pop(_numbers.pop(key), None)
+
+
 @_HostFunction
 def _call(number: int) -> None:
     try:
+        if number not in _queued:
+            raise RuntimeError("the execution context was destroyed before its work was done")
         _queued[number]()
     except Exception as error:
         print(f"[TensorRT double] the work on a stream failed: {type(error).__name__}: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from tensorrt import _driver
 from tensorrt._check import Guarded, checked, stored
 from tensorrt._context import IExecutionContext
 from tensorrt._dtypes import member, numpy_of
-from tensorrt._graph import session
+from tensorrt._graph import session, without_weights
 from tensorrt._inspector import EngineInspector
 from tensorrt._log import error, misused, say
 from tensorrt._plan import IHostMemory, tag, unpack
@@ -78,6 +78,7 @@ class ICudaEngine(Guarded):
         self._io = {one["name"]: one for one in plan.facts["io"]}
         self._contexts: List[Any] = []
         self._session: Any = None
+        self._skeleton: Any = None
         self._known_shapes: Dict[int, Mapping[str, List[int]]] = {}
 
     error_recorder = stored("object", optional=True)
@@ -116,7 +117,10 @@ class ICudaEngine(Guarded):
     def _infer(self, inputs: Mapping[str, List[int]]) -> Mapping[str, List[int]]:
         import onnx
 
-        model = onnx.ModelProto.FromString(self._model)
+        if self._skeleton is None:
+            self._skeleton = without_weights(onnx.ModelProto.FromString(self._model))
+        model = onnx.ModelProto()
+        model.CopyFrom(self._skeleton)
         for value in model.graph.input:
             for place, size in enumerate(inputs.get(value.name, ())):
                 value.type.tensor_type.shape.dim[place].dim_value = size

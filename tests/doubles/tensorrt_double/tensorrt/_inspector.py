@@ -90,8 +90,12 @@ class EngineInspector(Guarded):
 
     def _ends(self) -> Dict[str, Any]:
         facts = self._engine._facts
+        names = [one["name"] for one in facts["io"]]
+        if MAJOR < 10:
+            others = range(1, len(facts["profiles"]))
+            names += [f"{name} [profile {number}]" for number in others for name in names]
         if MAJOR < 11:
-            return {"Bindings": [one["name"] for one in facts["io"]]}
+            return {"Bindings": names}
         return {"I/O Tensors": [_end(one, facts["profiles"]) for one in facts["io"]]}
 
 

@@ -42,15 +42,16 @@ def fuse(model: Any, half: bool, scales: Mapping[str, float], full: FrozenSet[st
         (of a reformat: QDQ, REFORMAT), cost (a share of the time).
     """
     graph = _Graph(model)
-    layers: List[Dict[str, Any]] = []
+    groups: List[List[int]] = []
     taken: Set[int] = set()
     for place, node in enumerate(graph.nodes):
         if place in taken or node.op_type in _NOTHING or graph.is_constant(node):
             continue
-        group = [place, *graph.followers(place)] if node.op_type in WEIGHTED else [place]
-        taken.update(group)
-        layers.append(_layer(graph, [graph.nodes[one] for one in group], half, scales, full))
-    return _with_reformats(graph, layers)
+        groups.append([place, *graph.followers(place, taken)] if node.op_type in WEIGHTED else [place])
+        taken.update(groups[-1])
+    groups.sort(key=max)  # a kernel that adds runs when both sides are there
+    layers = [_layer(graph, [graph.nodes[one] for one in group], half, scales, full) for group in groups]
+    return _with_reformats(graph, layers, scales)
 
 
 class _Graph:
@@ -86,20 +87,17 @@ class _Graph:
         place = self.maker.get(name)
         return place is not None and self.nodes[place].op_type == "DequantizeLinear"
 
-    def followers(self, start: int) -> List[int]:
+    def followers(self, start: int, taken: Set[int]) -> List[int]:
         """The nodes that a kernel with weights takes in after it."""
         found: List[int] = []
         place, added = start, False
         while True:
             output = self.nodes[place].output[0]
             readers = self.readers.get(output, [])
-            if len(readers) != 1 or output in self.outputs:
+            if len(readers) != 1 or output in self.outputs or readers[0] in taken:
                 return found
             after = self.nodes[readers[0]]
             if after.op_type == "Add" and not added:
-                other = next((name for name in after.input if name != output), output)
-                if other not in self.constants and self.maker.get(self.source(other), -1) > start:
-                    return found
                 added = True
             elif after.op_type == "QuantizeLinear":
                 return [*found, readers[0]]
@@ -149,10 +147,15 @@ def _layer(
     }
 
 
-def _with_reformats(graph: _Graph, layers: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+def _with_reformats(graph: _Graph, layers: List[Dict[str, Any]], scales: Mapping[str, float]) -> List[Dict[str, Any]]:
     """Give every input its data type, and put a copy where a layer wants another one than there is."""
     kinds = {name: graph.kinds.get(name, "FLOAT") for name in graph.inputs}
     last = {one["name"]: layer for layer in layers for one in layer["outputs"]}
+    wanted = {one["name"] for layer in layers if layer["precision"] == "INT8" for one in layer["inputs"][:1]}
+    for layer in layers:
+        for one in layer["outputs"]:
+            if layer["precision"] == "INT8" and one["name"] in wanted and one["name"] in scales:
+                one["kind"] = "INT8"  # one kernel gives what the next one wants
     made: List[Dict[str, Any]] = []
     for layer in layers:
         for number, one in enumerate(layer["inputs"]):
