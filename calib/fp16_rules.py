@@ -307,7 +307,8 @@ def _range(planner: _Planner, index: int, ranges: Mapping[str, float]) -> str:
             return f"|x| reaches {peak:.3g} in {name!r}"
         if 0 < peak < form.normal:
             return f"|x| is at most {peak:.3g} in {name!r}"
-    found = _accumulated(planner.graph, index) * (ranges.get(node.input[0], 0.0) if node.input else 0.0)
+    peak = ranges.get(node.input[0], 0.0) if node.input else 0.0
+    found = peak * _accumulated(planner.graph, index) if peak else 0.0
     return f"a sum inside may reach {found:.3g}" if found > form.largest else ""
 
 

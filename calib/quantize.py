@@ -185,6 +185,7 @@ class _Writer:
     def _name(self, stem: str, suffix: str) -> str:
         """A name that no tensor of the graph has."""
         taken = self.graph.constants.keys() | self.graph.producer.keys() | set(self._names.values())
+        taken |= {node.name for node in self.graph.nodes}  # nodes are named after what they make
         name, count = f"{stem}_{suffix}", 1
         while name in taken:
             name, count = f"{stem}_{suffix}_{count}", count + 1
@@ -259,6 +260,7 @@ class _Writer:
 
     def _drop_unused(self) -> None:
         """Remove float weights that nothing reads any more, and inferred shapes, which the next reader infers again."""
+        del self.model.graph.value_info[:]
         used = {name for node in self.model.graph.node for name in node.input}
         used |= {item.name for item in self.model.graph.output} | captured(self.model)
         kept = [item for item in self.model.graph.initializer if item.name in used]

@@ -214,6 +214,24 @@ def test_names_that_are_taken_are_avoided(resnet: Build, images: Any, tmp_path: 
     onnx.checker.check_model(str(tmp_path / "q.onnx"), full_check=True)
 
 
+def test_names_of_nodes_are_avoided_and_old_shapes_dropped(resnet: Build, images: Any, tmp_path: Path) -> None:
+    """ONNX Runtime refuses two nodes of one name."""
+    import onnx
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(resnet())))
+    for node in model.graph.node:
+        node.name = "image_DequantizeLinear" if node.name == "head" else node.name
+        node.name = "stem_w_DequantizeLinear" if node.name == "gap" else node.name
+        node.name = "to_nchw_out_DequantizeLinear" if node.name == "flat" else node.name
+    source, out = tmp_path / "source.onnx", tmp_path / "out.onnx"
+    onnx.save(model, str(source))
+    scales = dict.fromkeys(points(graphs.load(source), "tensorrt").measured(), 0.05)
+    quantize(source, out, scales, "tensorrt")
+    written = onnx.load(str(out)).graph
+    names = [node.name for node in written.node]
+    assert len(set(names)) == len(names) and not written.value_info and len(run(out, images)) == 1
+
+
 def test_a_quantised_graph_is_refused(resnet: Build, written: Write, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="already quantised"):
         quantize(written(resnet(), "tensorrt"), tmp_path / "o.onnx", {}, "tensorrt")
