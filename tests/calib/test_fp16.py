@@ -14,20 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calib import fp16, ranges
 from engines.errors import DataError, ModelError, UsageError
-from tests.calib.sketches import (
-    Build,
-    F,
-    conv,
-    kept,
-    ops,
-    reference,
-    rng,
-    run,
-    save,
-    sound,
-    tensor,
-    x_of,
-)
+from tests.calib.sketches import Build, F, both, conv, kept, ops, reference, rng, run, save, sound, tensor, x_of
 
 
 @pytest.mark.parametrize("shortcut", ["conv", "pad"])
@@ -40,7 +27,7 @@ def test_resnets_give_the_same_classes(
     done = fp16.cast(source, out)
     sound(source, out)
     feeds = {"image": images if layout == "NHWC" else np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
-    (a,), (b,) = run(source, feeds), run(out, feeds)
+    (a,), (b,) = run(source, feeds), both(out, feeds)
     assert np.abs(a - b).max() < 4e-3 and (a.argmax(1) == b.argmax(1)).mean() > 0.95
     assert done["casts"] == ops(out).count("Cast") == 2 and done["cast"] == len(ops(source)) - 1
     assert kept(done) == {"probabilities": "exponentials overflow"}
@@ -54,7 +41,7 @@ def test_gates_transposed_convolutions_and_two_heads(mixed_cnn: Path, images: An
     done = fp16.cast(mixed_cnn, out)
     sound(mixed_cnn, out)
     feeds = {"image": np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
-    for a, b in zip(run(mixed_cnn, feeds), run(out, feeds)):
+    for a, b in zip(run(mixed_cnn, feeds), both(out, feeds)):
         assert np.abs(a - b).max() < 1e-2 * np.abs(a).max()
     assert done["kept"] == [] and done["casts"] == 3  # the input and both outputs
 
@@ -72,7 +59,7 @@ def test_bounds_saturate_and_small_weights_are_counted(tmp_path: Path) -> None:
     assert (done["denormal"], done["flushed"]) == (2, 1)
     half = {i.name: numpy_helper.to_array(i) for i in onnx.load(str(tmp_path / "b.onnx")).graph.initializer}
     assert half["low"] == np.float16(-65504) and np.isposinf(half["high"]) and half["c_w"].dtype == np.float16
-    assert np.isfinite(run(tmp_path / "b.onnx", {"x": x_of()})[0]).all()
+    assert np.isfinite(both(tmp_path / "b.onnx", {"x": x_of()})[0]).all()
 
 
 def test_a_weight_in_both_types_is_split(tmp_path: Path) -> None:
@@ -83,7 +70,7 @@ def test_a_weight_in_both_types_is_split(tmp_path: Path) -> None:
     sound(source, tmp_path / "b.onnx")
     found = {i.name: int(i.data_type) for i in onnx.load(str(tmp_path / "b.onnx")).graph.initializer}
     assert found == {"a_w": F, "a_w_float16": TensorProto.FLOAT16} and kept(done) == {"b": "asked for"}
-    (a,), (b,) = (run(tmp_path / name, {"x": x_of()}) for name in ("a.onnx", "b.onnx"))
+    (a,), (b,) = (both(tmp_path / name, {"x": x_of()}) for name in ("a.onnx", "b.onnx"))
     np.testing.assert_allclose(a, b, atol=0.02)
 
 
@@ -140,7 +127,7 @@ def test_bodies_read_float32_under_the_old_names(tmp_path: Path) -> None:
     assert kept(done) == {"if": "its body stays in float32"} and done["cast"] == 4
     for value in (True, False):
         feeds = {"x": x_of(), "flag": np.array(value)}
-        (p,), (q,) = (run(tmp_path / name, feeds) for name in ("a.onnx", "b.onnx"))
+        (p,), (q,) = (both(tmp_path / name, feeds) for name in ("a.onnx", "b.onnx"))
         np.testing.assert_allclose(p, q, atol=0.1)
 
 
@@ -220,6 +207,6 @@ def test_random_graphs_stay_legal_and_near(tmp_path: Path, data: Any) -> None:
     feeds = {"x": x_of((2, 2, 5, 5))}
     fp16.cast(source, tmp_path / "b.onnx", keep=keep, ranges=fp16.ranges_for(source, [feeds]))
     sound(source, tmp_path / "b.onnx")
-    after = run(tmp_path / "b.onnx", feeds) if opset < 19 else reference(tmp_path / "b.onnx", feeds)
+    after = both(tmp_path / "b.onnx", feeds) if opset < 19 else reference(tmp_path / "b.onnx", feeds)
     for a, b in zip(run(source, feeds), after):
         assert np.abs(a - b).max() <= 0.05 * max(1.0, float(np.abs(a).max()))

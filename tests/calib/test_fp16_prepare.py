@@ -15,6 +15,7 @@ from calib import graph as graphs
 from tests.calib.sketches import (
     Build,
     F,
+    both,
     conv,
     kept,
     ops,
@@ -53,7 +54,7 @@ def test_constants_in_nodes_and_casts_of_integers(tmp_path: Path) -> None:
     assert graphs.attribute(after["maskf_float16"], "to", 0) == TensorProto.FLOAT16
     assert after["maskf_float16"].input[0] == "mask" and after["to_int"].input[0] == "masked"
     assert types_of(tmp_path / "b.onnx")["ones"] == TensorProto.FLOAT16
-    p, q = (run(tmp_path / name, {"x": x_of()}) for name in ("a.onnx", "b.onnx"))
+    p, q = (both(tmp_path / name, {"x": x_of()}) for name in ("a.onnx", "b.onnx"))
     np.testing.assert_allclose(p[0], q[0], atol=0.05)
     assert (p[1] == q[1]).mean() > 0.99
 
@@ -80,7 +81,7 @@ def test_layers_that_are_not_quantised_are_cast_beside_pairs(mixed_cnn: Path, im
     types = types_of(tmp_path / "b.onnx")
     assert rules_broken(tmp_path / "b.onnx") == [] and done["casts"] > 0
     assert types["depthwise_out"] == TensorProto.FLOAT16 and types["stem_out"] == F and types["up_w_scale"] == F
-    for a, b in zip(run(source, feeds), run(tmp_path / "b.onnx", feeds)):
+    for a, b in zip(run(source, feeds), both(tmp_path / "b.onnx", feeds)):
         assert np.abs(a - b).max() < 0.03 * np.abs(a).max()
 
 
