@@ -148,20 +148,8 @@ def test_bfloat16_where_the_opset_has_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(bits.view(np.float32), exact, rtol=2.0**-8)
 
 
-UNARY = (
-    "Relu",
-    "Sigmoid",
-    "Tanh",
-    "Softmax",
-    "Exp",
-    "Identity",
-    "Neg",
-    "MaxPool",
-    "AveragePool",
-    "Cast",
-    "Conv",
-    "Clip",
-)
+MOVING = ("Identity", "MaxPool", "AveragePool", "Cast", "QDQ", "QDQ")
+UNARY = (*MOVING, "Relu", "Sigmoid", "Tanh", "Softmax", "Exp", "Neg", "Conv", "Clip")
 BINARY = ("Add", "Mul", "Sub", "Max", "Concat")
 
 
@@ -203,7 +191,7 @@ def test_random_graphs_stay_legal_and_near(tmp_path: Path, data: Any) -> None:
         live[name] = channels
     outputs = data.draw(st.lists(st.sampled_from(sorted(live.keys() - {"x"})), min_size=1, max_size=3, unique=True))
     keep = data.draw(st.lists(st.sampled_from([n.name for n in nodes]), max_size=2, unique=True))
-    source = save(tmp_path / "a.onnx", nodes, weights, (2, 2, 5, 5), dict.fromkeys(outputs, F))
+    source = save(tmp_path / "a.onnx", nodes, weights, (2, 2, 5, 5), dict.fromkeys(outputs, F), opset)
     feeds = {"x": x_of((2, 2, 5, 5))}
     fp16.cast(source, tmp_path / "b.onnx", keep=keep, ranges=fp16.ranges_for(source, [feeds]))
     sound(source, tmp_path / "b.onnx")
