@@ -157,10 +157,11 @@ BINARY = ("Add", "Mul", "Sub", "Max", "Concat")
 @given(st.data())
 def test_random_graphs_stay_legal_and_near(tmp_path: Path, data: Any) -> None:
     """Random directed graphs with fan-out, several outputs, Q/DQ pairs, kept nodes and operators of both kinds."""
-    nodes, weights = [], [tensor("six", np.float32(6)), tensor("less", np.float32(-6))]
+    nodes = [helper.make_node("Neg", ["x"], ["n"], name="n")]  # ONNX Runtime 1.19 fails on Clip and Q/DQ of an input
+    weights = [tensor("six", np.float32(6)), tensor("less", np.float32(-6))]
     weights += [tensor("step", np.float32(0.01)), tensor("zero", np.int8(0))]
     opset = data.draw(st.sampled_from([17, 19]))
-    live = {"x": 2}
+    live = {"n": 2}
     for index in range(data.draw(st.integers(1, 9))):
         name, op = f"n{index}", data.draw(st.sampled_from((*UNARY, *BINARY)))
         a = data.draw(st.sampled_from(sorted(live)))
@@ -189,7 +190,7 @@ def test_random_graphs_stay_legal_and_near(tmp_path: Path, data: Any) -> None:
             inputs[0] = f"{name}_t"
         nodes.append(helper.make_node(op, inputs, [name], name=name, **extra))
         live[name] = channels
-    outputs = data.draw(st.lists(st.sampled_from(sorted(live.keys() - {"x"})), min_size=1, max_size=3, unique=True))
+    outputs = data.draw(st.lists(st.sampled_from(sorted(live)), min_size=1, max_size=3, unique=True))
     keep = data.draw(st.lists(st.sampled_from([n.name for n in nodes]), max_size=2, unique=True))
     source = save(tmp_path / "a.onnx", nodes, weights, (2, 2, 5, 5), dict.fromkeys(outputs, F), opset)
     feeds = {"x": x_of((2, 2, 5, 5))}
