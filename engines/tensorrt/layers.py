@@ -1,0 +1,111 @@
+"""What a plan consists of, by the engine inspector, and the time of each layer, by the profiler."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import Any, Dict, List, Mapping
+
+from engines.errors import OptimizeError
+
+_WORDS = (
+    ("BFLOAT16", "bf16"),
+    ("BF16", "bf16"),
+    ("FP16", "f16"),
+    ("HALF", "f16"),
+    ("INT8", "int8"),
+    ("FP8", "fp8"),
+    ("INT32", "i32"),
+    ("INT64", "i64"),
+    ("BOOL", "bool"),
+    ("FP32", "f32"),
+    ("FLOAT", "f32"),
+)
+"""Words of a tensor's format or type -> the precision; the first that is found counts."""
+
+_MOVES = ("reformat", "shuffle", "noop", "constant", "slice", "concat", "reshape", "signal", "wait")
+"""Layer types that move data; a layer of these has no precision of its own to count."""
+
+_WHOLE = ("i32", "i64", "bool", "")
+
+
+def inspect(trt: Any, engine: Any) -> Dict[str, Any]:
+    """Layers of an engine built with detailed verbosity, as they are in its first profile.
+
+    The JSON of 8.5 to 10 gives a tensor's `Format/Datatype` in one text, 11 gives `Format` and `DataType`.
+
+    Returns:
+        `layers` ({name, type, precision, tactic}, those that compute), `reformats` and `qdq` (how many layers only
+        change a tensor's format, or quantise and dequantise).
+
+    Raises:
+        OptimizeError: The inspector says nothing.
+    """
+    inspector = engine.create_engine_inspector()
+    if inspector is None:
+        raise OptimizeError("TensorRT gave no engine inspector")
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    return read(text)
+
+
+def read(text: str) -> Dict[str, Any]:
+    """See `inspect`: from the inspector's JSON."""
+    try:
+        told = json.loads(text)["Layers"]
+    except (ValueError, KeyError, TypeError):
+        raise OptimizeError("the engine inspector's answer is no JSON with layers") from None
+    layers, reformats, qdq = [], 0, 0
+    for one in told:
+        if not isinstance(one, Mapping):  # built without detailed verbosity: a name alone
+            layers.append({"name": str(one), "type": "", "precision": "", "tactic": ""})
+            continue
+        kind, origin = str(one.get("LayerType", "")), str(one.get("Origin", ""))
+        name = str(one.get("Name", ""))
+        if " [profile " in name:  # the same layer, for another profile
+            continue
+        if origin == "QDQ" or "quantize" in kind.lower():
+            qdq += 1
+        elif origin == "REFORMAT" or "reformat" in kind.lower() or name.startswith("Reformatting"):
+            reformats += 1
+        elif not any(word in kind.lower() for word in _MOVES):
+            precision = _precision(one)
+            if precision not in _WHOLE:
+                layers.append({"name": name, "type": kind, "precision": precision, "tactic": str(_tactic(one))})
+    return {"layers": layers, "reformats": reformats, "qdq": qdq}
+
+
+def _tactic(one: Mapping[str, Any]) -> Any:
+    return one.get("TacticName") or one.get("TacticValue") or ""
+
+
+def _precision(one: Mapping[str, Any]) -> str:
+    """What a layer computes in: the type of its first input; a layer without one that of its first output."""
+    tensors = [t for t in [*one.get("Inputs", []), *one.get("Outputs", [])] if isinstance(t, Mapping)]
+    for tensor in tensors:
+        text = str(tensor.get("DataType") or tensor.get("Format/Datatype") or tensor.get("Format") or "").upper()
+        for word, precision in _WORDS:
+            if word in text:
+                return precision
+    return ""
+
+
+def profiler(trt: Any) -> Any:
+    """An IProfiler that adds up: `times` has the milliseconds of every query by layer."""
+
+    class Times(trt.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.times: Dict[str, List[float]] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times.setdefault(layer_name, []).append(float(ms))
+
+    return Times()
+
+
+def table(times: Mapping[str, List[float]]) -> List[Dict[str, Any]]:
+    """Layers with `name`, `ms` (median over queries) and `share` of the sum of medians, the slowest first."""
+    medians = {name: statistics.median(values) for name, values in times.items() if values}
+    total = sum(medians.values())
+    found = [{"name": n, "ms": ms, "share": ms / total if total else 0.0} for n, ms in medians.items()]
+    return sorted(found, key=lambda one: -float(one["ms"]))

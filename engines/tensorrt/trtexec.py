@@ -1,0 +1,40 @@
+"""The trtexec line that builds the same engine, in the words of the version at hand."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Sequence
+
+from engines.tensorrt import compat
+
+
+def equivalent(
+    trt: Any, onnx: str, precision: str, shapes: Sequence[str], options: Dict[str, Any], workspace: int
+) -> List[str]:
+    """Words of a trtexec command. trtexec has one profile, so the shapes are those of the last batch.
+
+    Args:
+        trt: The module: from 11 on trtexec has no precision flags.
+        onnx: Name of the graph.
+        precision: fp32, fp16 or int8.
+        shapes: By batch, such as `image:64x3x32x32`.
+        options: Of `engines.tensorrt.build.build`.
+        workspace: Bytes.
+    """
+    words = ["trtexec", f"--onnx={onnx}", "--saveEngine=model.plan", "--profilingVerbosity=detailed"]
+    if shapes:
+        words += [f"--{name}={shapes[-1]}" for name in ("minShapes", "optShapes", "maxShapes")]
+    words.append(f"--memPoolSize=workspace:{max(1, workspace >> 20)}")
+    if precision == "fp32":
+        words.append("--noTF32")
+    elif compat.weakly_typed(trt) and not options.get("strongly_typed"):
+        words += ["--fp16", *(["--int8"] if precision == "int8" else [])]
+        if options.get("int8_mode") == "implicit":
+            words.append("--calib=calibration.cache")
+    if options.get("dla") is not None:
+        words.append(f"--useDLACore={options['dla']}")
+        words += ["--allowGPUFallback"] if options.get("gpu_fallback") else []
+    if options.get("optimization_level") is not None and hasattr(trt.IBuilderConfig, "builder_optimization_level"):
+        words.append(f"--builderOptimizationLevel={options['optimization_level']}")
+    if options.get("timing_cache"):
+        words.append("--timingCacheFile=timing.cache")
+    return words
