@@ -139,7 +139,12 @@ def _by_events(
     options = runner.spec.options
     how = {name: bool(options.get(name, default)) for name, default in SPANS.items()}
     trace = spans.measure(
-        runner.slots(given, **how), batch, warmup_ms=1e3 * warmup_s, duration_s=duration_s, iterations=iterations
+        runner.slots(given, **how),
+        batch,
+        warmup_ms=1e3 * warmup_s,
+        duration_s=duration_s,
+        iterations=iterations,
+        how={**how, "slots": 2},
     )
     return spans.summary(trace)
 

@@ -208,9 +208,8 @@ def summary(trace: Trace) -> Dict[str, Any]:
 
 def mode(how: Dict[str, Any]) -> str:
     """`trt10` where a loop ran as trtexec 8 to 10 does by default, `trt11` as 11 does, else `other`."""
-    asked = tuple(bool(how.get(name, default)) for name, default in (("transfers", True), ("graph", False)))
-    spin = bool(how.get("spin", False))
-    return {(True, False, False): "trt10", (False, True, True): "trt11"}.get((*asked, spin), "other")
+    asked = (bool(how.get("transfers", True)), bool(how.get("graph", False)), bool(how.get("spin", False)))
+    return {(True, False, False): "trt10", (False, True, True): "trt11"}.get(asked, "other")
 
 
 def warnings(found: Dict[str, Dict[str, float]], variation: float, how: Dict[str, Any]) -> List[str]:

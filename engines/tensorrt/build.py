@@ -42,7 +42,6 @@ class Made:
     seconds: float
     workspace: int
     flags: List[str]
-    shapes: str
     median_ms: Optional[float] = None
 
     def to_json(self) -> Dict[str, Any]:
@@ -226,11 +225,8 @@ class _Job:
             timing.save(config, self.timing_file)
         if measuring is not None and not cached and measuring.written:
             self._write_cache(measuring.written)
-        made = Made(
-            bytes(built), time.perf_counter() - begun, workspace, flags, network.shapes_text(graph, batches[-1])
-        )
-        del profiles, parser
-        return made
+        del profiles, parser  # they live as long as the build
+        return Made(bytes(built), time.perf_counter() - begun, workspace, flags)
 
     def _precision(self, builder: Any, graph: Any, config: Any, strongly_typed: bool) -> List[str]:
         trt = self.trt
@@ -319,7 +315,7 @@ class _Job:
             medians = []
             with load(RunnerSpec(str(trial), "onnx", backend="tensorrt")) as runner:
                 for batch in batches:
-                    feeds = {t.name: np.zeros((batch, *[n or 1 for n in t.shape[1:]]), t.dtype) for t in runner.inputs}
+                    feeds: Dict[str, Any] = {t.name: np.zeros((batch, *t.shape[1:]), t.dtype) for t in runner.inputs}
                     medians.append(_median_ms(runner.bind(feeds)))
         finally:
             trial.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ _DTYPES: Dict[str, str] = {
     "UINT8": "uint8",
     "BOOL": "bool",
 }
-"""DataType by name -> NumPy's. `trt.nptype` is not used: in 8.5.2 it asks NumPy for `bool`, which 1.24 no longer has."""
+"""DataType by name -> NumPy's. Not by `trt.nptype`: in 8.5.2 it asks NumPy for `bool`, which 1.24 no longer has."""
 
 
 def tensorrt() -> Any:

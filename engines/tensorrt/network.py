@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 from engines.errors import BuildError, IncompatibleError, UsageError
 from engines.tensorrt import compat
@@ -142,11 +142,3 @@ def use_dla(trt: Any, builder: Any, config: Any, core: int, fallback: bool) -> N
     config.DLA_core = core
     if fallback:
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-
-
-def shapes_text(network: Any, batch: int) -> str:
-    """Input shapes at a batch in trtexec's words: `image:1x3x32x32`."""
-    found: Dict[str, str] = {}
-    for name, shape in free_inputs(network):
-        found[name] = "x".join(str(batch if size < 0 else size) for size in shape)
-    return ",".join(f"{name}:{text}" for name, text in found.items())

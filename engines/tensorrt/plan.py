@@ -53,7 +53,7 @@ class Plan:
         found = {}
         for index in range(self.engine.num_optimization_profiles):
             _, opt, _ = self.engine.get_tensor_profile_shape(first.name, index)
-            found[int(tuple(opt)[0])] = index
+            found[int(next(iter(opt)))] = index
         return found
 
     def context(self, batch: int, stream: Stream) -> Any:

@@ -47,7 +47,7 @@ class Binding:
         self.outputs: List[HostArray] = []
         self.device: List[Tuple[HostArray, Any, bool]] = []
         self.addresses: Dict[str, int] = {}
-        shapes = [((batch, *t.shape[1:]), t, True) for t in plan.inputs]
+        shapes: List[Tuple[Tuple[Any, ...], Any, bool]] = [((batch, *t.shape[1:]), t, True) for t in plan.inputs]
         shapes += [(plan.shape(self.context, t), t, False) for t in plan.outputs]
         for shape, tensor, is_input in shapes:
             host = gpu.host(shape, tensor.dtype, zero_copy)

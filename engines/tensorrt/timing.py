@@ -1,4 +1,4 @@
-"""Timing caches: what TensorRT measured of its tactics, kept for the next build on the same device, version and clocks."""
+"""Timing caches: what TensorRT measured of its tactics, kept for the next build on the same device and clocks."""
 
 from __future__ import annotations
 
