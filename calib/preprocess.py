@@ -361,7 +361,7 @@ def _misfit(image: npt.NDArray[Any], wanted: Tuple[int, int], model: bool) -> Da
         message = f"an image is {height}x{width} after preprocessing, the model takes {text}"
     else:
         message = f"images of {text} and of {height}x{width} in one batch"
-    return DataError(message, f"say how it was trained, such as --preprocess resize={text},unit")
+    return DataError(message, f"with how it was trained, such as --preprocess resize={text},unit")
 
 
 def _check_channels(pre: Preprocess, channels: int) -> None:

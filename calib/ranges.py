@@ -18,6 +18,7 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 
 import numpy as np
 import numpy.typing as npt
+import platform
 
 from engines.errors import DataError, ModelError, UsageError
 from engines.spec import Progress, quiet
@@ -237,6 +238,10 @@ def session(onnx: Union[str, Path, bytes], threads: int = 0) -> Any:
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    if platform.machine() == "aarch64":
+        # There 1.31 changes layouts so that a convolution is fused with the Add behind it although its own result is
+        # asked for as well, and then misses that result.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     source = onnx if isinstance(onnx, bytes) else str(onnx)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -69,6 +69,12 @@ class PartialError(OptimizeError):
     exit_code = 5
 
 
+class Interrupted(OptimizeError):
+    """Ctrl-C in something that cannot go on where it stopped."""
+
+    exit_code = 130
+
+
 CLASSES: Dict[str, Type[OptimizeError]] = {
     cls.__name__: cls
     for cls in (

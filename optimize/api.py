@@ -317,7 +317,8 @@ def report(runs: Sequence[PathLike], formats: Words = "md", out: Optional[PathLi
             raise UsageError(f"-f {name}: {', '.join(reports.FORMATS)} are known")
     for run in runs:
         if not Path(run).is_file():
-            raise UsageError(f"no such run file: {run}", "optimize bench TARGET... -o runs.json")
+            what = "a folder, not a run file" if Path(run).is_dir() else "no such run file"
+            raise UsageError(f"{run}: {what}", "optimize bench TARGET... -o runs.json")
     merged = run_files.merge([run_files.read(Path(run)) for run in runs])
     folder = Path(out) if out else Path()
     written = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from engines.errors import DataError
 from engines.spec import Progress, quiet
@@ -29,6 +30,7 @@ def run(out: Path, data: Optional[str] = None, progress: Progress = quiet) -> Di
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     reference = data or _data(progress)
+    progress(f"data set: {reference}" + ("" if data or reference != "synthetic" else ", CIFAR-10 is not here"), 0, 0)
     model = out / zoo.file_name("resnet34", reference, 64, _EPOCHS)
     if not model.is_file():
         model = Path(api.zoo_train("resnet34", reference, _EPOCHS, 64, "imagenet", _IMAGES, 0, out, progress)["path"])
@@ -44,6 +46,7 @@ def run(out: Path, data: Optional[str] = None, progress: Progress = quiet) -> Di
         images=2000,
         preprocess="unit",
         out=out / "runs.json",
+        command=_command([str(b.path) for b in done.bundles], str(model), reference),
         progress=progress,
     )
     written = api.report([out / "runs.json"], ["md"], out)
@@ -54,6 +57,12 @@ def run(out: Path, data: Optional[str] = None, progress: Progress = quiet) -> Di
         "run": bench,
         "report": str(written[0]),
     }
+
+
+def _command(bundles: List[str], model: str, data: str) -> str:
+    """What a user would type to measure the demo's engines again."""
+    words = ["optimize", "bench", *bundles, "--baseline", model, "--data", data, "--preprocess", "unit"]
+    return " ".join(shlex.quote(word) for word in [*words, "--rounds", "2", "--duration", "500ms", "--images", "2000"])
 
 
 def _data(progress: Progress) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping, Optional
 
 from engines import jsonfile, manifest
 from engines.errors import OptimizeError, UsageError
@@ -68,6 +68,19 @@ def _graph(path: Path) -> Dict[str, Any]:
     }
 
 
+def preprocess_text(preprocess: Optional[Mapping[str, Any]], measured: bool) -> str:
+    """Preprocessing for a reader, with how it came to be known where the user did not say it.
+
+    Args:
+        preprocess: `calib.preprocess.Preprocess` as JSON, or None.
+        measured: Whether accuracy on labelled images could decide.
+    """
+    if not preprocess:
+        return "none"
+    how = "chosen by accuracy" if measured else "assumed: give --preprocess if it was trained otherwise"
+    return f"{preprocess['text']} ({how})" if preprocess.get("inferred") else str(preprocess["text"])
+
+
 def lines(about: Dict[str, Any], layers: bool = False) -> List[str]:
     """What `inspect` found, for a reader."""
     out = [f"{about['path']}: {about['what']}"]
@@ -95,9 +108,9 @@ def _bundle_lines(about: Dict[str, Any], layers: bool) -> List[str]:
         f"  name        {m['name']}, made {m['created']} by optimize {m['version']} from {m['model']['name']}",
         f"  backend     {m['backend']} {device['version']} on {device['os']} {device['arch']} {m['options']}",
         f"  precision   asked {m['precision']}, achieved "
-        + " ".join(f"{n} layers {k}" for k, n in m["achieved"].items()),
+        + ", ".join(f"{n} layers {k}" for k, n in m["achieved"].items()),
         f"  batches     {m['batches']}",
-        f"  preprocess  {(m['preprocess'] or {}).get('text', 'none')}",
+        f"  preprocess  {preprocess_text(m['preprocess'], bool(accuracy and accuracy.get('top1') is not None))}",
     ]
     out += [f"  input       {t['name']} {t['shape']} {t['dtype']}" for t in m["inputs"]]
     out += [f"  output      {t['name']} {t['shape']} {t['dtype']}" for t in m["outputs"]]

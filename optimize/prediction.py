@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 from engines import child
-from engines.errors import UsageError
+from engines.errors import DataError, UsageError
 from engines.spec import Progress, RunnerSpec, quiet
 
 
@@ -80,7 +80,11 @@ def classify(
         query = runner.bind({tensor.name: feed})
         for number, image in enumerate(images):
             progress("predicting", number, len(images))
-            feed[...] = apply(pre, [read_image(Path(image))], about.layout, (int(size[0] or 0), int(size[1] or 0)))
+            try:
+                pixels = [read_image(Path(image))]
+                feed[...] = apply(pre, pixels, about.layout, (int(size[0] or 0), int(size[1] or 0)))
+            except DataError as error:
+                raise DataError(f"{image}: {error.message}", f"build the bundle again: {error.hint}") from None
             scores = np.asarray(query()[runner.outputs[0].name][0], np.float64).reshape(-1)
             if names and len(names) != scores.size:
                 raise UsageError(f"{len(names)} labels were given, the model has {scores.size} classes")

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
-from engines import child, manifest
+from engines import child, jsonfile, manifest
 from engines.errors import UsageError
 from engines.spec import Progress, RunnerSpec, quiet
 from optimize.pipeline.inputs import child_env
@@ -75,7 +75,7 @@ def verify(
             "reasons": reasons,
             "accuracy": None,
             "check": check,
-            "lines": _lines(None, check),
+            "lines": [*_lines(None, check), *_verdict(about, original, reasons)],
         }
     with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
         scores = []
@@ -91,8 +91,16 @@ def verify(
         "reasons": gate["reasons"],
         "accuracy": accuracy,
         "check": None,
-        "lines": _lines(accuracy, None),
+        "lines": [*_lines(accuracy, None), *_verdict(about, original, gate["reasons"])],
     }
+
+
+def _verdict(about: Dict[str, Any], original: RunnerSpec, reasons: List[str]) -> List[str]:
+    """Passed or not, and whether this original is the file that the bundle was built from."""
+    made_from = about["model"]
+    same = jsonfile.sha256(original.path) == made_from["sha256"]
+    note = [] if same else [f"note       the bundle was built from another file, {made_from['name']}"]
+    return [*note, "verdict    " + ("FAILED: " + "; ".join(reasons) if reasons else "passed")]
 
 
 def reference(source: RunnerSpec) -> RunnerSpec:

@@ -111,7 +111,7 @@ def _how(run: Dict[str, Any]) -> str:
     if s:
         data = s.get("data")
         lines.append(
-            f"- {s.get('rounds', '?')} rounds of {s.get('duration_s', '?')} s for each batch after "
+            f"- Rounds: {s.get('rounds', '?')}, of {s.get('duration_s', '?')} s for each batch after "
             f"{s.get('warmup_s', '?')} s of warm-up, {s.get('iterations', '?')} queries at least; inputs: "
             + (f"test images of {escape(str(data))}." if data else f"random images, seed {s.get('seed', 0)}.")
         )
@@ -119,9 +119,9 @@ def _how(run: Dict[str, Any]) -> str:
         "- p50 is the median; p99 is trtexec's: a measured sample, not interpolated.",
         f"- Intervals: {100 * stats.LEVEL:.0f}%, bootstrap over rounds first, then samples; with fewer than "
         f"{stats.VERDICT_ROUNDS} rounds there is a ratio and no verdict.",
-        f"- `unstable`: medians of rounds vary by {100 * stats.UNSTABLE:.0f}% or more; `busy`: other processes took "
-        f"more than {100 * proc.BUSY:.0f}% of the CPU time; `clocks free`: frequencies could change; `throttled`: the "
-        "machine slowed down.",
+        f"- `unstable`: medians of rounds (of tenths of a single round) vary by {100 * stats.UNSTABLE:.0f}% or more; "
+        f"`busy`: other processes took more than {100 * proc.BUSY:.0f}% of the CPU time; `clocks free`: frequencies "
+        "could change; `throttled`: the machine slowed down.",
     ]
     lines += [f"- Accuracy: {line}" for line in _accuracy(run)]
     return "\n".join(lines)

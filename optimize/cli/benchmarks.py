@@ -12,7 +12,7 @@ from typing_extensions import Annotated
 
 from engines.errors import PartialError
 from optimize.cli import options
-from optimize.cli.console import answer, console, progress, say
+from optimize.cli.console import answer, console, interruptible, progress, say
 
 
 def bench(
@@ -57,7 +57,7 @@ def bench(
     """Measure engines against the original, in fresh alternating processes."""
     from optimize import api
 
-    with progress() as report:
+    with interruptible("the measurements of this run are not kept"), progress() as report:
         run, failures = api.bench(
             targets,
             batch=batch or ["1,64"],

@@ -13,6 +13,7 @@ from typing_extensions import Annotated
 from engines.errors import GateError, OptimizeError, PartialError, UsageError
 from optimize.cli import options
 from optimize.cli.console import answer, console, line, progress, say
+from optimize.inspection import preprocess_text
 
 if TYPE_CHECKING:
     from optimize.pipeline.results import Build
@@ -184,31 +185,41 @@ def verify(
         )
     answer(done, done["lines"])
     if not done["passed"]:
-        raise GateError("; ".join(done["reasons"]), "optimize build with another --precision, or a wider --max-drop")
+        raise GateError(
+            "; ".join(done["reasons"]),
+            "build with another --precision, or accept more with --max-drop and --min-agreement",
+        )
 
 
 def _show(done: Build) -> None:
     from rich.table import Table
 
     table = Table(title=f"{done.model.name} -> {done.backend}", title_justify="left")
-    for column in ("precision", "layers", "size", "top-1", "drop", "agreement", "gate", "time", "bundle"):
+    for column in ("precision", "layers", "size", "top-1", "drop", "agreement", "gate", "built in", "bundle"):
         table.add_column(column, overflow="fold")
     if done.source_accuracy and done.source_accuracy.get("top1") is not None:
         table.add_row("source (float32)", "", "", f"{100 * done.source_accuracy['top1']:.2f}%", "", "", "", "", "")
     for one in done.bundles:
         table.add_row(*_row(one.to_json()))
     console().print(table)
+    line(f"bundles in {done.out}")
     for one in done.bundles:
         for text in _told(one.manifest):
             line(text)
     line(_check_line(done.check))
-    inferred = " (inferred)" if (done.spec.preprocess or {}).get("inferred") else ""
-    line(f"preprocess: {(done.spec.preprocess or {}).get('text', 'none')}{inferred}")
+    line(f"preprocess: {preprocess_text(done.spec.preprocess, done.source_accuracy is not None)}")
 
 
 def _told(about: Dict[str, Any]) -> List[str]:
     """What a TensorRT build says beyond the table: which way was kept and why, the plans, the same by trtexec."""
-    found, options_ = [], about["options"]
+    found, options_, check = [], about["options"], about["check"]
+    if check:
+        agreement = check.get("top1_agreement")
+        top1 = "" if agreement is None else f", top-1 agreement {100 * agreement:.2f}%"
+        found.append(
+            f"{about['precision']} against the ONNX in FP32: largest difference {check['max_abs']:.2g}{top1}, on "
+            f"{check['n']} seeded inputs"
+        )
     for one in about.get("variants", ()):
         drop = "unmeasured" if one["top1_drop"] is None else f"{one['top1_drop']:+.2f} points"
         kept = "kept" if one["name"] == options_.get("int8_mode") else "not kept"
@@ -245,7 +256,7 @@ def _row(one: Dict[str, Any]) -> List[str]:
         "unmeasured" if agreement is None else f"{100 * agreement:.2f}%",
         "unmeasured" if gate is None else "passed" if gate["passed"] else "FAILED",
         "cached" if one["reused"] else f"{one['seconds']:.1f} s",
-        f"{one['path']} {' '.join(one['flags'])}".rstrip(),
+        f"{Path(one['path']).name} {' '.join(one['flags'])}".rstrip(),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, Union
 
 import typer
 
+from engines.errors import Interrupted
 from engines.spec import Progress
 from engines.text import plain
 
@@ -70,6 +71,15 @@ def answer(value: Any, show: Union[Iterable[str], Callable[[], None]]) -> None:
     else:
         for text in show:
             line(text)
+
+
+@contextlib.contextmanager
+def interruptible(lost: str) -> Iterator[None]:
+    """Say what Ctrl-C costs, where nothing is kept: the run stops with exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted: {lost}", "run the same command again") from None
 
 
 @contextlib.contextmanager

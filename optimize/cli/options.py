@@ -68,10 +68,11 @@ def read_config(file: Path) -> Dict[str, Dict[str, Any]]:
         raise UsageError(f"no such configuration file: {file}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: {error}") from None
+    loose = [key for key, value in tables.items() if not isinstance(value, dict)]
+    if loose:
+        raise UsageError(f"{file}: {loose[0]!r} stands in no table: options go under [build], [bench] ...")
     return {
-        command: {key.replace("-", "_"): value for key, value in table.items()}
-        for command, table in tables.items()
-        if isinstance(table, dict)
+        command: {key.replace("-", "_"): value for key, value in table.items()} for command, table in tables.items()
     }
 
 

@@ -52,7 +52,8 @@ def make(
     with progress() as report:
         path = api.zoo_make(name, framework, stem, classes, size, seed, out, report)
     answer({"path": str(path)}, [str(path)])
-    say(f"next: optimize build {path} --precision fp16")
+    how = f" --factory {name} --input-shape 3x{size}x{size}" if framework == "torch" else ""
+    say(f"next: optimize build {path}{how} --precision fp16")
 
 
 @app.command()

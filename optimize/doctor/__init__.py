@@ -31,7 +31,7 @@ _PARTS = (
         "tf-keras", ("tf-keras",), "Keras files of TensorFlow 2.15 and older", "pip install 'optimize-trt[tensorflow]'"
     ),
     _Part("tf2onnx", ("tf2onnx",), "export of Keras models", "pip install 'optimize-trt[tensorflow]'"),
-    _Part("torch", ("torch",), "PyTorch models", "pip install 'optimize-trt[torch]'"),
+    _Part("torch", ("torch",), "PyTorch models", "make setup TORCH=1 (the CPU build; a plain pip install brings CUDA)"),
     _Part(
         "onnxruntime", ("onnxruntime",), "checks, calibration and the onnxruntime backend", "pip install onnxruntime"
     ),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 from engines import backend as backends
-from engines import jsonfile
+from engines import jsonfile, manifest
 from engines.device import DOUBLE, DeviceKey, device_key
 from engines.errors import GateError, IncompatibleError, OptimizeError, UsageError
 from engines.spec import Progress, RunnerSpec, TensorSpec, quiet
@@ -96,8 +96,9 @@ class Job:
         )
         self.onnx = export["onnx"]
         self.graph = jsonfile.sha256(self.onnx)
-        preprocess = self.spec.preprocess
-        self.spec = RunnerSpec.from_json(export["spec"]).with_(preprocess=preprocess)
+        # a stage of an earlier run may know the same files under other paths
+        mine = {name: getattr(self.spec, name) for name in ("path", "custom_objects", "factory", "preprocess")}
+        self.spec = RunnerSpec.from_json(export["spec"]).with_(**mine)
         self.boundary = RunnerSpec.from_json({"path": self.onnx, "kind": "onnx", **export["boundary"]})
         self._settle_preprocess()
         check = self._check_export()
@@ -230,10 +231,22 @@ class Job:
         if times:
             about = {**about, "variants": [one.compared(times) for one in found]}
         bundle = out / engine.bundle_name(precision, self.backend, self.key.version, self.key.compute_capability)
+        if not self.options.force:
+            self._refuse_to_replace(bundle)
         reused = chosen.reused and unchanged(bundle, about)
         if not reused:
             engine.publish(chosen.stage, [f["path"] for f in about["files"]], about, bundle)
         return Built(bundle, precision, about, reused)
+
+    def _refuse_to_replace(self, bundle: Path) -> None:
+        """A bundle in place that was built from a file of another name is another model's: `net.pt` and `net.onnx`."""
+        try:
+            there = manifest.read(bundle)["model"]["name"]
+        except (OptimizeError, OSError):
+            return
+        mine = Path(self.spec.path).name
+        if there != mine:
+            raise UsageError(f"{bundle} was built from {there}, not {mine}", "another folder with -o DIR, or --force")
 
     def _engine(self, precision: str, variant: Variant) -> Candidate:
         """Build one way and measure it."""

@@ -27,7 +27,7 @@ def test_an_onnx_file_opens_with_the_backend_named(backend_name: str, graph_file
         assert runner.infer({"image": np.zeros((2, 3, 16, 16), np.float32)})["scores"].shape == (2, 10)
 
 
-@pytest.mark.parametrize("backend", ["", "tensorrt", "../openvino"])
+@pytest.mark.parametrize("backend", ["", "caffe", "../openvino"])
 def test_an_onnx_file_without_a_backend_is_refused(backend: str, graph_file: Callable[..., Path]):
     with pytest.raises(IncompatibleError, match="no backend"):
         engines.open(RunnerSpec(str(graph_file()), "onnx", backend=backend))

@@ -224,3 +224,30 @@ def _optimize(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", code, str(ROOT), *map(str, words)], capture_output=True, text=True, cwd="/"
     )
+
+
+def test_options_outside_a_table_of_the_configuration_are_refused(
+    optimize_command: Callable[..., Any], tiny_onnx: Path
+) -> None:
+    Path("optimize.toml").write_text('precision = "int8"\n[build]\nbatch = "1"\n')
+    result = optimize_command("build", tiny_onnx, "--dry-run")
+    assert result.exit_code == 2 and "'precision' stands in no table" in result.stderr
+
+
+def test_a_bundle_of_another_file_is_not_replaced_unasked(
+    optimize_command: Callable[..., Any], tiny_onnx: Path, tmp_path: Path
+) -> None:
+    words = ["--precision", "fp32", "--batch", "1", "-o", tmp_path / "out", "--backend", "onnxruntime"]
+    assert optimize_command("build", tiny_onnx, *words).exit_code == 0
+    other = tmp_path / "other.onnx"
+    other.write_bytes(tiny_onnx.read_bytes())
+    refused(optimize_command("build", other, *words), 2, "was built from tiny.onnx, not other.onnx")
+    assert optimize_command("build", other, *words, "--force").exit_code == 0
+
+
+def test_an_image_of_another_size_is_named(optimize_command: Callable[..., Any], built: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (200, 224)).save(tmp_path / "large.png")
+    result = optimize_command("predict", built.bundles[0].path, tmp_path / "large.png")
+    refused(result, 1, "large.png", "build the bundle again")

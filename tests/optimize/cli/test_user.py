@@ -88,6 +88,8 @@ def test_verify_says_pass_and_fail(optimize_command: Any, built: Any, tiny_onnx:
     assert good.exit_code == 0
     accuracy = json.loads(good.stdout)["accuracy"]
     assert accuracy["dataset"]["n"] == 200 and accuracy["agreement"] > 0.95
+    said = optimize_command("verify", bundle, "--against", tiny_onnx, "--data", cifar).stdout
+    assert "verdict    passed" in said and "another file" not in said
     numbers = optimize_command("verify", bundle, "--against", tiny_onnx)
     assert numbers.exit_code == 0 and "accuracy unmeasured" in numbers.stdout
     other = tiny_onnx.with_name("other.onnx")
