@@ -30,7 +30,7 @@ ASKED := $(if $(filter file,$(origin PYTHON)),,yes)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint clean
+.PHONY: help setup demo test test-all test-aarch64 lint clean
 
 help:
 	@echo "make demo      the whole path in minutes on this machine, ending in a table and a report"
@@ -38,6 +38,7 @@ help:
 	@echo "make setup     only prepare $(VENV) (TORCH=1 adds PyTorch's CPU build, PYTHON=python3.11 chooses the Python)"
 	@echo "make lint      ruff, mypy and import-linter"
 	@echo "make test-all  all lanes on all Pythons of this machine, slow tests too: more than an hour"
+	@echo "make test-aarch64  the project on emulated aarch64, as root on Debian or Ubuntu: about 15 minutes"
 	@echo "make clean     remove the environments and what the builds and the demo made"
 
 setup: $(READY) $(if $(filter-out 0,$(TORCH)),$(TORCH_READY)) $(if $(filter-out 0,$(TRT)),$(TRT_READY))
@@ -84,6 +85,10 @@ test: setup
 
 test-all:
 	bash .ci/full
+
+# debootstrap and QEMU; skipped with the reason where they or root are missing.
+test-aarch64:
+	PYTHON=$(PYTHON) bash .ci/aarch64
 
 lint: setup
 	$(BIN)/ruff check .
