@@ -12,13 +12,13 @@ the values alone, not on their order or on how they came in batches, and its mem
 from __future__ import annotations
 
 import math
+import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import numpy.typing as npt
-import platform
 
 from engines.errors import DataError, ModelError, UsageError
 from engines.spec import Progress, quiet

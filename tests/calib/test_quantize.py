@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -140,6 +141,7 @@ def test_onnxruntime_fuses_every_layer(
     assert not {"Conv", "FusedConv", "Gemm", "MatMul", "Relu", "GlobalAveragePool"} & set(ops)
 
 
+@pytest.mark.skipif(platform.machine() == "aarch64", reason="OpenVINO computes some of these in float on aarch64")
 @pytest.mark.parametrize("form", FORMS)
 def test_openvino_runs_every_convolution_in_int8(
     resnet: Build, written: Write, images: Any, form: Dict[str, Any]

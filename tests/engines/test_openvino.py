@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any, Callable
 
@@ -48,6 +49,8 @@ def test_the_plan_of_each_precision(graph_file: Callable[..., Path], tmp_path: P
         assert ("no-fast-fp16" in built["flags"]) == (precision == "fp16" and not FAST)
         sizes[precision] = (out / "model.bin").stat().st_size
         main = {layer["precision"] for layer in built["layers"] if layer["type"] == "Convolution"}
+        if precision == "int8" and platform.machine() == "aarch64":
+            continue  # OpenVINO computes some of these in float there, and its layers say so
         assert main == {"int8" if precision == "int8" else wanted}
     assert sizes["fp16"] < 0.6 * sizes["fp32"]
     assert sizes["int8"] < 0.6 * sizes["fp32"]
