@@ -183,7 +183,10 @@ def resolve(target: Target, folder: Path) -> Tuple[List[Row], str]:
     options = ["--dry-run", "--ignore-installed", "--report", str(report), "-c", str(constraints)]
     done = pip(target, "install", *options, "--find-links", str(wheels), *requirements(ON_A_BOARD), *asked)
     if done.returncode:
-        return [], _complaint(done.stderr)
+        # pip calls it a conflict where a pin has no file: each pin alone tells which.
+        alone = ["--dry-run", "--ignore-installed", "--no-deps", "--find-links", str(wheels)]
+        without = [f"{n}=={v}" for n, v in free.items() if pip(target, "install", *alone, f"{n}=={v}").returncode]
+        return [], f"no file for the board: {', '.join(without)}" if without else _complaint(done.stderr)
     stand_ins = {_normal(line.split("==")[0]) for one in target.exemptions for line in one.like if "==" in line}
     rows = []
     for item in json.loads(report.read_text(encoding="utf-8"))["install"]:
