@@ -53,11 +53,14 @@ def read(text: str) -> Dict[str, Any]:
     try:
         told = json.loads(text)["Layers"]
     except (ValueError, KeyError, TypeError):
-        raise OptimizeError("the engine inspector's answer is no JSON with layers") from None
+        told = None
+    if not isinstance(told, list):
+        raise OptimizeError("the engine inspector's answer is no JSON with layers")
     layers, reformats, qdq = [], 0, 0
     for one in told:
         if not isinstance(one, Mapping):  # built without detailed verbosity: a name alone
-            layers.append({"name": str(one), "type": "", "precision": "", "tactic": ""})
+            if " [profile " not in str(one):
+                layers.append({"name": str(one), "type": "", "precision": "", "tactic": ""})
             continue
         kind, origin = str(one.get("LayerType", "")), str(one.get("Origin", ""))
         name = str(one.get("Name", ""))
@@ -80,7 +83,7 @@ def _tactic(one: Mapping[str, Any]) -> Any:
 
 def _precision(one: Mapping[str, Any]) -> str:
     """What a layer computes in: the type of its first input; a layer without one that of its first output."""
-    tensors = [t for t in [*one.get("Inputs", []), *one.get("Outputs", [])] if isinstance(t, Mapping)]
+    tensors = [t for t in [*(one.get("Inputs") or []), *(one.get("Outputs") or [])] if isinstance(t, Mapping)]
     for tensor in tensors:
         text = str(tensor.get("DataType") or tensor.get("Format/Datatype") or tensor.get("Format") or "").upper()
         for word, precision in _WORDS:

@@ -17,11 +17,12 @@ class Plan:
     Attributes:
         inputs, outputs: The batch is None where profiles differ in it.
         batches: Batch -> number of the profile that serves it.
+        bound: Batch -> whose addresses its execution context has.
     """
 
     def __init__(self, trt: Any, log: Any, path: Path) -> None:
         content = Path(path).read_bytes()
-        self._trt, self._log, self._path = trt, log, path
+        self._trt, self._log, self.path = trt, log, path
         self._runtime = trt.Runtime(log)
         self.engine: Any = self._runtime.deserialize_cuda_engine(content)
         if self.engine is None:
@@ -31,6 +32,7 @@ class Plan:
         self.inputs, self.outputs = self._tensors("INPUT"), self._tensors("OUTPUT")
         self.batches = self._profiles()
         self._contexts: Dict[int, Any] = {}
+        self.bound: Dict[int, Any] = {}
 
     def _tensors(self, mode: str) -> Tuple[TensorSpec, ...]:
         engine, wanted = self.engine, getattr(self._trt.TensorIOMode, mode)
@@ -65,29 +67,33 @@ class Plan:
         """
         if batch not in self.batches:
             known = ", ".join(map(str, sorted(self.batches)))
-            raise UsageError(
-                f"{self._path.name} serves batch {known}, not {batch}", f"optimize build … --batch {batch}"
-            )
+            raise UsageError(f"{self.path.name} serves batch {known}, not {batch}", f"optimize build … --batch {batch}")
         if batch in self._contexts:
             return self._contexts[batch]
         context = self.engine.create_execution_context()
         if context is None:
             raise OptimizeError(
-                f"{self._path}: no execution context ({self._log.errors()})",
+                f"{self.path}: no execution context ({self._log.errors()})",
                 "close other programs, or a smaller --batch",
             )
-        self._require(context.set_optimization_profile_async(self.batches[batch], stream.handle), "choose the profile")
-        stream.synchronize()
-        for tensor in self.inputs:
-            if None in tensor.shape:
-                shape = (batch, *tensor.shape[1:])
-                self._require(context.set_input_shape(tensor.name, shape), f"take {tensor.name} as {shape}")
+        try:
+            self._require(
+                context.set_optimization_profile_async(self.batches[batch], stream.handle), "choose the profile"
+            )
+            stream.synchronize()
+            for tensor in self.inputs:
+                if None in tensor.shape:
+                    shape = (batch, *tensor.shape[1:])
+                    self._require(context.set_input_shape(tensor.name, shape), f"take {tensor.name} as {shape}")
+        except BaseException:
+            del context  # or the traceback would keep it beyond the GPU's context
+            raise
         self._contexts[batch] = context
         return context
 
     def _require(self, done: Any, what: str) -> None:
         if not done:
-            raise OptimizeError(f"{self._path}: TensorRT does not {what} ({self._log.errors()})")
+            raise OptimizeError(f"{self.path}: TensorRT does not {what} ({self._log.errors()})")
 
     def shape(self, context: Any, tensor: TensorSpec) -> Tuple[int, ...]:
         """The shape of an output for the inputs that are set.
@@ -97,7 +103,7 @@ class Plan:
         """
         shape = tuple(int(size) for size in context.get_tensor_shape(tensor.name))
         if any(size < 0 for size in shape):
-            raise OptimizeError(f"{self._path}: the size of the output {tensor.name} depends on the data")
+            raise OptimizeError(f"{self.path}: the size of the output {tensor.name} depends on the data")
         return shape
 
     def bind(self, context: Any, addresses: Dict[str, int]) -> None:
@@ -109,13 +115,10 @@ class Plan:
         """What TensorRT logged of late."""
         return str(self._log.errors())
 
-    def forget(self, batch: int) -> None:
-        """Drop the execution context of a batch; the next use makes another."""
-        self._contexts.pop(batch, None)
-
     def close(self) -> None:
         """Free contexts, the engine and the runtime, in this order."""
         self._contexts.clear()
+        self.bound.clear()
         self.engine = None
         self._runtime = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -42,11 +44,20 @@ class Binding:
     def __init__(self, gpu: Context, plan: Plan, batch: int, zero_copy: bool) -> None:
         self.gpu, self.plan, self.batch = gpu, plan, batch
         self.stream: Stream = gpu.stream()
-        self.context = plan.context(batch, self.stream)
+        self.context: Any = None
         self.inputs: List[HostArray] = []
         self.outputs: List[HostArray] = []
         self.device: List[Tuple[HostArray, Any, bool]] = []
         self.addresses: Dict[str, int] = {}
+        try:
+            self._allocate(zero_copy)
+        except BaseException:
+            self.free()
+            raise
+
+    def _allocate(self, zero_copy: bool) -> None:
+        gpu, plan, batch = self.gpu, self.plan, self.batch
+        self.context = plan.context(batch, self.stream)
         shapes: List[Tuple[Tuple[Any, ...], Any, bool]] = [((batch, *t.shape[1:]), t, True) for t in plan.inputs]
         shapes += [(plan.shape(self.context, t), t, False) for t in plan.outputs]
         for shape, tensor, is_input in shapes:
@@ -72,16 +83,22 @@ class Binding:
                 self.gpu.to_host(host.array, memory.address, stream)
 
     def execute(self, stream: Stream) -> None:
-        """Queue the computation.
+        """Queue the computation, on this binding's buffers: the context is shared by all bindings of the batch.
 
         Raises:
             OptimizeError: TensorRT refuses.
         """
+        if self.plan.bound.get(self.batch) is not self:
+            self.plan.bind(self.context, self.addresses)
+            self.plan.bound[self.batch] = self
         if not self.context.execute_async_v3(stream.handle):
             raise OptimizeError(f"TensorRT does not execute batch {self.batch} ({self.plan.said()})")
 
     def free(self) -> None:
-        """Give the buffers and the stream back."""
+        """Give the buffers and the stream back; what was queued must have been waited for."""
+        self.context = None
+        if self.plan.bound.get(self.batch) is self:
+            del self.plan.bound[self.batch]
         for host in [*self.inputs, *self.outputs]:
             host.free()
         for _, memory, _ in self.device:
@@ -97,13 +114,14 @@ class TensorRTRunner(Runner):
         self._trt, self._log = trt, compat.logger(trt)
         self._options = spec.options
         self._thread = threading.get_ident()
+        self._one = threading.Lock()  # an execution context serves one query at a time
         self.gpu = Context(int(spec.options.get("gpu", 0)))
         self.gpu.__enter__()
         self.flags: List[str] = []
         self._plans: List[Plan] = []
         self._bindings: List[Binding] = []
         self._owned: List[Any] = []
-        self._bound: Dict[int, Binding] = {}  # by the context's id: whose addresses it has
+        self._kept: Dict[int, Tuple[List[np.ndarray[Any, Any]], Query]] = {}  # by batch: what `infer` runs
         try:
             self._plans = open_plans(trt, self._log, paths)
             first = self._plans[0]
@@ -118,10 +136,10 @@ class TensorRTRunner(Runner):
                 layout=spec.layout or (layout(self.inputs[0].shape, "NCHW") if self.inputs else ""),
             )
         except BaseException:
-            self.close()
+            self._leave(*sys.exc_info())
             raise
 
-    def _binding(self, feeds: Feeds) -> Tuple[Binding, List[np.ndarray[Any, Any]]]:
+    def _served(self, feeds: Feeds) -> Tuple[Plan, List[np.ndarray[Any, Any]]]:
         arrays = checked(self.inputs, feeds)
         batch = int(arrays[0].shape[0])
         plan = next((plan for plan in self._plans if batch in plan.batches), None)
@@ -131,23 +149,30 @@ class TensorRTRunner(Runner):
                 f"this engine serves batch {known}, not {batch}",
                 f"optimize build MODEL --backend tensorrt --batch {batch}",
             )
-        binding = Binding(self.gpu, plan, batch, self._options.get("io") == "zero-copy")
-        self._bindings.append(binding)
-        for host, array in zip(binding.inputs, arrays):
-            np.copyto(host.array, array)
-        self._address(binding)
-        return binding, arrays
+        return plan, arrays
 
-    def _address(self, binding: Binding) -> None:
-        """Let the batch's context use this binding's buffers, if it does not."""
-        if self._bound.get(binding.batch) is not binding:
-            binding.plan.bind(binding.context, binding.addresses)
-            self._bound[binding.batch] = binding
+    def _binding(self, plan: Plan, arrays: List[np.ndarray[Any, Any]]) -> Binding:
+        """Buffers with the arrays in them, after a first run: what is allocated at first use is not timed."""
+        binding = Binding(self.gpu, plan, int(arrays[0].shape[0]), self._options.get("io") == "zero-copy")
+        try:
+            for host, array in zip(binding.inputs, arrays):
+                np.copyto(host.array, array)
+            binding.copy_in(binding.stream)
+            binding.execute(binding.stream)
+            binding.copy_out(binding.stream)
+            binding.stream.synchronize()
+        except BaseException:
+            self._wait()
+            binding.free()
+            raise
+        self._bindings.append(binding)
+        return binding
 
     def bind(self, feeds: Feeds) -> Query:
         """See `Runner.bind`: one stream, page-locked arrays; the caller's arrays are copied in each query."""
         with self.gpu.current():
-            binding, arrays = self._binding(feeds)
+            plan, arrays = self._served(feeds)
+            binding = self._binding(plan, arrays)
             stream = binding.stream
             pairs = [(host.array, array) for host, array in zip(binding.inputs, arrays)]
             results = {t.name: host.array for t, host in zip(self.outputs, binding.outputs)}
@@ -157,15 +182,11 @@ class TensorRTRunner(Runner):
                 binding.execute(stream)
                 binding.copy_out(stream)
 
-            enqueue()  # what is allocated at first use is not captured, nor timed
-            stream.synchronize()
             launch = self._launcher(stream, enqueue) if self._options.get("cuda_graph") else enqueue
             wait = stream.synchronize if self._options.get("spin") else self._blocking(stream)
-        copy, bound, batch = np.copyto, self._bound, binding.batch
+        copy = np.copyto
 
         def query() -> Dict[str, np.ndarray[Any, Any]]:
-            if bound.get(batch) is not binding:
-                self._address(binding)
             for host, array in pairs:
                 copy(host, array)
             launch()
@@ -173,6 +194,18 @@ class TensorRTRunner(Runner):
             return results
 
         return self._in_any_thread(query)
+
+    def infer(self, feeds: Feeds) -> Dict[str, np.ndarray[Any, Any]]:
+        """See `Runner.infer`: one binding a batch serves all calls, since buffers live as long as the runner."""
+        _, arrays = self._served(feeds)
+        batch = int(arrays[0].shape[0])
+        if batch not in self._kept:
+            own = [array.copy() for array in arrays]
+            self._kept[batch] = own, self.bind({t.name: array for t, array in zip(self.inputs, own)})
+        own, query = self._kept[batch]
+        for mine, array in zip(own, arrays):
+            np.copyto(mine, array)
+        return {name: value.copy() for name, value in query().items()}
 
     def _blocking(self, stream: Stream) -> Callable[[], None]:
         """Wait asleep, by an event: what trtexec does unless it is told to spin."""
@@ -186,12 +219,13 @@ class TensorRTRunner(Runner):
         return wait
 
     def _in_any_thread(self, query: Query) -> Query:
-        owner, ident = self._thread, threading.get_ident
+        owner, ident, one = self._thread, threading.get_ident, self._one
 
         def anywhere() -> Dict[str, np.ndarray[Any, Any]]:
             if ident() == owner:
-                return query()
-            with self.gpu.current():
+                with one:
+                    return query()
+            with self.gpu.current(), one:
                 return query()
 
         return anywhere
@@ -222,10 +256,7 @@ class TensorRTRunner(Runner):
         if count < 1:
             raise UsageError(f"{count} slots: one or more are needed")
         with self.gpu.current():
-            binding, _ = self._binding(feeds)
-            binding.copy_in(binding.stream)
-            binding.execute(binding.stream)
-            binding.stream.synchronize()
+            binding = self._binding(*self._served(feeds))
             streams = (self.gpu.stream(), self.gpu.stream(), self.gpu.stream())
             self._owned += streams
             captured = self.graph(streams[1], lambda: binding.execute(streams[1])) if graph else None
@@ -251,28 +282,49 @@ class TensorRTRunner(Runner):
             See `engines.tensorrt.layers.table`.
         """
         with self.gpu.current():
-            binding, _ = self._binding(feeds)
-            binding.copy_in(binding.stream)
-            binding.execute(binding.stream)
-            binding.stream.synchronize()
-            times = layers.profiler(self._trt)
-            binding.context.profiler = times
+            served, arrays = self._served(feeds)
+            # a profiler cannot be taken off a context, and one profile has one context: so an engine of its own
+            plan = Plan(self._trt, self._log, served.path)
             try:
+                binding = self._binding(plan, arrays)
+                times = layers.profiler(self._trt)
+                binding.context.profiler = times
                 for _ in range(queries):
                     binding.execute(binding.stream)
                     binding.stream.synchronize()
             finally:
-                binding.plan.forget(binding.batch)  # a profiler cannot be taken off a context
-                self._bound.pop(binding.batch, None)
+                self._wait()
+                for one in [one for one in self._bindings if one.plan is plan]:
+                    self._bindings.remove(one)
+                    one.free()
+                plan.close()
         return layers.table(times.times)
 
+    def _wait(self) -> None:
+        """Wait for the device before something is freed; if its work failed, whoever waited for it has been told."""
+        with contextlib.suppress(CudaError):
+            self.gpu.synchronize()
+
     def close(self) -> None:
-        """Free contexts, engines, buffers, streams and events, then leave the GPU's context."""
+        """Wait, free contexts, engines, buffers, streams and events, then leave the GPU's context; once is enough.
+
+        Raises:
+            CudaError: In another thread than the one that opened it, or the device's work failed.
+        """
+        self._leave(None, None, None)
+
+    def __exit__(self, *exc: Any) -> None:
+        """Close; a failure of that yields to an exception that is on its way."""
+        self._leave(*exc)
+
+    def _leave(self, *exc: Any) -> None:
         try:
+            if self._plans and threading.get_ident() == self._thread:
+                self._wait()  # a context must outlive what it has queued
             for binding in self._bindings:
                 binding.context = None
             for plan in self._plans:
                 plan.close()
         finally:
-            self._plans, self._bindings, self._owned, self._bound = [], [], [], {}
-            self.gpu.__exit__(None, None, None)
+            self._plans, self._bindings, self._owned, self._kept = [], [], [], {}
+            self.gpu.__exit__(*exc)
