@@ -83,8 +83,8 @@ def _tactic(one: Mapping[str, Any]) -> Any:
 
 def _precision(one: Mapping[str, Any]) -> str:
     """What a layer computes in: the type of its first input; a layer without one that of its first output."""
-    tensors = [t for t in [*(one.get("Inputs") or []), *(one.get("Outputs") or [])] if isinstance(t, Mapping)]
-    for tensor in tensors:
+    sides = [side for side in (one.get("Inputs"), one.get("Outputs")) if isinstance(side, list)]
+    for tensor in (tensor for side in sides for tensor in side if isinstance(tensor, Mapping)):
         text = str(tensor.get("DataType") or tensor.get("Format/Datatype") or tensor.get("Format") or "").upper()
         for word, precision in _WORDS:
             if word in text:
