@@ -125,7 +125,7 @@ without_tensorflow() {
 }
 
 slow_tests() {
-  make setup TORCH=1
+  make setup TORCH=1 TRT=1
   step make test, the slow ones
-  make test TORCH=1 PYTEST_OPTIONS='-m slow'
+  make test TORCH=1 TRT=1 PYTEST_OPTIONS='-m slow'
 }

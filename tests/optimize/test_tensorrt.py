@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 import pytest
@@ -146,3 +146,44 @@ def test_options_of_tensorrt_reach_the_plan(command: Callable[..., Any], tiny_on
 def test_without_tensorrt_the_reason_and_the_command_are_told(tiny_onnx: Path, optimize_command: Callable[..., Any]):
     done = optimize_command("build", tiny_onnx, "--backend", "openvino", "--workspace", "1MiB")
     assert done.exit_code == 2 and "--workspace" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def real(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuple[Path, Path]:
+    """1,200 training and 500 test images of CIFAR-10 in a file, and a folder whose stages all surfaces share."""
+    from calib.datasets import open_dataset
+
+    folder = tmp_path_factory.mktemp("real")
+    arrays = {}
+    for split, count in (("train", 1200), ("test", 500)):
+        images = open_dataset(str(shared / "data" / "cifar-10-batches-bin"), split)
+        arrays[f"x_{split}"], arrays[f"y_{split}"] = np.asarray(images.images(range(count))), images.labels[:count]
+    np.savez(str(folder / "cifar.npz"), **arrays)
+    return folder / "cifar.npz", folder / "out"
+
+
+@pytest.mark.slow
+def test_the_real_model_gives_the_numbers_of_onnx_runtime(
+    command: Callable[..., Any], surface: str, shared: Path, real: Tuple[Path, Path], tmp_path: Path
+):
+    """The user's file in fp16 and int8, built, gated and measured; top-1 and agreement as of the graphs themselves."""
+    pytest.importorskip("tensorflow")
+    data, out = real
+    model = shared / "models" / "resnet34_cifar10_bs64_epochs10.keras"
+    words = [model, "--custom-objects", f"{shared / 'models' / 'train.py'}:ResidualBlock", "--batch", "1,8"]
+    words += ["--data", data, "--int8-mode", "explicit", "--preprocess", "unit", "-o", out, "--json"]
+    built = answer(command("build", *words, "--backend", "tensorrt", "--precision", "fp16,int8"))
+    for one in built["bundles"]:
+        about = manifest.read(Path(one["path"]))
+        accuracy = about["accuracy"]
+        assert about["gate"]["passed"] and "double" in about["flags"], accuracy
+        assert accuracy["agreement"] >= (0.99 if one["precision"] == "fp16" else 0.93), accuracy
+        print(surface, one["precision"], accuracy["top1"], accuracy["source_top1"], accuracy["agreement"])
+    bundles = [one["path"] for one in built["bundles"]]
+    run = answer(
+        command(
+            *["bench", *bundles, "--batch", "1,8", "--quick", "--duration", "50ms", "--iterations", 3],
+            *["--warmup", "10ms", "-o", tmp_path / "runs.json", "--json"],
+        )
+    )
+    assert len(run["rows"]) == 4 and all("double" in row["flags"] for row in run["rows"])
