@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from engines.cuda import Context, CudaError, Graph, HostArray, Stream
+from engines.cuda import Context, CudaError, Event, Graph, HostArray, Stream
+from engines.cudaobjects import Owned
 from engines.errors import ModelError, OptimizeError, UsageError
 from engines.spec import Feeds, Query, Runner, RunnerSpec
 from engines.tensorrt import compat, layers
@@ -99,11 +101,30 @@ class Binding:
         self.context = None
         if self.plan.bound.get(self.batch) is self:
             del self.plan.bound[self.batch]
-        for host in [*self.inputs, *self.outputs]:
-            host.free()
-        for _, memory, _ in self.device:
-            memory.free()
-        self.stream.free()
+        for thing in [*self.outputs, *self.unseen()]:
+            thing.free()
+
+    def unseen(self) -> List[Owned]:
+        """All but the outputs on the host, which whoever ran a query may still look at."""
+        return [*self.inputs, *(memory for _, memory, _ in self.device), self.stream]
+
+
+def _launcher(graph: Graph, stream: Stream) -> Callable[[], None]:
+    return lambda: graph.launch(stream)
+
+
+def _sleeper(event: Event, stream: Stream) -> Callable[[], None]:
+    """Wait asleep, by an event: what trtexec does unless it is told to spin."""
+
+    def wait() -> None:
+        event.record(stream)
+        event.synchronize()
+
+    return wait
+
+
+class _Group:
+    """What slots made together share: it goes with the last of them."""
 
 
 class TensorRTRunner(Runner):
@@ -120,7 +141,6 @@ class TensorRTRunner(Runner):
         self.flags: List[str] = []
         self._plans: List[Plan] = []
         self._bindings: List[Binding] = []
-        self._owned: List[Any] = []
         self._kept: Dict[int, Tuple[List[np.ndarray[Any, Any]], Query]] = {}  # by batch: what `infer` runs
         try:
             self._plans = open_plans(trt, self._log, paths)
@@ -182,8 +202,10 @@ class TensorRTRunner(Runner):
                 binding.execute(stream)
                 binding.copy_out(stream)
 
-            launch = self._launcher(stream, enqueue) if self._options.get("cuda_graph") else enqueue
-            wait = stream.synchronize if self._options.get("spin") else self._blocking(stream)
+            graph = self.graph(stream, enqueue) if self._options.get("cuda_graph") else None
+            event = None if self._options.get("spin") else self.gpu.event(blocking=True)
+            launch = enqueue if graph is None else _launcher(graph, stream)
+            wait = stream.synchronize if event is None else _sleeper(event, stream)
         copy = np.copyto
 
         def query() -> Dict[str, np.ndarray[Any, Any]]:
@@ -193,7 +215,22 @@ class TensorRTRunner(Runner):
             wait()
             return results
 
-        return self._in_any_thread(query)
+        found = self._in_any_thread(query)
+        self._with(found, [*binding.unseen(), *filter(None, (graph, event))], binding)
+        return found
+
+    def _with(self, thing: Any, owned: List[Owned], binding: Binding) -> None:
+        """Free buffers and what goes with them once nothing names `thing`, or else when the runner is closed."""
+        weakref.finalize(thing, self._release, owned, binding).atexit = False
+
+    def _release(self, owned: List[Owned], binding: Binding) -> None:
+        if binding not in self._bindings:
+            return  # closed: everything is freed
+        self._bindings.remove(binding)
+        with contextlib.suppress(CudaError), self.gpu.current():  # the device failed, and whoever waited was told
+            self._wait()
+            for thing in owned:
+                thing.free()
 
     def infer(self, feeds: Feeds) -> Dict[str, np.ndarray[Any, Any]]:
         """See `Runner.infer`: one binding a batch serves all calls, since buffers live as long as the runner."""
@@ -207,17 +244,6 @@ class TensorRTRunner(Runner):
             np.copyto(mine, array)
         return {name: value.copy() for name, value in query().items()}
 
-    def _blocking(self, stream: Stream) -> Callable[[], None]:
-        """Wait asleep, by an event: what trtexec does unless it is told to spin."""
-        event = self.gpu.event(blocking=True)
-        self._owned.append(event)
-
-        def wait() -> None:
-            event.record(stream)
-            event.synchronize()
-
-        return wait
-
     def _in_any_thread(self, query: Query) -> Query:
         owner, ident, one = self._thread, threading.get_ident, self._one
 
@@ -230,20 +256,14 @@ class TensorRTRunner(Runner):
 
         return anywhere
 
-    def _launcher(self, stream: Stream, enqueue: Callable[[], None]) -> Callable[[], None]:
-        graph = self.graph(stream, enqueue)
-        return enqueue if graph is None else lambda: graph.launch(stream)
-
     def graph(self, stream: Stream, enqueue: Callable[[], None]) -> Optional[Graph]:
         """Capture work as a CUDA graph; where it cannot be captured, None and a flag, as trtexec falls back."""
         try:
-            graph = self.gpu.capture(stream, enqueue)
+            return self.gpu.capture(stream, enqueue)
         except (CudaError, OptimizeError):
             if "no-cuda-graph" not in self.flags:
                 self.flags.append("no-cuda-graph")
             return None
-        self._owned.append(graph)
-        return graph
 
     def slots(
         self, feeds: Feeds, count: int = 2, transfers: bool = True, graph: bool = False, spin: bool = False
@@ -258,13 +278,16 @@ class TensorRTRunner(Runner):
         with self.gpu.current():
             binding = self._binding(*self._served(feeds))
             streams = (self.gpu.stream(), self.gpu.stream(), self.gpu.stream())
-            self._owned += streams
             captured = self.graph(streams[1], lambda: binding.execute(streams[1])) if graph else None
             made = [
                 Slot(self.gpu, binding, streams, transfers and bool(binding.device), captured, spin)
                 for _ in range(count)
             ]
-            self._owned += made
+        owned = [*streams, *filter(None, (captured,)), *(event for slot in made for event in slot.events())]
+        group = _Group()
+        for slot in made:
+            slot.group = group
+        self._with(group, [*owned, *binding.outputs, *binding.unseen()], binding)
         return made
 
     def achieved(self) -> Dict[str, int]:
@@ -326,5 +349,5 @@ class TensorRTRunner(Runner):
             for plan in self._plans:
                 plan.close()
         finally:
-            self._plans, self._bindings, self._owned, self._kept = [], [], [], {}
+            self._plans, self._bindings, self._kept = [], [], {}
             self.gpu.__exit__(*exc)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple
 
-from engines.cuda import Context, Graph, Stream
+from engines.cuda import Context, Event, Graph, Stream
 
 if TYPE_CHECKING:
     from engines.tensorrt.run import Binding
@@ -34,18 +34,25 @@ class Slot:
         graph: Optional[Graph],
         spin: bool,
     ) -> None:
-        self._gpu, self._binding, self._streams = gpu, binding, streams
+        self._binding, self._streams = binding, streams
         self._transfers, self._graph = transfers, graph
         self._events = {name: gpu.event(blocking=not spin) for name in _EVENTS}
+        self._origin = gpu.event()
+        self.group: Any = None
+        """Shared by slots of the same buffers, which are freed when nothing names it any longer."""
 
     def start(self) -> Any:
         """An event on the input stream, before any query; what comes after it on the other streams waits for it."""
-        origin = self._gpu.event()
+        origin = self._origin
         origin.record(self._streams[0])
         for stream in self._streams[1:]:
             stream.wait(origin)
         origin.synchronize()
         return origin
+
+    def events(self) -> List[Event]:
+        """All that it made, for whoever frees them."""
+        return [*self._events.values(), self._origin]
 
     def enqueue(self) -> Tuple[int, int]:
         """Queue a query; host time in ns before and after the computation's call."""

@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, List
 import numpy as np
 import pytest
 
+from bench import spans
 from engines.cuda import CudaError, Event
 from engines.errors import IncompatibleError, ModelError, OptimizeError, UsageError
 from engines.tensorrt import run as running
@@ -25,6 +26,21 @@ def folder(trt: Any, surface: str, onnx_file: Path, tmp_path: Path) -> Path:
     """Holds `model.plan`, which serves batch 1 and 4."""
     plan(surface, onnx_file, tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def driver(cuda_ledger: Any) -> Any:
+    import ctypes
+
+    cuda_ledger.fakecuda_set_oom.argtypes = [ctypes.c_longlong, ctypes.c_longlong]
+    return cuda_ledger
+
+
+def held(driver: Any) -> Dict[str, int]:
+    return {
+        name: getattr(driver, f"fakecuda_live_{name}")()
+        for name in ("allocations", "host", "streams", "events", "graph_executables")
+    }
 
 
 WAYS: List[Dict[str, Any]] = [
@@ -174,6 +190,28 @@ def test_infer_takes_no_memory_beyond_its_first_call(folder: Path, onnx_file: Pa
         close(result, expected(onnx_file, images(4, seed)))
 
 
+@pytest.mark.parametrize("options", WAYS, ids=lambda one: "-".join(one) or "plain")
+def test_what_is_no_longer_named_is_freed_and_its_results_stay(
+    folder: Path, onnx_file: Path, options: Dict[str, Any], driver: Any
+):
+    """A loop over many batches must not end for want of memory; a result may outlive its query, not its runner."""
+    with opened(folder, **options) as runner:
+        other = runner.bind(images(4, 9))
+        before = held(driver)
+        results = []
+        for seed in range(4):
+            results.append(runner.bind(images(4, seed))())
+            runner.slots(images(4, seed), graph=bool(options.get("cuda_graph")))
+            spans.measure(runner.slots(images(4, seed)), 4, warmup_ms=0, duration_s=0, iterations=2)
+        after = held(driver)
+        assert after.pop("host") == before.pop("host") + 4  # one output each
+        assert after == before and len(runner._bindings) == 1
+        for seed, result in enumerate(results):
+            close(result, expected(onnx_file, images(4, seed)))
+        close(other(), expected(onnx_file, images(4, 9)))
+        runner.slots(images(1))[1].enqueue()  # freed although it was not waited for
+
+
 @pytest.mark.parametrize(
     ("feeds", "words"),
     [
@@ -259,10 +297,6 @@ def test_what_is_no_plan_or_not_there(folder: Path, onnx_file: Path):
         opened(folder, gpu=7)
 
 
-def held(driver: Any) -> Dict[str, int]:
-    return {name: getattr(driver, f"fakecuda_live_{name}")() for name in ("allocations", "host", "streams", "events")}
-
-
 def without_memory(driver: Any, job: Callable[[], None]) -> int:
     """Let each allocation of a job fail in turn; gives how many there were.
 
@@ -282,14 +316,6 @@ def without_memory(driver: Any, job: Callable[[], None]) -> int:
         assert tried < attempt, f"allocation {attempt} of {tried} failed unnoticed"
         return attempt - 1
     raise AssertionError("it never succeeds")
-
-
-@pytest.fixture
-def driver(cuda_ledger: Any) -> Any:
-    import ctypes
-
-    cuda_ledger.fakecuda_set_oom.argtypes = [ctypes.c_longlong, ctypes.c_longlong]
-    return cuda_ledger
 
 
 @pytest.mark.parametrize("io", ["copy", "zero-copy"])
