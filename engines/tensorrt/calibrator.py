@@ -6,15 +6,17 @@ after the build, and the number of batches is checked.
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from engines import jsonfile
 from engines.cuda import Context
-from engines.errors import BuildError, DamagedError, IncompatibleError
+from engines.errors import BuildError, DamagedError, DataError, IncompatibleError, UsageError
+from engines.spec import TensorSpec
 
 SCHEMA = "optimize.calibration-cache/1"
 
@@ -66,6 +68,41 @@ def write_cache(cache: Path, content: bytes, identity: str, algorithm: str, vers
     jsonfile.write(sidecar(cache), {"schema": SCHEMA, **about})
 
 
+def read_feeds(path: Path, inputs: Sequence[TensorSpec], batch: int) -> Dict[str, npt.NDArray[Any]]:
+    """Calibration images as the network takes them.
+
+    Args:
+        path: An `.npz` with one array for each input, all images first.
+        inputs: The network's.
+        batch: Images fed at a time.
+
+    Raises:
+        DataError: No such file, an input without array, another size or type, or fewer images than one batch.
+    """
+    again = "run optimize build again with --force"
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            feeds = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: no calibration images can be read ({error})", again) from None
+    for one in inputs:
+        if one.name not in feeds:
+            raise DataError(f"{path}: no calibration images for the input {one.name}", again)
+        array, wanted = feeds[one.name], one.shape[1:]
+        fits = array.ndim == len(one.shape) and all(b is None or a == b for a, b in zip(array.shape[1:], wanted))
+        if not fits or array.dtype != one.dtype:
+            raise DataError(
+                f"{path}: {array.dtype} images of {array.shape[1:]} for the input {one.name}, which takes {one.dtype} "
+                f"of {wanted}",
+                again,
+            )
+        if len(array) < batch:
+            raise DataError(
+                f"{path}: {len(array)} calibration images, and {batch} are fed at a time", "give more --samples"
+            )
+    return {one.name: feeds[one.name] for one in inputs}
+
+
 def make(
     trt: Any,
     gpu: Context,
@@ -79,27 +116,48 @@ def make(
     Args:
         trt: The module.
         gpu: Where the buffers are; open until `finish` was called.
-        feeds: By input name, all images first, of the network's types.
+        feeds: By input name, all images first, of the network's types: see `read_feeds`.
         batch: Images fed at a time; what does not fill the last batch is left out.
         algorithm: One of `ALGORITHMS`.
         cached: Content of a calibration cache, which makes feeding needless.
 
+    Returns:
+        The calibrator. `count` is the number of batches there are, `fed` that of those which TensorRT took, `written`
+        the cache that it made.
+
     Raises:
-        BuildError: Fewer images than one batch.
+        UsageError: An unknown algorithm.
+        CudaMemoryError: No room for the buffers.
     """
-    count = min(len(array) for array in feeds.values()) // batch
-    if count < 1:
-        raise BuildError(f"the calibrator needs {batch} images at least", "more --samples, or a smaller batch")
+    if algorithm not in ALGORITHMS:
+        raise UsageError(f"unknown calibration algorithm {algorithm!r}; known: {', '.join(ALGORITHMS)}")
+    batches = min(len(array) for array in feeds.values()) // batch
 
     class Calibrator(getattr(trt, ALGORITHMS[algorithm])):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.failed: Optional[BaseException] = None
-            self.fed = 0
+            self.count, self.fed = batches, 0
             self.written = b""
-            self._stream = gpu.stream()
-            self._host = {n: gpu.host((batch, *a.shape[1:]), a.dtype) for n, a in feeds.items()}
-            self._device = {n: gpu.allocate(host.array.nbytes) for n, host in self._host.items()}
+            self._things: List[Any] = []
+            self._host: Dict[str, Any] = {}
+            self._device: Dict[str, Any] = {}
+            try:
+                self._stream = self._own(gpu.stream())
+                for name, array in feeds.items():
+                    self._host[name] = self._own(gpu.host((batch, *array.shape[1:]), array.dtype))
+                    self._device[name] = self._own(gpu.allocate(self._host[name].array.nbytes))
+            except BaseException:
+                self._free()
+                raise
+
+        def _own(self, thing: Any) -> Any:
+            self._things.append(thing)
+            return thing
+
+        def _free(self) -> None:
+            while self._things:
+                self._things.pop().free()
 
         def _keep(self, call: Callable[[], Any]) -> Any:
             if self.failed is not None:
@@ -116,11 +174,11 @@ def make(
         def get_batch(self, names: Any, *rest: Any) -> Any:
             return self._keep(lambda: self._next(list(names)))
 
-        def _next(self, names: Any) -> Any:
+        def _next(self, names: List[str]) -> Any:
             unknown = [name for name in names if name not in feeds]
             if unknown:
                 raise BuildError(f"no calibration images for the input {', '.join(unknown)}")
-            if self.fed == count:
+            if self.fed == self.count:
                 return None
             with gpu.current():
                 for name in names:  # TensorRT copies exactly len(names) addresses
@@ -129,10 +187,10 @@ def make(
                     gpu.to_device(self._device[name].address, self._host[name].array, self._stream)
                 self._stream.synchronize()
             self.fed += 1
-            return [self._device[name].address for name in names]
+            return [int(self._device[name].address) for name in names]
 
         def read_calibration_cache(self, *rest: Any) -> Any:
-            return cached  # this module's frame keeps it alive
+            return cached  # this function's frame keeps it alive
 
         def write_calibration_cache(self, cache: Any, *rest: Any) -> None:
             self._keep(lambda: setattr(self, "written", bytes(cache)))  # the memory is TensorRT's: copied here
@@ -140,14 +198,18 @@ def make(
         def finish(self, built: bool) -> None:
             """Free the buffers; raise what a callback raised, or that fewer batches were fed than there are.
 
+            Args:
+                built: TensorRT made a plan; where it did not, its own reason counts.
+
             Raises:
                 BuildError: Calibration ended early.
             """
-            for thing in [*self._device.values(), *self._host.values(), self._stream]:
-                thing.free()
+            self._free()
             if self.failed is not None:
                 raise self.failed
-            if built and cached is None and self.fed != count:
-                raise BuildError(f"TensorRT calibrated on {self.fed} of {count} batches", "build again with --force")
+            if built and self.fed != self.count and (self.fed or cached is None):
+                raise BuildError(
+                    f"TensorRT calibrated on {self.fed} of {self.count} batches", "build again with --force"
+                )
 
     return Calibrator()

@@ -51,6 +51,11 @@ def strongly_typed_only(trt: Any) -> bool:
     return not weakly_typed(trt)
 
 
+def can_strongly_type(trt: Any) -> bool:
+    """Whether a network can be told to take every type from the graph (10 and later)."""
+    return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+
 def has_calibrator(trt: Any) -> bool:
     """Whether TensorRT can measure INT8 ranges itself."""
     return hasattr(trt, "IInt8EntropyCalibrator2") and hasattr(trt.IBuilderConfig, "int8_calibrator")
@@ -75,11 +80,26 @@ def dtype_name(trt: Any, dtype: Any) -> str:
     return _DTYPES[name]
 
 
+_plugins: Dict[Any, Any] = {}
+
+
+def _register_plugins(trt: Any) -> None:
+    """Register the operators that come as plugins, once: a graph or a plan that has one is refused otherwise.
+
+    TensorRT's plugin library keeps the logger for as long as the process lives, so it is not one that may be freed.
+    """
+    if trt not in _plugins:
+        _plugins[trt] = trt.Logger(trt.Logger.ERROR)
+        trt.init_libnvinfer_plugins(_plugins[trt], "")  # False where there are none: the parser then names the operator
+
+
 def logger(trt: Any) -> Any:
     """A logger that keeps what TensorRT says: `lines` of (severity name, text), `errors()` in one line.
 
-    Messages come from TensorRT's own threads; a list's append is atomic.
+    Messages come from TensorRT's own threads; a list's append is atomic. The operators that come with TensorRT as
+    plugins are registered besides, since whoever builds or loads needs both.
     """
+    _register_plugins(trt)
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 from engines.errors import BuildError, IncompatibleError, UsageError
+from engines.spec import TensorSpec
 from engines.tensorrt import compat
 
 
@@ -29,7 +30,10 @@ def parse(trt: Any, log: Any, builder: Any, onnx: Path, model: Any, strongly_typ
     network = builder.create_network(compat.network_flags(trt, strongly_typed))
     if network is None:
         raise BuildError(f"TensorRT makes no network ({log.errors()})")
-    parser = trt.OnnxParser(network, log)
+    try:
+        parser = trt.OnnxParser(network, log)
+    except TypeError:  # what the bindings make of a null pointer
+        raise BuildError(f"TensorRT makes no ONNX parser ({log.errors()})", "optimize doctor") from None
     if not parser.parse_from_file(str(onnx)):
         reasons = [_reason(parser.get_error(index), model) for index in range(parser.num_errors)]
         text = "; ".join(dict.fromkeys(reasons)) or log.errors()
@@ -52,55 +56,68 @@ def _reason(error: Any, model: Any) -> str:
     return where + " ".join(str(error.desc()).split())
 
 
-def free_inputs(network: Any) -> List[Tuple[str, Tuple[int, ...]]]:
-    """Inputs whose shape is not fixed, with -1 for what is free."""
-    found = []
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        shape = tuple(int(size) for size in tensor.shape)
-        if any(size < 0 for size in shape):
-            found.append((str(tensor.name), shape))
-    return found
+def inputs(trt: Any, network: Any) -> List[TensorSpec]:
+    """The network's inputs."""
+    found = [network.get_input(index) for index in range(network.num_inputs)]
+    return [
+        TensorSpec(
+            str(tensor.name),
+            tuple(None if size < 0 else int(size) for size in tensor.shape),
+            compat.dtype_name(trt, tensor.dtype),
+        )
+        for tensor in found
+    ]
 
 
-def add_profiles(builder: Any, network: Any, config: Any, batches: Sequence[int]) -> List[Any]:
-    """One optimisation profile for each batch, with min, opt and max alike, so that each gets tactics of its own.
+def fixed_batch(tensors: Sequence[TensorSpec]) -> Optional[int]:
+    """The batch that the graph fixes, or None where it is free."""
+    return next((tensor.shape[0] for tensor in tensors if tensor.shape), None)
+
+
+def profile_of(builder: Any, tensors: Sequence[TensorSpec], batch: int) -> Any:
+    """An optimisation profile with min, opt and max alike, or None where no size is free.
+
+    Raises:
+        UsageError: Another size than the batch is free.
+    """
+    free = [tensor for tensor in tensors if None in tensor.shape]
+    profile: Any = builder.create_optimization_profile() if free else None
+    for tensor in free:
+        if None in tensor.shape[1:]:
+            raise UsageError(
+                f"the input {tensor.name} has free sizes beside the batch", "--input-shape, such as 224x224x3"
+            )
+        fixed = (batch, *tensor.shape[1:])
+        profile.set_shape(tensor.name, fixed, fixed, fixed)
+    return profile
+
+
+def add_profiles(builder: Any, tensors: Sequence[TensorSpec], config: Any, batches: Sequence[int]) -> List[Any]:
+    """One optimisation profile for each batch, so that each gets tactics of its own; none where no size is free.
 
     Raises:
         UsageError: Another size than the batch is free.
         BuildError: TensorRT refuses a profile.
     """
-    free = free_inputs(network)
     profiles = []
-    for batch in batches if free else ():
-        profile = builder.create_optimization_profile()
-        for name, shape in free:
-            if any(size < 0 for size in shape[1:]):
-                raise UsageError(
-                    f"the input {name} has free sizes beside the batch", "--input-shape, such as 224x224x3"
-                )
-            fixed = (batch, *shape[1:])
-            profile.set_shape(name, fixed, fixed, fixed)
+    for batch in batches:
+        profile = profile_of(builder, tensors, batch)
+        if profile is None:
+            break
         if config.add_optimization_profile(profile) < 0:
             raise BuildError(f"TensorRT refuses the optimisation profile of batch {batch}")
         profiles.append(profile)
     return profiles
 
 
-def calibration_profile(builder: Any, network: Any, config: Any, batch: int) -> Any:
-    """Tell the calibrator's batch where the shape is free; it may differ from those that the engine serves.
+def calibration_profile(builder: Any, tensors: Sequence[TensorSpec], config: Any, batch: int) -> Any:
+    """Tell the calibrator's batch where it is free; it may differ from those that the engine serves.
 
     Raises:
         BuildError: TensorRT refuses it.
     """
-    free = free_inputs(network)
-    if not free:
-        return None
-    profile = builder.create_optimization_profile()
-    for name, shape in free:
-        fixed = (batch, *shape[1:])
-        profile.set_shape(name, fixed, fixed, fixed)
-    if not config.set_calibration_profile(profile):
+    profile = profile_of(builder, tensors, batch)
+    if profile is not None and not config.set_calibration_profile(profile):
         raise BuildError(f"TensorRT refuses the calibration profile of batch {batch}")
     return profile
 
@@ -128,16 +145,19 @@ def keep_fp32(trt: Any, network: Any, config: Any, names: Sequence[str]) -> None
         config.set_flag(obey if obey is not None else trt.BuilderFlag.STRICT_TYPES)
 
 
-def use_dla(trt: Any, builder: Any, config: Any, core: int, fallback: bool) -> None:
+def use_dla(trt: Any, builder: Any, config: Any, core: int, fallback: bool, precision: str) -> None:
     """Put the network on a deep-learning accelerator.
 
     Raises:
         IncompatibleError: This board has no such core.
+        UsageError: fp32, in which none computes.
     """
     cores = int(builder.num_DLA_cores)
     if core >= cores:
         has = f"{cores} accelerators, counted from 0" if cores else "no deep-learning accelerator (DLA)"
         raise IncompatibleError(f"--dla {core}: this device has {has}", "leave --dla out")
+    if precision == "fp32":
+        raise UsageError(f"--dla {core}: an accelerator computes in FP16 or INT8, not in FP32", "--precision fp16")
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
     if fallback:

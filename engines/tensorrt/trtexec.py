@@ -24,17 +24,33 @@ def equivalent(
     if shapes:
         words += [f"--{name}={shapes[-1]}" for name in ("minShapes", "optShapes", "maxShapes")]
     words.append(f"--memPoolSize=workspace:{max(1, workspace >> 20)}")
-    if precision == "fp32":
-        words.append("--noTF32")
-    elif compat.weakly_typed(trt) and not options.get("strongly_typed"):
-        words += ["--fp16", *(["--int8"] if precision == "int8" else [])]
-        if options.get("int8_mode") == "implicit":
-            words.append("--calib=calibration.cache")
+    words += _precision(trt, precision, options)
     if options.get("dla") is not None:
         words.append(f"--useDLACore={options['dla']}")
         words += ["--allowGPUFallback"] if options.get("gpu_fallback") else []
     if options.get("optimization_level") is not None and hasattr(trt.IBuilderConfig, "builder_optimization_level"):
         words.append(f"--builderOptimizationLevel={options['optimization_level']}")
+    if options.get("avg_timing"):
+        words.append(f"--avgTiming={options['avg_timing']}")
+    if options.get("sparse"):
+        words.append("--sparsity=enable")
     if options.get("timing_cache"):
         words.append("--timingCacheFile=timing.cache")
+    return words
+
+
+def _precision(trt: Any, precision: str, options: Dict[str, Any]) -> List[str]:
+    if precision == "fp32":
+        return ["--noTF32"]
+    if not compat.weakly_typed(trt):
+        return []
+    if options.get("strongly_typed") and compat.can_strongly_type(trt):
+        return ["--stronglyTyped"]
+    words = ["--fp16"]
+    if precision == "int8":
+        words.append("--int8")
+        words += ["--calib=calibration.cache"] if options.get("int8_mode") == "implicit" else []
+    kept = options.get("keep_fp32") or []
+    if kept:
+        words += ["--precisionConstraints=obey", "--layerPrecisions=" + ",".join(f"{name}:fp32" for name in kept)]
     return words
