@@ -70,12 +70,12 @@ def memory_comes_back(w: World) -> Dict[str, Any]:
         before = bytes_free(gpu) or 0
         with Context(0) as inner:
             for _ in range(4):
-                inner.allocate(8 << 20)
+                inner.allocate(32 << 20)
             during = bytes_free(inner) or 0
         after = bytes_free(gpu) or 0
     w.seen.update(before=before, during=during, after=after)
-    w.check("32 MiB are taken", before - during >= 24 << 20)
-    w.check("and given back", before - after < 16 << 20)
+    w.check("128 MiB are taken", before - during >= 96 << 20)
+    w.check("and given back", before - after < 64 << 20)
     return {}
 
 

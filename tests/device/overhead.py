@@ -50,7 +50,7 @@ def program(folder: Path) -> Tuple[Optional[Path], str]:
 
 def _plain(program: Path, ptx: str, seconds: float, slots: int, transfers: bool) -> Dict[str, Any]:
     words = [str(program), ptx, str(COUNT), str(seconds), str(slots), str(int(transfers))]
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60 + 20 * seconds)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60 + 20 * seconds)
     if done.returncode:
         raise OptimizeError(f"the C++ loop ended with {done.returncode}: {done.stderr.strip()[-300:]}")
     found: Dict[str, Any] = json.loads(done.stdout)
