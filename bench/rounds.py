@@ -138,6 +138,7 @@ def _by_events(
 
     options = runner.spec.options
     how = {name: bool(options.get(name, default)) for name, default in SPANS.items()}
+    how["transfers"] = how["transfers"] and options.get("io") != "zero-copy"  # there is nothing to copy then
     trace = spans.measure(
         runner.slots(given, **how),
         batch,

@@ -139,7 +139,8 @@ def lines(found: Dict[str, Any]) -> List[str]:
     for one in found["backends"]:
         state = f"ok  {one['version']}" if one["works"] else f"no  {one['why']}"
         out.append(f"{one['name']:12}{state}" + (f"\n            {one['fix']}" if one["fix"] else ""))
-    for one in found["parts"]:
+    shown = {one["name"] for one in found["backends"]}
+    for one in (part for part in found["parts"] if part["name"] not in shown):
         state = f"ok  {one['version']}" if one["works"] else f"no  (for {one['purpose']})"
         out.append(f"{one['name']:12}{state}" + (f"\n            {one['fix']}" if one["fix"] else ""))
     marks = {works: state for state, works in _STATES.items()}
