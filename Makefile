@@ -38,7 +38,7 @@ help:
 	@echo "make setup     only prepare $(VENV) (TORCH=1 adds PyTorch's CPU build, PYTHON=python3.11 chooses the Python)"
 	@echo "make lint      ruff, mypy and import-linter"
 	@echo "make test-all  all lanes on all Pythons of this machine, slow tests too: more than an hour"
-	@echo "make test-aarch64  the project on emulated aarch64, as root on Debian or Ubuntu: about 15 minutes"
+	@echo "make test-aarch64  the project on emulated aarch64, as root on Debian or Ubuntu: 10 minutes, 25 on a busy machine"
 	@echo "make clean     remove the environments and what the builds and the demo made"
 
 setup: $(READY) $(if $(filter-out 0,$(TORCH)),$(TORCH_READY)) $(if $(filter-out 0,$(TRT)),$(TRT_READY))
