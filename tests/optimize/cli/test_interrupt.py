@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-CODE = "import sys; sys.path[0] = sys.argv.pop(1); from optimize.cli import main; main()"
+CODE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell runs the tests in the background
+sys.path[0] = sys.argv.pop(1)
+from optimize.cli import main
+main()
+"""
 STAGES = ("data", "export", "check", "accuracy-source", "calibrate", "engine-int8", "accuracy-int8")
 
 

@@ -98,7 +98,8 @@ def test_an_error_is_raised_as_itself_and_leaves_nothing(space: Workspace) -> No
 
 
 HANGING = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell runs the tests in the background
 sys.path[:0] = [sys.argv[1], sys.argv[2]]
 from pathlib import Path
 from optimize.pipeline.stages import Workspace
