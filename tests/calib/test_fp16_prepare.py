@@ -30,6 +30,11 @@ from tests.calib.sketches import (
     x_of,
 )
 
+opset_19 = pytest.mark.skipif(
+    tuple(int(part) for part in onnx.__version__.split(".")[:2]) < (1, 15),
+    reason="this onnx infers float32 behind a DequantizeLinear with float16 scales",
+)
+
 
 def test_constants_in_nodes_and_casts_of_integers(tmp_path: Path) -> None:
     first, a = conv("x", "c")
@@ -85,6 +90,7 @@ def test_layers_that_are_not_quantised_are_cast_beside_pairs(mixed_cnn: Path, im
         assert np.abs(a - b).max() < 0.03 * np.abs(a).max()
 
 
+@opset_19
 @pytest.mark.parametrize("keep", [(), ("b1_conv1",)])
 def test_pairs_from_opset_19_have_16_bit_scales(
     resnet: Build, images: Any, tmp_path: Path, keep: Sequence[str]
@@ -104,6 +110,7 @@ def test_pairs_from_opset_19_have_16_bit_scales(
     assert b.dtype == np.float32 and np.abs(a - b).max() < 0.05 and np.abs(a - b).mean() < 0.005
 
 
+@opset_19
 def test_a_scale_that_would_lose_its_digits_keeps_its_layer(resnet: Build, images: Any, tmp_path: Path) -> None:
     source = quantised(resnet(), tmp_path / "q.onnx", {"image": images}, opset=19)
     model = onnx.load(str(source))
