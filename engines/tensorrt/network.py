@@ -45,13 +45,13 @@ def parse(trt: Any, log: Any, builder: Any, onnx: Path, model: Any, strongly_typ
 
 
 def _reason(error: Any, model: Any) -> str:
-    """Operator, node and reason; 8.x tells only the node's number."""
+    """Operator, node and reason; 8.x tells only the node's number, and none names a node that has no name."""
     name = error.node_name() if hasattr(error, "node_name") else ""
     operator = error.node_operator() if hasattr(error, "node_operator") else ""
     index = int(error.node())
-    if not operator and 0 <= index < len(model.graph.node):
+    if not (name and operator) and 0 <= index < len(model.graph.node):
         node = model.graph.node[index]
-        name, operator = node.name or next(iter(node.output), ""), node.op_type
+        name, operator = node.name or next(iter(node.output), ""), operator or node.op_type
     where = f"{operator} in node {name}: " if operator else ""
     return where + " ".join(str(error.desc()).split())
 
@@ -153,7 +153,7 @@ def use_dla(trt: Any, builder: Any, config: Any, core: int, fallback: bool, prec
         UsageError: fp32, in which none computes.
     """
     cores = int(builder.num_DLA_cores)
-    if core >= cores:
+    if not 0 <= core < cores:
         has = f"{cores} accelerators, counted from 0" if cores else "no deep-learning accelerator (DLA)"
         raise IncompatibleError(f"--dla {core}: this device has {has}", "leave --dla out")
     if precision == "fp32":
