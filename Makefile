@@ -30,7 +30,7 @@ ASKED := $(if $(filter file,$(origin PYTHON)),,yes)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-aarch64 lint clean
+.PHONY: help setup demo test test-all test-aarch64 test-device lint clean
 
 help:
 	@echo "make demo      the whole path in minutes on this machine, ending in a table and a report"
@@ -39,6 +39,7 @@ help:
 	@echo "make lint      ruff, mypy and import-linter"
 	@echo "make test-all  all lanes on all Pythons of this machine, slow tests too: more than an hour"
 	@echo "make test-aarch64  the project on emulated aarch64, as root on Debian or Ubuntu: 10 minutes, 25 on a busy machine"
+	@echo "make test-device  on a Jetson or another NVIDIA machine: tries CUDA and TensorRT, writes device-report.json"
 	@echo "make clean     remove the environments and what the builds and the demo made"
 
 setup: $(READY) $(if $(filter-out 0,$(TORCH)),$(TORCH_READY)) $(if $(filter-out 0,$(TRT)),$(TRT_READY))
@@ -89,6 +90,11 @@ test-all:
 # debootstrap and QEMU; skipped with the reason where they or root are missing.
 test-aarch64:
 	PYTHON=$(PYTHON) bash .ci/aarch64
+
+# Installs nothing: on a Jetson TensorRT and pycuda are where install-jetson.sh has put them. See docs/device-tests.md.
+DEVICE_OPTIONS ?=
+test-device:
+	@python=$(BIN)/python; [ -x "$$python" ] || python=$(PYTHON); exec "$$python" tests/device $(DEVICE_OPTIONS)
 
 lint: setup
 	$(BIN)/ruff check .
