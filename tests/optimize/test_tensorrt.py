@@ -143,8 +143,8 @@ def test_options_of_tensorrt_reach_the_plan(command: Callable[..., Any], tiny_on
     assert "accelerator" in refused or "DLA" in refused
 
 
-def test_without_tensorrt_the_reason_and_the_command_are_told(tiny_onnx: Path, optimize_command: Callable[..., Any]):
-    done = optimize_command("build", tiny_onnx, "--backend", "openvino", "--workspace", "1MiB")
+def test_options_of_tensorrt_are_refused_for_another_backend(tiny_onnx: Path, optimize_command: Callable[..., Any]):
+    done = optimize_command("build", tiny_onnx, "--backend", "onnxruntime", "--workspace", "1MiB")
     assert done.exit_code == 2 and "--workspace" in done.stderr
 
 
