@@ -25,8 +25,8 @@ def build(
     options: Optional[Dict[str, Any]] = None,
     progress: Progress = quiet,
 ) -> Dict[str, Any]:
-    """See `engines.tensorrt.build.build`."""
-    from engines.tensorrt.build import build as make
+    """See `engines.tensorrt.builder.build`."""
+    from engines.tensorrt.builder import build as make
 
     return make(onnx, out, precision, batches, options, progress)
 

@@ -16,7 +16,7 @@ from engines.tensorrt import compat, network, timing, watch
 
 @dataclass
 class Request:
-    """What to build; see `engines.tensorrt.build.build` for `precision` and `options`.
+    """What to build; see `engines.tensorrt.builder.build` for `precision` and `options`.
 
     Attributes:
         onnx, model: The graph's file, and the same loaded.

@@ -17,7 +17,7 @@ def equivalent(
         onnx: Name of the graph.
         precision: fp32, fp16 or int8.
         shapes: By batch, such as `image:64x3x32x32`.
-        options: Of `engines.tensorrt.build.build`.
+        options: Of `engines.tensorrt.builder.build`.
         workspace: Bytes.
     """
     words = ["trtexec", f"--onnx={onnx}", "--saveEngine=model.plan", "--profilingVerbosity=detailed"]

@@ -43,7 +43,7 @@ def make_best(make: Callable[[str], Built], options: BuildOptions, space: Worksp
         space,
         "best",
         {b.precision: RunnerSpec(path=str(b.path), kind="bundle") for b in passing},
-        {b.precision: b.manifest["files"] for b in passing},
+        {b.precision: [b.manifest["build_key"], b.manifest["files"]] for b in passing},
         options,
         progress,
     )

@@ -295,7 +295,7 @@ class Job:
             self.space,
             f"fastest-{precision}",
             {one.name: one.spec for one in found},
-            {one.name: one.manifest["files"] for one in found},
+            {one.name: [one.manifest["build_key"], one.manifest["files"]] for one in found},
             self.options,
             self.progress,
         )
