@@ -117,9 +117,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _run(tree: Path, surface: str, subset: str = SUBSET) -> Any:
-    words = [sys.executable, "-m", "pytest", "-m", "tensorrt", "--surface", surface, "-p", "no:cacheprovider", subset]
+    words = [sys.executable, "-m", "pytest", "-vv", "-m", "tensorrt", "--surface", surface, "-p", "no:cacheprovider"]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(words, cwd=str(tree), env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run([*words, subset], cwd=str(tree), env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_the_copy_as_it_is_passes(copy: Path, surface_of_all: str) -> None:
