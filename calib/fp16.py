@@ -10,10 +10,10 @@ DequantizeLinear and Conv where nothing stands between them. So:
 - From opset 19 the scales become 16-bit, as do all tensors around: no Cast is left anywhere near a pair. Scales are
   rounded before the weights are quantised with them, so that both sides of a pair agree to the bit. A layer that stays
   in float32 gets a DequantizeLinear of its own with the same scale in float32, instead of a Cast behind the shared one.
-- At opset 13 to 18, and where a scale would lose its digits, the pair stays in float32. Then the layer that reads it
-  stays in float32 as well, with the element-wise operators that are fused to it, up to the next QuantizeLinear. The
-  kernel is the same: INT8 in, an INT32 sum scaled in float, INT8 out where a Q follows. Casts stand where the quantised
-  region ends.
+- At opset 13 to 18, with ONNX 1.14, and where a scale would lose its digits, the pair stays in float32. Then the
+  layer that reads it stays in float32 as well, with the element-wise operators that are fused to it, up to the next
+  QuantizeLinear. The kernel is the same: INT8 in, an INT32 sum scaled in float, INT8 out where a Q follows. Casts stand
+  where the quantised region ends.
 
 Weights become int8 constants with a DequantizeLinear, which the strongly typed versions take; biases stay float.
 """
@@ -72,7 +72,7 @@ def cast(
     model = prepare.read(onnx)
     opset = graphs.opset(model)
     typed = prepare.inferred(model, str(onnx), strict=False)
-    if opset >= 19:
+    if rules.pairs_follow(opset):
         prepare.round_scales(model, form)
     folded = prepare.fold_weights(model)
     prepare.drop_casts(model, rules.element_types(typed))
@@ -240,7 +240,7 @@ class _Writer:
         fresh = self._name(name, suffix)
         out = name if not low and name in self._original else fresh
         maker = self.graph.maker(name)
-        if maker is not None and maker.op_type == "DequantizeLinear" and self.opset >= 19:
+        if maker is not None and maker.op_type == "DequantizeLinear" and rules.pairs_follow(self.opset):
             scale = self._constant(maker.input[1]) if low else maker.input[1]
             again = type(maker).FromString(maker.SerializeToString())
             again.name, again.input[1], again.output[0] = fresh, scale, out

@@ -7,6 +7,7 @@ What it should take is decided by a table of fragile operators, by its constants
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 import numpy as np
@@ -232,8 +233,8 @@ def _unable(planner: _Planner, index: int) -> str:
         return "its type is an attribute"
     if any(name and name not in planner.types for name in [*node.input, *node.output]):
         return "the type of one of its tensors is unknown"
-    if node.op_type in QDQ and planner.opset < 19:
-        return "float32 scale below opset 19"
+    if node.op_type in QDQ and not pairs_follow(planner.opset):
+        return "its scale is float32"
     if not (found.inputs or found.outputs):
         return f"opset {planner.opset} has no {form.name} {node.op_type}"
     return ""
@@ -253,6 +254,25 @@ def _from_shapes(planner: _Planner) -> Set[int]:
             if shaped:
                 found.add(index)
     return found
+
+
+@lru_cache(maxsize=None)
+def pairs_follow(opset: int) -> bool:
+    """Whether Q/DQ pairs may have 16-bit scales: from opset 19, where ONNX itself knows that their results follow.
+
+    ONNX 1.14 has the opset, but takes every dequantised tensor for float32.
+    """
+    from onnx import TensorProto, helper, shape_inference
+
+    if opset < 19:
+        return False
+    half, int8 = TensorProto.FLOAT16, TensorProto.INT8
+    inputs = [helper.make_tensor_value_info(*item) for item in (("q", int8, [1]), ("scale", half, []))]
+    node = helper.make_node("DequantizeLinear", ["q", "scale"], ["x"])
+    graph = helper.make_graph([node], "pair", inputs, [helper.make_empty_tensor_value_info("x")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)])
+    (result,) = shape_inference.infer_shapes(model).graph.output
+    return bool(result.type.tensor_type.elem_type == half)
 
 
 def _scale_lost(planner: _Planner, index: int) -> str:

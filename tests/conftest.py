@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-settings.register_profile("no deadline", deadline=None)  # no test asserts a time; a loaded machine is slow
-settings.load_profile("no deadline")
+# No test asserts a time: a loaded machine is slow. What every change must pass draws the same examples each time.
+settings.register_profile("project", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("project")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,6 +11,8 @@ import pytest
 from tests.device import replay, report
 from tests.device.contract import CASES
 from tests.device.world import run
+from tests.doubles import bindings
+from tests.doubles import surface as surfaces
 from tests.doubles.plugin import SURFACES
 
 REPORTS = sorted((Path(__file__).resolve().parent / "reports").glob("*.json"))
@@ -70,6 +72,8 @@ def test_names_told_under_the_stand_in_are_those_of_the_surface(trt: Any, surfac
     """So that a board's names are held against the version's own, not against the stand-in's mistakes."""
     from tensorrt._real import SURFACE
 
+    if surface == surfaces.DERIVED and not bindings.available("8.6.1"):
+        pytest.skip("its callback bases are made here, since 8.6.1 has no wheel for this Python")
     told = run(CASES["api.names"], trt, tmp_path)["told"]
     for name, members in told["enums"].items():
         assert members == SURFACE["classes"].get(name, {}).get("enum", {}), name
