@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any, Dict, Protocol, Sequence, Tuple, cast
 
 from engines import driver
-from engines.device import backend_version, import_error, l4t, tensorrt_version
+from engines.device import backend_version, import_error, in_container, l4t, tensorrt_version
 from engines.errors import IncompatibleError, UsageError
 from engines.spec import Progress, Runner, RunnerSpec
 
@@ -61,7 +62,7 @@ def _no_tensorrt() -> Tuple[str, str]:
     """
     gpu, why = driver.ask()
     if gpu is None:
-        return why, "leave --backend out: it takes the best one that works here"
+        return why, _driver_hint()
     jetson = bool(l4t())
     version, why = tensorrt_version()
     if l4t().startswith("32."):
@@ -80,6 +81,18 @@ def _no_tensorrt() -> Tuple[str, str]:
             f"export PATH=/usr/local/cuda/bin:$PATH; {install}" if jetson else install,
         )
     return "", ""
+
+
+def _driver_hint() -> str:
+    """What brings a GPU that is there to the driver; where none is, what builds without one."""
+    if l4t():
+        return "sudo apt install --reinstall nvidia-l4t-cuda nvidia-l4t-core, then reboot"
+    if in_container():
+        return "docker run --gpus all ... (on a Jetson: --runtime nvidia), or leave --backend out"
+    if driver.on_the_bus():
+        windows = sys.platform == "win32"
+        return "install NVIDIA's driver from nvidia.com" if windows else "sudo ubuntu-drivers install, then reboot"
+    return "leave --backend out: it takes the best one that works here"
 
 
 def get(name: str) -> Backend:

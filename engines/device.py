@@ -251,7 +251,7 @@ def facts() -> Dict[str, Any]:
         "gpu": gpu._asdict() if gpu else None,
         "python": platform.python_version(),
         "packages": {name: version for name, version in ((p, version_of(p)) for p in _PACKAGES) if version},
-        "container": _in_container(),
+        "container": in_container(),
     }
 
 
@@ -262,7 +262,8 @@ def _cpu_model() -> str:
     return found.group(1).strip() if found else platform.processor() or arch()
 
 
-def _in_container() -> bool:
+def in_container() -> bool:
+    """Whether this runs in Docker, Podman, LXC or Kubernetes."""
     marks = (Path("/.dockerenv"), Path("/run/.containerenv"))
     words = ("docker", "containerd", "kubepods", "lxc", "libpod")
     return any(mark.exists() for mark in marks) or any(word in _text(Path("/proc/1/cgroup")) for word in words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from pathlib import Path
 from typing import NamedTuple, Optional, Tuple
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -24,6 +25,19 @@ class Gpu(NamedTuple):
     """It shares the memory of the CPU, as on a Jetson."""
     driver: str
     """CUDA version of the driver, such as `11.4`."""
+
+
+def on_the_bus(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
+    """Whether Linux sees an NVIDIA display controller (PCI vendor 10de, class 03xxxx), with or without its driver."""
+
+    def word(device: Path, name: str) -> str:
+        try:
+            return (device / name).read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            return ""
+
+    found = sorted(devices.glob("*")) if devices.is_dir() else []
+    return any(word(one, "vendor") == "0x10de" and word(one, "class").startswith("0x03") for one in found)
 
 
 @functools.lru_cache(maxsize=None)

@@ -34,7 +34,7 @@ def equivalent(
         words.append(f"--avgTiming={options['avg_timing']}")
     if options.get("sparse"):
         words.append("--sparsity=enable")
-    if options.get("timing_cache"):
+    if options.get("timing_cache") and options.get("builds", 1) == 1:  # one of several plans is built without it
         words.append("--timingCacheFile=timing.cache")
     return words
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from engines.errors import UsageError
 from engines.spec import Progress, quiet
@@ -107,24 +107,39 @@ def capabilities(progress: Progress = quiet) -> Dict[str, Any]:
     }
 
 
-def cast_fp16(onnx: str, out: str, keep: Sequence[str] = (), progress: Progress = quiet) -> Dict[str, Any]:
-    """The graph with its float layers in FP16, for a TensorRT that takes precision from the graph only (a stage)."""
-    from calib import fp16
-
-    progress("casting to FP16", 0, 0)
-    return {"onnx": out, **fp16.cast(Path(onnx), Path(out), keep=tuple(keep))}
-
-
-def calibration_feeds(
+def cast_fp16(
     onnx: str,
-    data: str,
-    preprocess: Dict[str, Any],
-    layout: str,
-    samples: int,
-    seed: int,
     out: str,
+    keep: Sequence[str] = (),
+    measured: str = "",
+    images: Optional[Dict[str, Any]] = None,
     progress: Progress = quiet,
 ) -> Dict[str, Any]:
+    """The graph with its float layers in FP16, for a TensorRT that takes precision from the graph only (a stage).
+
+    Args:
+        onnx: FP32 graph, with or without Q/DQ pairs.
+        out: The ONNX file to write.
+        keep: Names of nodes that stay in float32.
+        measured: The FP32 graph without Q/DQ pairs, whose tensors are measured where `images` are given.
+        images: Arguments of `calibration_images`; layers that would overflow on them stay in float32.
+        progress: Told what happens.
+
+    Returns:
+        What `calib.fp16.cast` did, `onnx`, and `measured_images` (0 where nothing was measured).
+    """
+    from calib import fp16
+
+    ranges, count = None, 0
+    if images:
+        name, count, _, batches = calibration_images(measured, **images)
+        ranges = fp16.ranges_for(Path(measured), ({name: x} for x in batches), progress, count)
+    progress("casting to FP16", 0, 0)
+    done = fp16.cast(Path(onnx), Path(out), keep=tuple(keep), ranges=ranges)
+    return {"onnx": out, "measured_images": count, **done}
+
+
+def calibration_feeds(onnx: str, out: str, images: Dict[str, Any], progress: Progress = quiet) -> Dict[str, Any]:
     """Preprocessed calibration images in one `.npz`, for TensorRT's own calibrator (a stage).
 
     Returns:
@@ -132,17 +147,32 @@ def calibration_feeds(
     """
     import numpy as np
 
+    from engines import jsonfile
+
+    name, count, about, batches = calibration_images(onnx, **images, progress=progress)
+    parts = list(batches)
+    with jsonfile.replacing_file(Path(out)) as part, open(part, "wb") as handle:
+        np.savez(handle, **{name: np.concatenate(parts)})
+    return {"feeds": out, "samples": count, "dataset": about, "seed": images["seed"]}
+
+
+def calibration_images(
+    onnx: str,
+    data: str,
+    preprocess: Dict[str, Any],
+    layout: str,
+    samples: int,
+    seed: int,
+    progress: Progress = quiet,
+) -> Tuple[str, int, Dict[str, Any], Iterator[Any]]:
+    """The graph's input, how many images there are, what they are, and their float32 batches."""
     from calib import graph as graphs
     from calib.calibrate import image_input
     from calib.datasets import open_dataset
     from calib.feeds import batches
     from calib.preprocess import Preprocess
-    from engines import jsonfile
 
     image = image_input(graphs.load(onnx), onnx, layout)
-    images = open_dataset(data, "calibration", samples, seed)
-    pre = Preprocess.from_json(preprocess)
-    parts = [x for x, _ in batches(images, pre, image.layout, image.size, 32, progress)]
-    with jsonfile.replacing_file(Path(out)) as part, open(part, "wb") as handle:
-        np.savez(handle, **{image.spec.name: np.concatenate(parts)})
-    return {"feeds": out, "samples": len(images), "dataset": images.describe(), "seed": seed}
+    dataset = open_dataset(data, "calibration", samples, seed)
+    fed = batches(dataset, Preprocess.from_json(preprocess), image.layout, image.size, image.batch or 32, progress)
+    return image.spec.name, len(dataset), dataset.describe(), (x for x, _ in fed)

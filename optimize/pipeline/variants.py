@@ -67,14 +67,27 @@ def _tensorrt(job: Job, precision: str, settings: Dict[str, Any]) -> List[Varian
     return found
 
 
+def _images(job: Job) -> Dict[str, Any]:
+    """Which images calibrate, for `optimize.pipeline.tensorrt.calibration_images`."""
+    o = job.options
+    return {
+        "data": o.data,
+        "preprocess": job.spec.preprocess,
+        "layout": job.boundary.layout,
+        "samples": o.samples,
+        "seed": o.seed,
+    }
+
+
 def _in_fp16(job: Job, onnx: str) -> str:
+    """The graph in FP16. What images of the calibration tell of overflow counts where there are such images."""
     keep = list(job.options.keep_fp32)
-    graph = {"onnx": jsonfile.sha256(onnx), "keep": keep}
+    images = _images(job) if job.data and job.spec.task == "classify" else None
     done = job.space.run(
         "fp16",
         "optimize.pipeline.tensorrt:cast_fp16",
-        {"onnx": onnx, "keep": keep},
-        graph,
+        {"onnx": onnx, "keep": keep, "measured": job.onnx, "images": images},
+        {"onnx": jsonfile.sha256(onnx), "keep": keep, "measured": job.graph, "images": images, "data": job.data},
         job.progress,
         CALIBRATION_PACKAGES,
         out="out=fp16.onnx",
@@ -84,24 +97,17 @@ def _in_fp16(job: Job, onnx: str) -> str:
 
 
 def _implicit(job: Job, settings: Dict[str, Any], unkeyed: Dict[str, Any]) -> Variant:
-    o = job.options
-    arguments = {
-        "data": o.data,
-        "preprocess": job.spec.preprocess,
-        "layout": job.boundary.layout,
-        "samples": o.samples,
-        "seed": o.seed,
-    }
-    identity = {**arguments, "data": job.data, "onnx": job.graph}
+    images = _images(job)
+    identity = {**images, "data": job.data, "onnx": job.graph}
     feeds = job.space.run(
         "feeds",
         "optimize.pipeline.tensorrt:calibration_feeds",
-        {**arguments, "onnx": job.onnx},
+        {"onnx": job.onnx, "images": images},
         identity,
         job.progress,
         CALIBRATION_PACKAGES,
         out="out=feeds.npz",
-        force=o.force,
+        force=job.options.force,
     )
     about = {
         "method": {"name": "TensorRT entropy calibrator"},

@@ -46,6 +46,7 @@ GPU = driver.Gpu("Orin", "8.7", True, "11.4")
     ("gpu", "board", "version", "package", "why", "hint"),
     [
         ((None, "no driver"), "", ("", "not here"), None, "no driver", "leave --backend out"),
+        ((None, "no driver"), "35.4.1", ("", "not here"), None, "no driver", "nvidia-l4t-cuda"),
         ((GPU, ""), "35.4.1", ("", "not here"), None, "JetPack's", "--system-site-packages"),
         ((GPU, ""), "32.7.4", ("", "not here"), None, "Python 3.6", "optimize doctor"),
         ((GPU, ""), "35.4.1", ("", "does not load: libnvinfer"), True, "does not load", "optimize doctor"),
@@ -60,6 +61,7 @@ def test_tensorrt_says_why_it_is_not_there_and_what_helps_on_this_machine(
 ):
     monkeypatch.setattr(backend.driver, "ask", lambda: gpu)
     monkeypatch.setattr(backend, "l4t", lambda: board)
+    monkeypatch.setattr(backend, "in_container", lambda: False)
     monkeypatch.setattr(backend, "tensorrt_version", lambda: version)
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: package)
     assert why in backend.unavailable("tensorrt")
@@ -68,6 +70,18 @@ def test_tensorrt_says_why_it_is_not_there_and_what_helps_on_this_machine(
         with pytest.raises(IncompatibleError, match="tensorrt: ") as error:
             backend.choose("tensorrt")
         assert hint in error.value.hint
+
+
+def test_a_gpu_without_its_driver_gets_the_command_for_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backend.driver, "ask", lambda: (None, "no driver"))
+    for inside, on_the_bus, hint in (
+        (True, True, "--gpus all"),
+        (False, True, "ubuntu-drivers install"),
+        (False, False, "leave --backend out"),
+    ):
+        monkeypatch.setattr(backend, "in_container", lambda inside=inside: inside)
+        monkeypatch.setattr(backend.driver, "on_the_bus", lambda there=on_the_bus: there)
+        assert hint in backend.hint("tensorrt")
 
 
 def test_an_onnx_file_is_run_by_what_needs_no_engine(monkeypatch: pytest.MonkeyPatch):

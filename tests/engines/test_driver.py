@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,15 @@ def test_a_driver_without_a_gpu_says_why(monkeypatch: pytest.MonkeyPatch, librar
 def test_the_facts_of_a_gpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
     assert driver.gpu() == driver.Gpu("Orin", "8.7", True, "11.4")
+
+
+def test_a_gpu_is_seen_on_the_bus_without_its_driver(tmp_path: Path):
+    assert not driver.on_the_bus(tmp_path / "missing") and not driver.on_the_bus(tmp_path)
+    for name, vendor, kind in (("0", "0x8086", "0x030000"), ("1", "0x10de", "0x040300")):  # its sound is no display
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vendor").write_text(vendor + "\n")
+        (tmp_path / name / "class").write_text(kind + "\n")
+    (tmp_path / "2").mkdir()  # unreadable
+    assert not driver.on_the_bus(tmp_path)
+    (tmp_path / "0" / "vendor").write_text("0x10de\n")
+    assert driver.on_the_bus(tmp_path)

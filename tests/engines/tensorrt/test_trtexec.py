@@ -70,6 +70,7 @@ def test_shapes_are_those_of_the_last_batch_and_none_where_they_are_fixed(trt: A
         ({"gpu_fallback": True}, []),
         ({"avg_timing": 8, "sparse": True}, ["--avgTiming=8", "--sparsity=enable"]),
         ({"timing_cache": "/somewhere/t.cache"}, ["--timingCacheFile=timing.cache"]),
+        ({"timing_cache": "/somewhere/t.cache", "builds": 3}, []),
     ],
 )
 def test_what_else_was_asked_for(trt: Any, options: Dict[str, Any], wanted: List[str]) -> None:

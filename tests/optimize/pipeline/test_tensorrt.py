@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.errors import UsageError
-from optimize.pipeline.tensorrt import TensorRTOptions, calibration_feeds
+from optimize.pipeline.tensorrt import TensorRTOptions, calibration_feeds, cast_fp16
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,8 @@ def test_feeds_are_the_preprocessed_calibration_images(tiny_onnx: Path, tmp_path
 
     pre = parse("unit")
     out = tmp_path / "feeds.npz"
-    done = calibration_feeds(str(tiny_onnx), "synthetic", pre.to_json(), "", 20, 0, str(out))
+    asked = {"data": "synthetic", "preprocess": pre.to_json(), "layout": "", "samples": 20, "seed": 0}
+    done = calibration_feeds(str(tiny_onnx), str(out), asked)
     images = open_dataset("synthetic", "calibration", 20, 0)
     with np.load(str(out)) as found:
         (name,) = found.files
@@ -76,3 +77,24 @@ def test_feeds_are_the_preprocessed_calibration_images(tiny_onnx: Path, tmp_path
     )
     np.testing.assert_array_equal(values, expected)
     assert done["dataset"] == images.describe()
+
+
+def test_layers_that_overflow_on_the_images_stay_in_float32(tiny_onnx: Path, tmp_path: Path):
+    import onnx
+    from onnx import numpy_helper
+
+    from calib.preprocess import parse
+
+    model = onnx.load(str(tiny_onnx))
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    (weight,) = (item for item in model.graph.initializer if item.name == first.input[1])
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(40000), weight.name))
+    large = tmp_path / "large.onnx"
+    onnx.save(model, str(large))
+    asked = {"data": "synthetic", "preprocess": parse("unit").to_json(), "layout": "", "samples": 20, "seed": 0}
+    for onnx_file, expected in ((tiny_onnx, set()), (large, {first.name})):
+        blind = cast_fp16(str(onnx_file), str(tmp_path / "blind.onnx"))
+        done = cast_fp16(str(onnx_file), str(tmp_path / "half.onnx"), measured=str(onnx_file), images=asked)
+        assert (blind["measured_images"], done["measured_images"]) == (0, 20)
+        kept = {one["node"] for one in done["kept"]} - {one["node"] for one in blind["kept"]}
+        assert kept >= expected and bool(kept) == bool(expected)
