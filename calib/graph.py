@@ -18,7 +18,8 @@ _PASS = ("BatchNormalization", "Identity", "Reshape", "Squeeze", "Unsqueeze", "D
 
 
 def load(path: Union[str, Path]) -> Any:
-    """Read an ONNX file as a ModelProto in one form: constants as initializers, MatMul and its bias as one Gemm.
+    """Read an ONNX file as a ModelProto in one form: constants as initializers, MatMul and its bias as one Gemm, and
+    a name for every node.
 
     Raises:
         ModelError: Not a readable ONNX file.
@@ -35,7 +36,17 @@ def load(path: Union[str, Path]) -> Any:
         raise ModelError(f"{path}: not an ONNX file, or it holds no node")
     constants_to_initializers(model)
     matmul_to_gemm(model)
+    name_nodes(model)
     return model
+
+
+def name_nodes(model: Any) -> None:
+    """Give nodes without a name, or with another's, that of their first output, in place: names tell layers apart."""
+    taken = {""}
+    for node in model.graph.node:
+        if node.name in taken:
+            node.name = node.output[0]
+        taken.add(node.name)
 
 
 def constants_to_initializers(model: Any) -> None:

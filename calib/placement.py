@@ -82,7 +82,7 @@ def points(model: Any, target: str, keep_float: Tuple[str, ...] = ()) -> Placeme
     """Where Q/DQ pairs go in a model for a target.
 
     Args:
-        model: FP32 ModelProto with the batch normalisations folded.
+        model: FP32 ModelProto with the batch normalisations folded, or its `Graph`, which keeps what it inferred.
         target: One of `TARGETS`.
         keep_float: Names of nodes that stay float.
 
@@ -94,7 +94,7 @@ def points(model: Any, target: str, keep_float: Tuple[str, ...] = ()) -> Placeme
     """
     if target not in TARGETS:
         raise UsageError(f"no placement for {target!r}; known: {', '.join(TARGETS)}")
-    graph = Graph(model)
+    graph = model if isinstance(model, Graph) else Graph(model)
     missing = sorted(set(keep_float) - {node.name for node in graph.nodes})
     if missing:
         raise UsageError(f"the graph has no node {missing[0]!r} to keep in float", "optimize inspect lists the nodes")

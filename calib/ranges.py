@@ -226,10 +226,15 @@ def symmetric(amax: float) -> float:
     return max(amax / 127.0, _FLOOR)
 
 
-def session(onnx: Union[str, Path, bytes], threads: int = 0) -> Any:
+def session(onnx: Union[str, Path, bytes], threads: int = 0, simulate: bool = False) -> Any:
     """An ONNX Runtime session in FP32 on the CPU that gives memory back after every run.
 
     The arena keeps the largest run it ever saw; without it, memory is what one batch needs.
+
+    Args:
+        onnx: File or its bytes.
+        threads: 0 leaves the choice to ONNX Runtime.
+        simulate: Compute Q/DQ pairs as they stand, in float32, instead of running int8 kernels in their place.
     """
     import onnxruntime
 
@@ -238,6 +243,8 @@ def session(onnx: Union[str, Path, bytes], threads: int = 0) -> Any:
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    if simulate:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if platform.machine() == "aarch64":
         # There 1.31 changes layouts so that a convolution is fused with the Add behind it although its own result is
         # asked for as well, and then misses that result.
