@@ -1,14 +1,15 @@
-"""A quantised graph with layers taken back to float: one by switches, in the running graph, or any mix as its own graph.
+"""A quantised graph with layers taken back to float: by switches in the running graph, or each mix as its own graph.
 
 A search over layers measures hundreds of mixes. Writing, loading and compiling a graph for each costs far more than
 running a few images through it. So in `Switchboard` every quantised activation is read through
 `Where(switch, quantised, float)`, and weights stay as they were quantised, folded into constants (as inputs of a Where
-they would cost six times the rest). `mix` writes a mix as it will be built, weights included, for what the search needs
-to know exactly. Both compute in float32 what QuantizeLinear and DequantizeLinear say, which backends follow to rounding.
+they would cost six times the rest). `mix` writes a mix as it will be built, weights included, for what the search must
+know exactly. Both compute in float32 what QuantizeLinear and DequantizeLinear say, which backends follow to rounding.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Collection, Dict, FrozenSet, List, Mapping, Tuple, Union
 
@@ -63,7 +64,8 @@ class Switchboard:
         """Edges that stay quantised where the layers `kept` stay float."""
         place = placement.points(self._view, self._target, tuple(kept))
         found = [edge for edges in place.activations.values() for edge in edges]
-        found += [item.edge for item in [*place.weights, *place.biases]]
+        found += [weight.edge for weight in place.weights]
+        found += [bias.edge for bias in place.biases]
         return frozenset((self._names[edge.node], edge.slot) for edge in found)
 
     def run(self, feeds: Feeds, kept: Collection[str]) -> Run:
@@ -150,4 +152,4 @@ def multiplications(view: graphs.Graph, index: int) -> int:
         return 0
     sizes = [int(size or 0) for size in shape[1:]]
     positions = sizes[1:] if node.op_type in ("Conv", "ConvTranspose") else sizes[:-1]
-    return int(np.prod(dims, dtype=np.int64) * np.prod(positions, dtype=np.int64))
+    return int(math.prod(dims) * math.prod(positions))

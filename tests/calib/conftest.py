@@ -133,3 +133,50 @@ def images() -> np.ndarray[Any, Any]:
     rng = np.random.default_rng(11)
     coarse = rng.random((48, 4, 4, 3)).astype(np.float32)
     return np.ascontiguousarray(coarse.repeat(4, 1).repeat(4, 2))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of CIFAR-10's binary form: 240 training and 40 test images of smooth noise."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(5)
+    for name, count in (("data_batch_1.bin", 240), ("test_batch.bin", 40)):
+        coarse = rng.integers(0, 256, (count, 3, 4, 4), np.uint8)
+        rows = coarse.repeat(8, 2).repeat(8, 3).reshape(count, -1)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        (folder / name).write_bytes(np.concatenate([labels[:, None], rows], axis=1).tobytes())
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def spread_cnn(resnet: Build, data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ResNet with one channel 3,000 times as large as the others between the convolutions of its first block.
+
+    The function stays, since the next convolution divides by the same factor; one scale for the tensor ruins it. The
+    last bias is set so that all classes are given.
+    """
+    import onnx
+    import onnxruntime
+    from onnx import numpy_helper
+
+    model = onnx.load(str(resnet()))
+    factor = np.float32(3000)
+    for item in model.graph.initializer:
+        if item.name in ("b0_conv1_w", "b0_conv1_b", "b0_conv2_w"):
+            value = numpy_helper.to_array(item).copy()
+            if item.name == "b0_conv2_w":
+                value[:, 2] /= factor
+            else:
+                value[2] *= factor
+            item.CopyFrom(numpy_helper.from_array(value, item.name))
+    rows = np.fromfile(f"{data}/data_batch_1.bin", np.uint8).reshape(-1, 3073)[:, 1:].reshape(-1, 3, 32, 32)
+    inputs = np.ascontiguousarray(rows[:, :, ::2, ::2].transpose(0, 2, 3, 1)).astype(np.float32) / 255
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    logits = np.log(session.run(None, {"image": inputs})[0])
+    for item in model.graph.initializer:
+        if item.name == "head_b":
+            value = numpy_helper.to_array(item) - logits.mean(axis=0)
+            item.CopyFrom(numpy_helper.from_array(value.astype(np.float32), item.name))
+    path = tmp_path_factory.mktemp("spread") / "spread.onnx"
+    onnx.save(model, str(path))
+    return path

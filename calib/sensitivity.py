@@ -1,0 +1,342 @@
+"""Which layers cost an INT8 graph its accuracy, and the smallest set of them that must stay float, within a budget.
+
+Each layer is measured each way on a few images: alone in INT8, and alone in float in the INT8 graph. The first finds
+a bad layer behind another bad one, the second what taking it back really gives. Layers are then taken back in the
+order of what they cost, once as it stands and once per multiplication, until the goal is met on more images, none of
+which gave a range; the least number is found by doubling and halving, and what turns out not to be needed goes back to
+INT8. Both sets are given out, because only building and timing them tells which is faster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Collection, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import numpy.typing as npt
+
+from calib import graph as graphs
+from calib import ranges
+from calib.agreement import Agreement, Scores, compare
+from calib.calibrate import image_input
+from calib.switches import Switchboard
+from engines import jsonfile
+from engines.errors import OptimizeError
+from engines.spec import Progress, quiet
+
+FEW = 128
+"""Images on which each layer is measured."""
+
+MORE = 1024
+"""Images on which a set of layers must meet the goal."""
+
+SCHEMA = "optimize.search/1"
+
+_BATCH = 32
+
+_KEEP_BYTES = 128 << 20
+"""Preprocessed images are kept in memory up to this size, else read again for each mix."""
+
+_WEIGHTS_MATTER = 0.25
+"""Where the weights alone make more than this part of the error, layers are measured with theirs, by a graph each."""
+
+
+class Goal(NamedTuple):
+    """What a mix must reach against FP32: points of top-1 that may be lost, percent of equal answers, or None."""
+
+    max_drop: Optional[float] = None
+    min_agreement: Optional[float] = None
+
+
+class Measured(NamedTuple):
+    """A mix on the images: agreement and error as in `calib.agreement`, drop of top-1 in points or None."""
+
+    agreement: float
+    error: float
+    drop: Optional[float]
+
+
+def search(
+    onnx: str,
+    quantised: str,
+    data: str,
+    preprocess: Dict[str, Any],
+    layout: str,
+    target: str,
+    journal: str,
+    max_drop: Optional[float] = None,
+    min_agreement: Optional[float] = None,
+    budget_s: float = 300.0,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> Dict[str, Any]:
+    """Find small sets of layers whose return to float lets the graph meet a goal: a stage for a child process.
+
+    Args:
+        onnx: FP32 graph with one image input.
+        quantised: Its Q/DQ form, from `calib.calibrate`.
+        data: Data set; the images are of its hold-out part.
+        preprocess: `calib.preprocess.Preprocess` as JSON.
+        layout: NHWC or NCHW of the input; empty where its shape tells.
+        target: Placement of the quantised graph.
+        journal: File that keeps every measurement, so that an interrupted search goes on where it was.
+        max_drop: Points of top-1 that may be lost.
+        min_agreement: Percent of images with the same answer as FP32.
+        budget_s: Seconds after which no further mix is measured.
+        seed: Of the choice of images.
+        progress: Told the measurements done.
+
+    Returns:
+        `sets` (`[{"kept": [names], "order", "int8_share", "agreement", "error", "drop"}]`, each meeting the goal, none
+        where no mix does), `layers` (`[{"name", "macs", "only", "without"}]`, errors as in `calib.agreement`), `tried`
+        (every mix with what it gave), `plain` (the INT8 graph), `images`, `seconds`, `complete` (false where the budget
+        ran out), `goal`.
+
+    Raises:
+        DataError, ModelError, UsageError: Bad images, graphs or options.
+    """
+    begun = time.monotonic()
+    board = Switchboard(onnx, quantised, target)
+    images = _Images(onnx, data, preprocess, layout, seed)
+    key = "/".join([jsonfile.sha256(onnx), jsonfile.sha256(quantised), images.identity, target])
+    book = Journal(Path(journal), hashlib.sha256(key.encode()).hexdigest())
+    job = _Search(board, images, book, Goal(max_drop, min_agreement), begun + budget_s, progress)
+    sets = job.sets()
+    return {
+        "sets": sets,
+        "layers": job.layers,
+        "tried": job.tried,
+        "plain": job.plain._asdict(),
+        "images": len(images),
+        "seconds": round(time.monotonic() - begun, 1),
+        "complete": job.complete,
+        "goal": job.goal._asdict(),
+    }
+
+
+class Journal:
+    """Measurements by name in a JSON file, written after each one, atomically.
+
+    Args:
+        path: Where; its folder is made.
+        key: Identifies what is measured. A file of another key, or a damaged one, is started anew.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key = path, key
+        self._found: Dict[str, List[Any]] = {}
+        try:
+            content = jsonfile.read(path)
+            if isinstance(content, dict) and content.get("schema") == SCHEMA and content.get("key") == key:
+                rows = dict(content["measured"])
+                self._found = {str(name): list(Measured(*row)) for name, row in rows.items()}
+        except (OSError, OptimizeError, LookupError, TypeError, ValueError):
+            pass  # nothing was measured yet that can be used
+
+    def __call__(self, name: str, measure: Callable[[], Measured]) -> Measured:
+        """The measurement of this name, made now if there is none."""
+        if name not in self._found:
+            self._found[name] = list(measure())
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            jsonfile.write(self._path, {"schema": SCHEMA, "key": self._key, "measured": self._found})
+        return Measured(*self._found[name])
+
+
+class _OutOfTime(Exception):
+    """The budget is spent."""
+
+
+class _Images:
+    """Hold-out images, preprocessed, with the FP32 answers to them."""
+
+    def __init__(self, onnx: str, data: str, preprocess: Dict[str, Any], layout: str, seed: int) -> None:
+        from calib.datasets import open_dataset
+        from calib.preprocess import Preprocess
+
+        self._input = image_input(graphs.load(onnx), onnx, layout)
+        self._pre = Preprocess.from_json(preprocess)
+        self._dataset = open_dataset(data, "holdout", MORE, seed)
+        self.labels = self._dataset.labels
+        self.identity = f"{self._dataset.sha256}/{self._pre.text}/{layout}/{seed}"
+        size = self._input.size
+        self._held: Optional[List[npt.NDArray[Any]]] = None
+        if size and len(self) * size[0] * size[1] * 12 <= _KEEP_BYTES:
+            self._held = list(self._read())
+        session = ranges.session(onnx)
+        name = self._input.spec.name
+        fixed = self._input.batch
+
+        def run(feeds: Dict[str, npt.NDArray[Any]]) -> Scores:
+            results = session.run(None, ranges.pad(feeds, fixed))
+            return [np.array(value[: len(feeds[name])], np.float32) for value in results]
+
+        self.reference = self.scores(run, len(self))
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def _read(self) -> Iterator[npt.NDArray[Any]]:
+        from calib.feeds import batches
+
+        image = self._input
+        for x, _ in batches(self._dataset, self._pre, image.layout, image.size, image.batch or _BATCH, quiet):
+            yield x
+
+    def scores(self, run: Callable[[Dict[str, npt.NDArray[Any]]], Scores], count: int) -> Scores:
+        """Outputs for the first `count` images."""
+        parts: List[Scores] = []
+        left = count
+        for x in self._held if self._held is not None else self._read():
+            parts.append(run({self._input.spec.name: x[:left]}))
+            left -= len(x)
+            if left <= 0:
+                break
+        return [np.concatenate(values) for values in zip(*parts)]
+
+    def measure(self, run: Callable[[Dict[str, npt.NDArray[Any]]], Scores], count: int) -> Measured:
+        """A mix against FP32 on the first `count` images."""
+        count = min(count, len(self))
+        labels = None if self.labels is None else self.labels[:count]
+        reference = [values[:count] for values in self.reference]
+        found: Agreement = compare(reference, self.scores(run, count), labels)
+        before = compare(reference, reference, labels).top1
+        drop = None if found.top1 is None or before is None else 100 * (before - found.top1)
+        return Measured(found.agreement, found.error, drop)
+
+
+class _Search:
+    """One search under way."""
+
+    def __init__(
+        self, board: Switchboard, images: _Images, book: Journal, goal: Goal, deadline: float, progress: Progress
+    ) -> None:
+        self.board, self.images, self.book, self.goal = board, images, book, goal
+        self.deadline, self.progress = deadline, progress
+        self.complete = True
+        self.layers: List[Dict[str, Any]] = []
+        self.tried: List[Dict[str, Any]] = []
+        self.plain = self._mix(())
+
+    def sets(self) -> List[Dict[str, Any]]:
+        """Sets that meet the goal: by what layers cost, and by that per multiplication."""
+        try:
+            self._measure_layers()
+        except _OutOfTime:
+            self.complete = False
+        found: Dict[FrozenSet[str], Dict[str, Any]] = {}
+        for name, order in self._orders():
+            kept = self._smallest(order)
+            if kept is not None and frozenset(kept) not in found:
+                share = quantised_share(self.board.macs, kept)
+                about = {"kept": [n for n in self.board.layers if n in kept], "order": name, "int8_share": share}
+                found[frozenset(kept)] = {**about, **self._mix(kept)._asdict()}
+        return list(found.values())
+
+    def _measure_layers(self) -> None:
+        board, few = self.board, FEW
+        everything = frozenset(board.layers)
+        total = 2 * len(board.layers)
+        plain = self._switched("plain", frozenset(), few)
+        weights = self._switched("weights", everything, few)
+        exact = weights.error > _WEIGHTS_MATTER * plain.error
+        for index, layer in enumerate(board.layers):
+            self.progress("measuring layers", 2 * index, total)
+            one, others = frozenset([layer]), everything - {layer}
+            without = self._switched(f"without {layer}", one, few)
+            self.progress("measuring layers", 2 * index + 1, total)
+            if exact:
+                only = self._timed(f"exactly {layer}", partial(self._exact, others, few))
+            else:
+                only = self._switched(f"only {layer}", others, few)
+            about = {"name": layer, "macs": board.macs[layer], "only": only.error, "without": without.error}
+            self.layers.append(about)
+        self.progress("measuring layers", total, total)
+
+    def _timed(self, name: str, measure: Callable[[], Measured]) -> Measured:
+        if time.monotonic() > self.deadline:
+            raise _OutOfTime
+        return self.book(name, measure)
+
+    def _switched(self, name: str, kept: FrozenSet[str], count: int) -> Measured:
+        def measure() -> Measured:
+            return self.images.measure(lambda feeds: self.board.run(feeds, kept), count)
+
+        return self._timed(name, measure)
+
+    def _exact(self, kept: Collection[str], count: int) -> Measured:
+        return self.images.measure(self.board.mix(kept).run, count)
+
+    def _mix(self, kept: Collection[str]) -> Measured:
+        """A mix as it would be built, on all images."""
+        names = [name for name in self.board.layers if name in set(kept)]
+        found = self.book("mix " + "\n".join(names), lambda: self._exact(names, len(self.images)))
+        row = {"kept": names, **found._asdict()}
+        if row not in self.tried:
+            self.tried.append(row)
+        return found
+
+    def _meets(self, kept: Collection[str]) -> bool:
+        """Whether a mix meets the goal.
+
+        Raises:
+            _OutOfTime: The budget is spent.
+        """
+        if time.monotonic() > self.deadline:
+            raise _OutOfTime
+        self.progress("measuring mixes", len(self.tried), 0)
+        return meets(self._mix(kept), self.goal)
+
+    def _orders(self) -> List[Tuple[str, List[str]]]:
+        """Layers by what they cost in accuracy, and by that per multiplication."""
+        if not self.layers:
+            return []
+        plain = self.book("plain", lambda: self.plain).error
+        cost = {one["name"]: one["only"] + max(plain - one["without"], 0.0) for one in self.layers}
+        total = sum(self.board.macs.values()) or 1
+        # even the smallest layer in float costs time: a kernel of its own and the way to its type and back
+        price = {name: self.board.macs[name] / total + 0.5 / len(self.board.layers) for name in cost}
+        names = [one["name"] for one in self.layers]
+        return [
+            ("error", sorted(names, key=lambda name: -cost[name])),
+            ("error per multiplication", sorted(names, key=lambda name: -cost[name] / price[name])),
+        ]
+
+    def _smallest(self, order: List[str]) -> Optional[List[str]]:
+        """The shortest beginning of an order that meets the goal, without the layers that prove needless."""
+        low, high = 0, 1
+        kept: Optional[List[str]] = None
+        try:
+            while not self._meets(order[:high]):
+                if high >= len(order):
+                    return None
+                low, high = high, min(2 * high, len(order))
+            kept = order[:high]
+            while high - low > 1:
+                middle = (low + high) // 2
+                if self._meets(order[:middle]):
+                    high, kept = middle, order[:middle]
+                else:
+                    low = middle
+            for layer in sorted(kept, key=lambda name: -self.board.macs[name]):
+                fewer = [name for name in kept if name != layer]
+                if fewer and self._meets(fewer):
+                    kept = fewer
+        except _OutOfTime:
+            self.complete = False
+        return kept
+
+
+def meets(found: Measured, goal: Goal) -> bool:
+    """Whether a mix reaches a goal; where top-1 is unknown its drop counts as the share of unequal answers."""
+    drop = 100 * (1 - found.agreement) if found.drop is None else found.drop
+    enough = goal.min_agreement is None or 100 * found.agreement >= goal.min_agreement
+    return enough and (goal.max_drop is None or drop <= goal.max_drop)
+
+
+def quantised_share(macs: Dict[str, int], kept: Collection[str]) -> float:
+    """Share of the multiplications that stay in INT8."""
+    total = sum(macs.values())
+    return 1.0 - sum(macs[name] for name in kept) / total if total else 0.0
