@@ -11,11 +11,12 @@ from engines.device import DOUBLE, DeviceKey, device_key
 from engines.errors import GateError, IncompatibleError, OptimizeError, UsageError
 from engines.spec import Progress, RunnerSpec, TensorSpec, quiet
 from optimize.pipeline import engine
-from optimize.pipeline.inputs import CALIBRATION_PACKAGES, EXPORT_PACKAGES, child_env, data_inputs, source_inputs
+from optimize.pipeline.inputs import CALIBRATION_PACKAGES, EXPORT_PACKAGES, child_env
 from optimize.pipeline.options import BuildOptions
 from optimize.pipeline.results import Build, Built, Candidate, unchanged
 from optimize.pipeline.stages import Workspace, digest, now, value_of
 from optimize.pipeline.variants import Variant, variants
+from optimize.pipeline.watch import Watch
 from optimize.verification import accuracy_against, judge, reference
 from optimize.version import VERSION
 
@@ -74,8 +75,8 @@ class Job:
         self.spec, self.options, self.backend, self.space, self.progress = spec, options, backend, space, progress
         self.key: DeviceKey = device_key(backend)
         progress("reading the model", 0, 0)
-        self.source = source_inputs(spec)
-        self.data = data_inputs(options.data) if options.data else ""
+        self.watch = Watch(spec, options.data)
+        self.source, self.data = self.watch.source, self.watch.data
         self.classes: List[str] = []
 
     def prepare(self, out: Path) -> Build:
@@ -83,6 +84,7 @@ class Job:
         o = self.options
         if self.data:
             self.classes = self._look_at_data()["classes"]
+            self.data = self.watch.data  # by now it is on this machine
         export = self.space.run(
             "export",
             "optimize.exporters:export",
@@ -93,6 +95,7 @@ class Job:
             out="out=model.onnx",
             env=child_env(self.spec),
             force=o.force,
+            unchanged=self.watch.source_unchanged,
         )
         self.onnx = export["onnx"]
         self.graph = jsonfile.sha256(self.onnx)
@@ -125,6 +128,7 @@ class Job:
             arguments,
             {**arguments, "data": self.data},
             self.progress,
+            unchanged=self.watch.data_unchanged,
         )
 
     def _settle_preprocess(self) -> None:
@@ -143,6 +147,7 @@ class Job:
                     {"onnx": self.graph, "data": self.data, "seed": self.options.seed},
                     self.progress,
                     CALIBRATION_PACKAGES,
+                    unchanged=self.watch.data_unchanged,
                 )
                 text = chosen["preprocess"]
             self.spec = self.spec.with_(preprocess={**parse(text).to_json(), "inferred": True})
@@ -170,6 +175,7 @@ class Job:
             EXPORT_PACKAGES,
             env=child_env(self.spec),
             force=o.force,
+            unchanged=self.watch.unchanged,
         )
 
     def _scores(self, name: str, spec: RunnerSpec, identity: Dict[str, Any], others: List[int]) -> Dict[str, Any]:
@@ -193,6 +199,7 @@ class Job:
             out="out=scores.npz",
             env=child_env(spec),
             force=self.options.force,
+            unchanged=self.watch.unchanged if name == "source" else self.watch.data_unchanged,
         )
 
     def calibrate(self) -> Dict[str, Any]:
@@ -217,6 +224,7 @@ class Job:
             CALIBRATION_PACKAGES,
             out="out=int8.onnx",
             force=o.force,
+            unchanged=self.watch.data_unchanged,
         )
 
     def make(self, precision: str, out: Path) -> Built:
@@ -225,6 +233,7 @@ class Job:
             from optimize.pipeline.best import make_best
 
             return make_best(lambda name: self.make(name, out), self.options, self.space, self.progress)
+        self.watch.data_unchanged()  # what cannot be measured any more is not built
         found = [self._engine(precision, variant) for variant in variants(self, precision)]
         chosen, times = (found[0], None) if len(found) == 1 else self._fastest(precision, found)
         about = chosen.manifest
@@ -328,6 +337,7 @@ class Job:
                 },
                 self.progress,
                 force=self.options.force,
+                unchanged=self.watch.data_unchanged,
             )
             return {"accuracy": None, "check": value_of(check), "gate": None}
         accuracy = accuracy_against(self.source_scores, scores)

@@ -1,15 +1,16 @@
-"""What identifies the things that go into a build: models, user files and data sets, by their content."""
+"""What identifies the models and the user's code that go into a build, by their content."""
 
 from __future__ import annotations
 
-import hashlib
+import functools
+import importlib
 import os
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterable, Iterator, List, Tuple
 
 from engines import jsonfile
-from engines.errors import UsageError
 from engines.spec import Progress, RunnerSpec, quiet
+from optimize.pipeline.listing import Stamp, stamp
 
 EXPORT_PACKAGES = (
     "numpy",
@@ -27,6 +28,9 @@ EXPORT_PACKAGES = (
 CALIBRATION_PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino")
 
 
+_CODE = ("custom_objects", "factory")
+
+
 def source_inputs(spec: RunnerSpec) -> Dict[str, Any]:
     """Hashes of the model file and of the user's code named with it, and the options that decide how it is read."""
     found: Dict[str, Any] = {
@@ -35,42 +39,71 @@ def source_inputs(spec: RunnerSpec) -> Dict[str, Any]:
         "input_shape": list(spec.input_shape) if spec.input_shape else None,
         "task": spec.task,
     }
-    for option in ("custom_objects", "factory"):
+    for option in _CODE:
         value = getattr(spec, option)
         if value:
             file, _, names = value.rpartition(":")
-            found[option] = [_code(Path(file)), names] if file and Path(file).is_file() else value
+            found[option] = [_hashes(_code(Path(file)), Path(file).parent), names] if _is_file(file) else value
+    weights = _weights(spec)
+    if weights:
+        found["weights"] = _hashes(weights, Path(spec.path).parent)
     return found
 
 
-def _code(file: Path) -> Dict[str, str]:
-    """Hashes of a user's file and of the modules beside it, any of which it may import."""
+def source_files(spec: RunnerSpec) -> List[Path]:
+    """The files that `source_inputs` reads, whether they are still there or not."""
+    path = Path(spec.path)
+    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+    for option in _CODE:
+        file = (getattr(spec, option) or "").rpartition(":")[0]
+        files += _code(Path(file)) if _is_file(file) else []
+    return [*files, *_weights(spec)]
+
+
+def _is_file(file: str) -> bool:
+    """A factory of a library has a name and no file."""
+    return bool(file) and Path(file).is_file()
+
+
+def _code(file: Path) -> List[Path]:
+    """A user's file and the modules beside it, any of which it may import."""
     beside = [*file.parent.glob("*.py"), *file.parent.glob("*/*.py")]
-    return {p.relative_to(file.parent).as_posix(): jsonfile.sha256(p) for p in sorted({file, *beside}) if p.is_file()}
+    return [p for p in sorted({file, *beside}) if p.is_file()]
 
 
-def data_inputs(reference: str) -> str:
-    """What identifies a data set without reading it whole: every file's relative name, size and time of change.
+def _hashes(files: Iterable[Path], folder: Path) -> Dict[str, str]:
+    return {p.relative_to(folder).as_posix(): jsonfile.sha256(p) for p in files}
 
-    Raises:
-        UsageError: The reference is neither a known name nor a file or folder.
-    """
-    from calib.datasets import locate
 
-    where = locate(reference)
-    if where is None:
-        return reference
-    if not where.exists():
-        raise UsageError(f"no such data set: {reference}", "give --data cifar10, a folder or an .npz file")
-    # a file with labels may stand beside the folder that it is about; links are followed, as the readers do
-    files = [os.path.join(folder, name) for folder, _, names in os.walk(where, followlinks=True) for name in names]
-    beside = [str(p) for p in where.parent.glob("*") if p.suffix in (".csv", ".txt", ".tsv") and p.is_file()]
-    seen = hashlib.sha256()
-    for file in sorted([*files, *beside] if where.is_dir() else [str(where)]):
-        about = os.stat(file)
-        name = os.path.relpath(file, where)
-        seen.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return seen.hexdigest()
+def _weights(spec: RunnerSpec) -> List[Path]:
+    """The files beside an ONNX file that hold its weights."""
+    if spec.kind != "onnx" or not Path(spec.path).is_file():
+        return []
+    return [Path(spec.path).parent / name for name in _locations(spec.path, stamp(os.stat(spec.path)))]
+
+
+@functools.lru_cache(maxsize=8)
+def _locations(path: str, _: Stamp) -> Tuple[str, ...]:
+    """Where an ONNX file with this stamp keeps its weights: it is parsed once, however often its files are asked."""
+    import onnx
+
+    unparsable = importlib.import_module("google.protobuf.message").DecodeError
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except (unparsable, ValueError, OSError):  # whoever loads the model tells what is wrong with it
+        return ()
+    found = {entry.value for tensor in _tensors(graph) for entry in tensor.external_data if entry.key == "location"}
+    return tuple(sorted(found))
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Every constant tensor of an ONNX graph and of the graphs inside its nodes."""
+    yield from graph.initializer
+    for node in graph.node:
+        for item in node.attribute:
+            yield from (item.t, *item.tensors)
+            for inner in (item.g, *item.graphs):
+                yield from _tensors(inner)
 
 
 def look_at_data(data: str, splits: List[str], seed: int, progress: Progress = quiet) -> Dict[str, Any]:

@@ -13,11 +13,11 @@ import json
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence
 
 from engines import child, jsonfile
 from engines.device import version_of
-from engines.errors import DamagedError
+from engines.errors import DamagedError, OptimizeError
 from engines.spec import Progress, quiet
 from optimize.version import VERSION
 
@@ -79,6 +79,7 @@ class Workspace:
         out: Optional[str] = None,
         env: Optional[Mapping[str, str]] = None,
         force: bool = False,
+        unchanged: Callable[[], None] = lambda: None,
     ) -> Dict[str, Any]:
         """Return a stage's result, from an earlier run where nothing that decides it has changed.
 
@@ -92,6 +93,7 @@ class Workspace:
             out: The argument that gets a path inside the stage's folder: `name=file`, or `name` for the folder itself.
             env: Added to the child's environment.
             force: Run again even where a result is there.
+            unchanged: Raises where a file that the function reads is another than `inputs` tell: nothing is kept.
 
         Returns:
             What the function returned, with `folder`, `seconds` (of the run that made it) and `reused`.
@@ -118,7 +120,12 @@ class Workspace:
                 if out is not None:
                     argument, _, file = out.partition("=")
                     call[argument] = str(part / file) if file else str(part)
-                value = child.call(target, call, progress, env)
+                try:
+                    value = child.call(target, call, progress, env)
+                except OptimizeError:
+                    unchanged()  # a file that was cut short while it was read is the reason of any other error
+                    raise
+                unchanged()
                 seconds = round(time.perf_counter() - begun, 3)
                 record = {
                     "schema": _SCHEMA,

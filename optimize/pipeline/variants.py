@@ -92,6 +92,7 @@ def _in_fp16(job: Job, onnx: str) -> str:
         CALIBRATION_PACKAGES,
         out="out=fp16.onnx",
         force=job.options.force,
+        unchanged=job.watch.data_unchanged,
     )
     return str(done["onnx"])
 
@@ -108,6 +109,7 @@ def _implicit(job: Job, settings: Dict[str, Any], unkeyed: Dict[str, Any]) -> Va
         CALIBRATION_PACKAGES,
         out="out=feeds.npz",
         force=job.options.force,
+        unchanged=job.watch.data_unchanged,
     )
     about = {
         "method": {"name": "TensorRT entropy calibrator"},

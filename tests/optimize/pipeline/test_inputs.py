@@ -1,15 +1,13 @@
-"""What identifies models and data: a change of anything that decides a result gives another key."""
+"""What identifies a model: a change of anything that decides a result gives another key."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import pytest
+import onnx
 
-from engines.errors import UsageError
 from engines.spec import RunnerSpec
-from optimize.pipeline.inputs import data_inputs, source_inputs
+from optimize.pipeline.inputs import source_files, source_inputs
 
 
 def test_a_module_that_the_users_file_imports_counts(tmp_path: Path) -> None:
@@ -29,22 +27,22 @@ def test_options_of_the_source_count(tmp_path: Path) -> None:
     assert seen[0] != seen[1] != seen[2] != seen[0]
 
 
-def test_data_behind_links_and_labels_beside_it_count(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "real" / "a.png").write_bytes(b"1")
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "cats").symlink_to(tmp_path / "real")
-    first = data_inputs(str(tmp_path / "set"))
-    assert data_inputs(str(tmp_path / "set")) == first
-    (tmp_path / "real" / "a.png").write_bytes(b"22")
-    second = data_inputs(str(tmp_path / "set"))
-    (tmp_path / "set.csv").write_text("a.png,cat")
-    third = data_inputs(str(tmp_path / "set"))
-    os.utime(tmp_path / "set.csv", (1, 1))
-    assert len({first, second, third, data_inputs(str(tmp_path / "set"))}) == 4
+def test_weights_beside_an_onnx_file_count(tiny_onnx: Path, tmp_path: Path) -> None:
+    onnx.save(onnx.load(str(tiny_onnx)), str(tmp_path / "m.onnx"), save_as_external_data=True, size_threshold=0)
+    (weights,) = (p for p in tmp_path.iterdir() if p.name != "m.onnx")
+    spec = RunnerSpec(str(tmp_path / "m.onnx"), "onnx")
+    before = source_inputs(spec)
+    assert weights in source_files(spec)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert source_inputs(spec)["model"] == before["model"] and source_inputs(spec) != before
 
 
-def test_data_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such data set"):
-        data_inputs(str(tmp_path / "nowhere"))
-    assert data_inputs("synthetic") == "synthetic"
+def test_every_file_that_is_read_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "saved" / "variables").mkdir(parents=True)
+    for name in ("saved/saved_model.pb", "saved/variables/w", "net.py", "parts.py"):
+        (tmp_path / name).write_text("1")
+    spec = RunnerSpec(str(tmp_path / "saved"), "savedmodel", factory=f"{tmp_path / 'net.py'}:make")
+    assert {p.name for p in source_files(spec)} == {"saved_model.pb", "w", "net.py", "parts.py"}
+    assert source_files(spec.with_(path=str(tmp_path / "gone"), factory="resnet18")) == [tmp_path / "gone"]
