@@ -7,7 +7,7 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import numpy.typing as npt
 
-from calib.ranges import Method
+from calib.methods import Method
 
 Scores = List[npt.NDArray[Any]]
 """A model's outputs in order, batch first, float32, all images concatenated."""

@@ -15,8 +15,8 @@ from calib import placement as placements
 from calib import ranges
 from calib.agreement import Agreement, Scores, choose, compare
 from calib.check import require_qdq
+from calib.methods import METHODS, Method, parse_method, scale
 from calib.quantize import quantize, require_float
-from calib.ranges import METHODS, Method
 from engines.errors import BuildError, UsageError
 from engines.spec import Progress, RunnerSpec, TensorSpec, quiet
 
@@ -68,7 +68,8 @@ def calibrate(
 
     Returns:
         `{"onnx", "target", "method": {"name", "percentile"}, "candidates": [{"method", "agreement", "error", "top1"}],
-        "samples", "holdout", "seed", "dataset", "weight_bits", "activations", "weights"}`.
+        "samples", "holdout", "seed", "dataset", "weight_bits", "keep_float", "activations",
+        "weights"}`.
 
     Raises:
         BuildError: Nothing to quantise, or the written graph breaks a rule of the target.
@@ -80,7 +81,7 @@ def calibrate(
 
     if samples < 1:
         raise UsageError(f"--samples {samples}: at least one image is needed")
-    tried = [ranges.parse_method(text) for text in methods] if methods else list(METHODS)
+    tried = [parse_method(text) for text in methods] if methods else list(METHODS)
     model = graphs.load(onnx)
     require_float(model, onnx)
     image = image_input(model, onnx, layout)
@@ -113,7 +114,7 @@ def calibrate(
         return quantize(
             onnx,
             path,
-            {name: ranges.scale(found, method) for name, found in seen.items()},
+            {name: scale(found, method) for name, found in seen.items()},
             target,
             nonnegative=nonnegative,
             keep_float=tuple(keep_float),
@@ -143,6 +144,7 @@ def calibrate(
         "seed": seed,
         "dataset": calibration.describe(),
         "weight_bits": bits,
+        "keep_float": list(keep_float),
     }
 
 

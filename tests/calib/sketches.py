@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from calib import graph as graphs
-from calib import ranges
+from calib import methods, ranges
 from calib.check import check_qdq
 from calib.fp16_rules import QDQ, element_types
 from calib.placement import points
@@ -124,7 +124,7 @@ def sound(source: Path, path: Path) -> None:
 def quantised(source: Path, out: Path, feeds: Dict[str, Any], keep: Sequence[str] = (), opset: int = 17) -> Path:
     place = points(graphs.load(source), "tensorrt", tuple(keep))
     seen = ranges.collect(source, place.measured(), [feeds])
-    scales = {name: ranges.scale(item, ranges.Method("minmax")) for name, item in seen.items()}
+    scales = {name: methods.scale(item, methods.Method("minmax")) for name, item in seen.items()}
     quantize(source, out, scales, "tensorrt", keep_float=tuple(keep))
     if opset > 17:  # none of the operators of these graphs changed from 17 to 19
         model = onnx.load(str(out))

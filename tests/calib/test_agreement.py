@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from calib.agreement import Agreement, choose, compare
-from calib.ranges import Method
+from calib.methods import Method
 
 scores = hnp.arrays(np.float32, (6, 4), elements=st.floats(-100, 100, width=16))
 

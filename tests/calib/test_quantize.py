@@ -16,9 +16,9 @@ from hypothesis.extra import numpy as hnp
 from calib import graph as graphs
 from calib import ranges
 from calib.check import check_qdq
+from calib.methods import Method, scale, symmetric
 from calib.placement import TARGETS, points
 from calib.quantize import quant, quantise_weight, quantize, weight_scales
-from calib.ranges import Method
 from engines.errors import BuildError, ModelError
 
 Build = Callable[..., Path]
@@ -51,7 +51,7 @@ def test_quantised_weights_are_what_the_runtime_computes(weight: Any) -> None:
 
 @given(st.floats(1e-6, 1e6))
 def test_activation_ranges_are_the_same_in_both_forms(amax: float) -> None:
-    scale = ranges.symmetric(amax)
+    scale = symmetric(amax)
     signed, positive, around = (
         quant(scale, True, "tensorrt"),
         quant(scale, True, "onnxruntime"),
@@ -74,7 +74,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, images: Any) -> Write:
             model = graphs.load(source)
             first = model.graph.input[0].type.tensor_type.shape.dim[3].dim_value == 3
             seen = ranges.collect(source, points(model, target).measured(), [{"image": images if first else nchw}])
-            scales = {name: ranges.scale(found, Method("minmax")) for name, found in seen.items()}
+            scales = {name: scale(found, Method("minmax")) for name, found in seen.items()}
             signs = [name for name, found in seen.items() if found.nonnegative]
             out = tmp_path_factory.mktemp("qdq") / f"{target}.onnx"
             quantize(source, out, scales, target, nonnegative=signs, **options)
@@ -184,7 +184,7 @@ def test_a_bias_too_large_for_its_scales_widens_the_weight_scale(resnet: Build, 
     source = tmp_path / "tiny.onnx"
     onnx.save(model, str(source))
     seen = ranges.collect(source, points(model, "onnxruntime").measured(), [{"image": images}])
-    scales = {name: ranges.scale(found, Method("minmax")) for name, found in seen.items()}
+    scales = {name: scale(found, Method("minmax")) for name, found in seen.items()}
     quantize(source, tmp_path / "q.onnx", scales, "onnxruntime", nonnegative=[n for n in seen if seen[n].nonnegative])
     assert np.abs(run(source, images)[0] - run(tmp_path / "q.onnx", images)[0]).mean() < 0.05
 
