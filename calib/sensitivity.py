@@ -13,7 +13,7 @@ import hashlib
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Collection, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,10 @@ _WEIGHTS_MATTER = 0.25
 """Where the weights alone make more than this part of the error, layers are measured with theirs, by a graph each."""
 
 
+_FEW_LAYERS, _MOST = 0.125, 0.5
+"""Outliers are at most an eighth of the layers, and leave at most half of the error when they are float."""
+
+
 class Goal(NamedTuple):
     """What a mix must reach against FP32: points of top-1 that may be lost, percent of equal answers, or None."""
 
@@ -67,10 +71,12 @@ def search(
     layout: str,
     target: str,
     journal: str,
+    keep: Sequence[str] = (),
     max_drop: Optional[float] = None,
     min_agreement: Optional[float] = None,
     budget_s: float = 300.0,
     seed: int = 0,
+    settle: bool = True,
     progress: Progress = quiet,
 ) -> Dict[str, Any]:
     """Find small sets of layers whose return to float lets the graph meet a goal: a stage for a child process.
@@ -83,35 +89,41 @@ def search(
         layout: NHWC or NCHW of the input; empty where its shape tells.
         target: Placement of the quantised graph.
         journal: File that keeps every measurement, so that an interrupted search goes on where it was.
+        keep: Layers that are float in the quantised graph too; every set holds them.
         max_drop: Points of top-1 that may be lost.
         min_agreement: Percent of images with the same answer as FP32.
         budget_s: Seconds after which no further mix is measured.
         seed: Of the choice of images.
+        settle: Find sets also where a few layers make most of the error; else those are named and the search ends.
         progress: Told the measurements done.
 
     Returns:
         `sets` (`[{"kept": [names], "order", "int8_share", "agreement", "error", "drop"}]`, each meeting the goal, none
         where no mix does), `layers` (`[{"name", "macs", "only", "without"}]`, errors as in `calib.agreement`), `tried`
-        (every mix with what it gave), `plain` (the INT8 graph), `images`, `seconds`, `complete` (false where the budget
-        ran out), `goal`.
+        (every mix with what it gave), `plain` (the quantised graph), `outliers` (the few layers that make most of its
+        error, where there are such: ranges chosen without them suit the others better), `images`, `took_s`, `complete`
+        (false where the budget ran out), `goal`.
 
     Raises:
         DataError, ModelError, UsageError: Bad images, graphs or options.
     """
     begun = time.monotonic()
-    board = Switchboard(onnx, quantised, target)
+    board = Switchboard(onnx, quantised, target, keep)
     images = _Images(onnx, data, preprocess, layout, seed)
-    key = "/".join([jsonfile.sha256(onnx), jsonfile.sha256(quantised), images.identity, target])
+    key = "/".join([jsonfile.sha256(onnx), jsonfile.sha256(quantised), images.identity, target, *keep])
     book = Journal(Path(journal), hashlib.sha256(key.encode()).hexdigest())
     job = _Search(board, images, book, Goal(max_drop, min_agreement), begun + budget_s, progress)
-    sets = job.sets()
+    met = bool(keep) and meets(job.plain, job.goal)
+    outliers = [] if met else job.outliers()
+    sets = [job.about([], "none")] if met else [] if outliers and not settle else job.sets()
     return {
-        "sets": sets,
+        "sets": [{**one, "kept": [*keep, *one["kept"]]} for one in sets],
+        "outliers": outliers,
         "layers": job.layers,
-        "tried": job.tried,
+        "tried": [{**one, "kept": [*keep, *one["kept"]]} for one in job.tried],
         "plain": job.plain._asdict(),
         "images": len(images),
-        "seconds": round(time.monotonic() - begun, 1),
+        "took_s": round(time.monotonic() - begun, 1),
         "complete": job.complete,
         "goal": job.goal._asdict(),
     }
@@ -222,18 +234,28 @@ class _Search:
 
     def sets(self) -> List[Dict[str, Any]]:
         """Sets that meet the goal: by what layers cost, and by that per multiplication."""
-        try:
-            self._measure_layers()
-        except _OutOfTime:
-            self.complete = False
         found: Dict[FrozenSet[str], Dict[str, Any]] = {}
         for name, order in self._orders():
             kept = self._smallest(order)
-            if kept is not None and frozenset(kept) not in found:
-                share = quantised_share(self.board.macs, kept)
-                about = {"kept": [n for n in self.board.layers if n in kept], "order": name, "int8_share": share}
-                found[frozenset(kept)] = {**about, **self._mix(kept)._asdict()}
+            if kept is not None:
+                found.setdefault(frozenset(kept), self.about(kept, name))
         return list(found.values())
+
+    def outliers(self) -> List[str]:
+        """The few layers, if there are such, that make most of the error."""
+        for _, order in self._orders()[:1]:
+            for count in range(1, 1 + int(_FEW_LAYERS * len(order))):
+                if time.monotonic() > self.deadline:
+                    break
+                if self._mix(order[:count]).error < _MOST * self.plain.error:
+                    return [name for name in self.board.layers if name in order[:count]]
+        return []
+
+    def about(self, kept: Collection[str], order: str) -> Dict[str, Any]:
+        """A set as it is given out."""
+        share = quantised_share(self.board.macs, kept)
+        names = [name for name in self.board.layers if name in kept]
+        return {"kept": names, "order": order, "int8_share": share, **self._mix(kept)._asdict()}
 
     def _measure_layers(self) -> None:
         board, few = self.board, FEW
@@ -290,8 +312,13 @@ class _Search:
         return meets(self._mix(kept), self.goal)
 
     def _orders(self) -> List[Tuple[str, List[str]]]:
-        """Layers by what they cost in accuracy, and by that per multiplication."""
+        """Layers by what they cost in accuracy, and by that per multiplication; nothing where time ran out."""
         if not self.layers:
+            try:
+                self._measure_layers()
+            except _OutOfTime:
+                self.complete = False
+        if not self.complete:
             return []
         plain = self.book("plain", lambda: self.plain).error
         cost = {one["name"]: one["only"] + max(plain - one["without"], 0.0) for one in self.layers}

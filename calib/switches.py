@@ -36,9 +36,11 @@ class Switchboard:
         onnx: FP32 graph.
         quantised: The same graph with Q/DQ pairs, as `calib.quantize` wrote it.
         target: Placement that the pairs follow.
+        keep: Layers that are float in the quantised graph too.
         threads: Of ONNX Runtime; 0 leaves the choice to it.
 
     Attributes:
+        kept: Layers that are always float.
         layers: Names of the nodes whose weight is quantised, in the order of the graph.
         macs: Multiply-accumulates of each for one image, 0 where a shape is unknown.
 
@@ -46,11 +48,19 @@ class Switchboard:
         ModelError: The two are not forms of one graph.
     """
 
-    def __init__(self, onnx: Union[str, Path], quantised: Union[str, Path], target: str, threads: int = 0) -> None:
+    def __init__(
+        self,
+        onnx: Union[str, Path],
+        quantised: Union[str, Path],
+        target: str,
+        keep: Collection[str] = (),
+        threads: int = 0,
+    ) -> None:
         self._plain, self._quantised = graphs.load(onnx), graphs.load(quantised)
         self._view, self._target, self._threads = graphs.Graph(self._plain), target, threads
+        self.kept = tuple(keep)
         self._names = [node.name for node in self._view.nodes]
-        weights = [weight.edge.node for weight in placement.points(self._view, target).weights]
+        weights = [weight.edge.node for weight in placement.points(self._view, target, self.kept).weights]
         self.layers = [self._names[node] for node in weights]
         self._edges = _edges(self._plain, self._quantised)
         if not set(self.layers) <= {name for name, _ in self._edges}:
@@ -62,7 +72,7 @@ class Switchboard:
 
     def quantised_edges(self, kept: Collection[str]) -> FrozenSet[Name]:
         """Edges that stay quantised where the layers `kept` stay float."""
-        place = placement.points(self._view, self._target, tuple(kept))
+        place = placement.points(self._view, self._target, (*self.kept, *kept))
         found = [edge for edges in place.activations.values() for edge in edges]
         found += [weight.edge for weight in place.weights]
         found += [bias.edge for bias in place.biases]

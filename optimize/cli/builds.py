@@ -73,6 +73,7 @@ def build(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and stop.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="No fast 16-bit format is an error (exit 4).")] = False,
     keep_fp32: options.KeepFp32 = None,
+    search_budget: options.SearchBudget = 300.0,
     workspace: options.Workspace = "auto",
     timing_cache: options.TimingCache = None,
     dla: options.Dla = None,
@@ -117,6 +118,7 @@ def build(
         "force": force,
         "strict": strict,
         "keep_fp32": tuple(keep_fp32 or ()),
+        "search_budget": search_budget,
         "workspace": workspace,
         "timing_cache": timing_cache.resolve() if timing_cache else None,
         "dla": dla,
@@ -222,12 +224,14 @@ def _told(about: Dict[str, Any]) -> List[str]:
         )
     for one in about.get("variants", ()):
         drop = "unmeasured" if one["top1_drop"] is None else f"{one['top1_drop']:+.2f} points"
-        kept = "kept" if one["name"] == options_.get("int8_mode") else "not kept"
+        kept = "kept" if one.get("kept", one["name"] == options_.get("int8_mode")) else "not kept"
         gate = {True: "passes", False: "fails", None: "unmeasured"}[one["passed"]]
         found.append(
             f"{about['precision']} {one['name']}: {math.exp(one['log_ms']):.3f} ms (geometric mean of the batches), "
-            f"drop {drop}, gate {gate}, {one['reformats']} reformats, {one['qdq']} Q/DQ layers: {kept}"
+            f"drop {drop}, gate {gate}, {_converting(one)}: {kept}"
         )
+    if about.get("search"):
+        found.append(f"{about['precision']} search: {_searched(about)}")
     chosen = about.get("chosen")
     if chosen:
         times = ", ".join(f"{name} {math.exp(value):.3f} ms" for name, value in sorted(chosen["log_ms"].items()))
@@ -241,6 +245,26 @@ def _told(about: Dict[str, Any]) -> List[str]:
     if options_.get("trtexec"):
         found.append(f"{about['precision']} by trtexec: {shlex.join(options_['trtexec'])}")
     return found
+
+
+def _searched(about: Dict[str, Any]) -> str:
+    """What the search for layers that must stay float came to."""
+    searches = about["search"]["searches"]
+    kept = (about["calibration"] or {}).get("keep_float") or []
+    layers = max(len(one["layers"]) for one in searches)
+    what = f"{len(kept)} of {layers} layers stay float: {', '.join(kept)}" if kept else "no set of layers is enough"
+    stopped = "" if all(one["complete"] for one in searches) else ", stopped by --search-budget"
+    return (
+        f"{what} ({sum(len(one['tried']) for one in searches)} mixes measured in "
+        f"{sum(one['took_s'] for one in searches):.0f} s{stopped})"
+    )
+
+
+def _converting(one: Dict[str, Any]) -> str:
+    """What changes formats between layers, where the backend tells it; else which precisions the layers have."""
+    if one["reformats"] is None:
+        return " ".join(f"{n}x{k}" for k, n in one["achieved"].items())
+    return f"{one['reformats']} reformats, {one['qdq']} Q/DQ layers"
 
 
 def _row(one: Dict[str, Any]) -> List[str]:

@@ -146,6 +146,12 @@ OptimizationLevel = Annotated[
 SplitBatches = Annotated[
     bool, typer.Option("--split-batches", help="One plan for each batch.", rich_help_panel=_TENSORRT)
 ]
+SearchBudget = Annotated[
+    float,
+    typer.Option(
+        "--search-budget", metavar="SECONDS", help="Time to find layers that must stay float if INT8 fails; 0: none."
+    ),
+]
 KeepFp32 = Annotated[
     Optional[List[str]], typer.Option("--keep-fp32", metavar="NODE", help="ONNX node that stays float; repeat.")
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from engines import backend as backends
 from engines import jsonfile, manifest
@@ -202,8 +202,12 @@ class Job:
             unchanged=self.watch.unchanged if name == "source" else self.watch.data_unchanged,
         )
 
-    def calibrate(self) -> Dict[str, Any]:
-        """The Q/DQ graph for the backend, made once for all that need it (`calib.calibrate.calibrate`)."""
+    def calibrate(self, kept: Sequence[str] = ()) -> Dict[str, Any]:
+        """The Q/DQ graph for the backend, made once for all that need it (`calib.calibrate.calibrate`).
+
+        Args:
+            kept: Layers that stay float, besides those that the user named.
+        """
         o = self.options
         arguments = {
             "data": o.data,
@@ -213,7 +217,7 @@ class Job:
             "samples": o.samples,
             "seed": o.seed,
             "backend": "onnxruntime" if self.backend == "tensorrt" else self.backend,
-            "keep_float": list(o.keep_fp32),
+            "keep_float": [*o.keep_fp32, *(name for name in kept if name not in o.keep_fp32)],
         }
         return self.space.run(
             "calibrate",
@@ -234,11 +238,20 @@ class Job:
 
             return make_best(lambda name: self.make(name, out), self.options, self.space, self.progress)
         self.watch.data_unchanged()  # what cannot be measured any more is not built
-        found = [self._engine(precision, variant) for variant in variants(self, precision)]
+        found = [self.engine(precision, variant) for variant in variants(self, precision)]
+        journal = None
+        if precision == "int8" and self.options.search_budget and not any(one.passed for one in found):
+            from optimize.pipeline.search import search
+
+            self.progress("INT8 fails the gate: looking for the layers that cost accuracy", 0, 0)
+            candidates, journal = search(self)
+            found += candidates
         chosen, times = (found[0], None) if len(found) == 1 else self._fastest(precision, found)
         about = chosen.manifest
         if times:
-            about = {**about, "variants": [one.compared(times) for one in found]}
+            about = {**about, "variants": [one.compared(times, one is chosen) for one in found]}
+        if journal:
+            about = {**about, "search": journal}
         bundle = out / engine.bundle_name(precision, self.backend, self.key.version, self.key.compute_capability)
         if not self.options.force:
             self._refuse_to_replace(bundle)
@@ -257,7 +270,7 @@ class Job:
         if there != mine:
             raise UsageError(f"{bundle} was built from {there}, not {mine}", "another folder with -o DIR, or --force")
 
-    def _engine(self, precision: str, variant: Variant) -> Candidate:
+    def engine(self, precision: str, variant: Variant) -> Candidate:
         """Build one way and measure it."""
         o = self.options
         name = f"{precision}-{variant.name}" if variant.name else precision
@@ -308,7 +321,7 @@ class Job:
             self.options,
             self.progress,
         )
-        passing = [one for one in found if one.manifest["gate"] is None or one.manifest["gate"]["passed"]]
+        passing = [one for one in found if one.passed]
         return min(passing, key=lambda one: times[one.name]) if passing else found[0], times
 
     def _measure(self, name: str, spec: RunnerSpec, identity: Dict[str, Any]) -> Dict[str, Any]:

@@ -37,6 +37,7 @@ class BuildOptions:
         force: Build again what is there already.
         strict: A missing fast 16-bit format is an error (exit 4).
         keep_fp32: Names of ONNX nodes that stay float: in INT8 on every backend, in FP16 with TensorRT.
+        search_budget: Seconds for finding layers to take back to float where INT8 fails its gate; 0 for none.
         tensorrt: What only TensorRT is asked.
     """
 
@@ -55,12 +56,15 @@ class BuildOptions:
     force: bool = False
     strict: bool = False
     keep_fp32: Tuple[str, ...] = ()
+    search_budget: float = 300.0
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 
     def __post_init__(self) -> None:
         check_gates(self.max_drop, self.min_agreement, self.data)
         if self.samples < 1:
             raise UsageError(f"--samples {self.samples}: at least one image is needed")
+        if not 0 <= self.search_budget < float("inf"):
+            raise UsageError(f"--search-budget {self.search_budget:g}: seconds are expected, 0 for no search")
         check_opset(self.opset)
         check_layout(self.layout)
         if self.data is None and "int8" in self.precisions:

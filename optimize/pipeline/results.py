@@ -35,6 +35,7 @@ class Built:
             "check": about["check"],
             "gate": about["gate"],
             "flags": about["flags"],
+            "search": about.get("search"),
         }
 
 
@@ -48,11 +49,17 @@ class Candidate:
     manifest: Dict[str, Any]
     reused: bool
 
-    def compared(self, times: Dict[str, float]) -> Dict[str, Any]:
+    @property
+    def passed(self) -> bool:
+        """Whether its gate was met, or there was none."""
+        return self.manifest["gate"] is None or bool(self.manifest["gate"]["passed"])
+
+    def compared(self, times: Dict[str, float], kept: bool) -> Dict[str, Any]:
         """Its line where several ways were built: what speaks for it and against it."""
         options, accuracy = self.manifest["options"], self.manifest["accuracy"] or {}
         return {
-            "name": self.name,
+            "name": self.name or "int8",
+            "kept": kept,
             "log_ms": times[self.name],
             "passed": self.manifest["gate"]["passed"] if self.manifest["gate"] else None,
             "top1_drop": accuracy.get("top1_drop"),

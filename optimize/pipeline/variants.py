@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from engines import jsonfile
 from optimize.pipeline.inputs import CALIBRATION_PACKAGES
@@ -20,7 +20,7 @@ class Variant(NamedTuple):
     """One way to build.
 
     Attributes:
-        name: Empty where there is only one way, else `explicit` or `implicit`.
+        name: Empty where there is only one way, else `explicit`, `implicit`, or `floatN` where layers stay float.
         onnx: The graph for the backend.
         calibration: Result of the calibration, for the manifest; None where nothing was calibrated.
         settings: Options of the backend that decide the engine.
@@ -43,7 +43,19 @@ def variants(job: Job, precision: str) -> List[Variant]:
     return [Variant("", calibration["onnx"] if calibration else job.onnx, calibration, settings, {})]
 
 
-def _tensorrt(job: Job, precision: str, settings: Dict[str, Any]) -> List[Variant]:
+def kept_variant(job: Job, kept: Sequence[str], name: str) -> Variant:
+    """The way to build INT8 with some layers in float."""
+    done = job.calibrate(kept)
+    settings: Dict[str, Any] = {"threads": job.options.threads} if job.options.threads else {}
+    if job.backend != "tensorrt":
+        return Variant(name, done["onnx"], done, settings, {})
+    able, settings, unkeyed = _capable(job, settings)
+    onnx = done["onnx"] if able["weakly_typed"] else _in_fp16(job, done["onnx"])
+    return Variant(name, onnx, done, {**settings, "int8_mode": "explicit"}, unkeyed)
+
+
+def _capable(job: Job, settings: Dict[str, Any]) -> Tuple[Dict[str, Any], Dict[str, Any], Dict[str, Any]]:
+    """What this TensorRT can do, and the settings of any engine that it builds."""
     asked = job.options.tensorrt
     able = job.space.run(
         "tensorrt", "optimize.pipeline.tensorrt:capabilities", {}, {"device": job.key.to_json()}, job.progress
@@ -52,7 +64,12 @@ def _tensorrt(job: Job, precision: str, settings: Dict[str, Any]) -> List[Varian
     if not able["weakly_typed"]:
         settings["strongly_typed"] = True
     cache = asked.timing_cache or job.space.root / "timing" / "timing.cache"
-    unkeyed = {"timing_cache": str(cache)}
+    return able, settings, {"timing_cache": str(cache)}
+
+
+def _tensorrt(job: Job, precision: str, settings: Dict[str, Any]) -> List[Variant]:
+    asked = job.options.tensorrt
+    able, settings, unkeyed = _capable(job, settings)
     if precision != "int8":
         onnx = job.onnx if precision == "fp32" or able["weakly_typed"] else _in_fp16(job, job.onnx)
         return [Variant("", onnx, None, settings, unkeyed)]

@@ -50,6 +50,7 @@ def test_the_hard_layer_is_found_and_only_it_stays_float(
     assert [one["kept"] for one in found["sets"]] == [["b0_conv2"]]  # both orders end at the same set
     (best,) = found["sets"]
     assert best["agreement"] >= 0.9 and 0.5 < best["int8_share"] < 1
+    assert found["outliers"] == ["b0_conv2"]
     costs = {one["name"]: (one["only"], one["without"]) for one in found["layers"]}
     assert len(costs) == 9 and max(costs, key=lambda name: costs[name][0]) == "b0_conv2"
     assert min(costs, key=lambda name: costs[name][1]) == "b0_conv2"
@@ -83,12 +84,28 @@ def test_an_interrupted_search_measures_nothing_twice(
     monkeypatch.setattr(Journal, "__call__", counting)
     again = search(**asked(spread_cnn, quantised, data, journal))
     assert not set(counted) & set(before) and counted
-    assert {**again, "seconds": 0} == {**whole, "seconds": 0}
+    assert {**again, "took_s": 0} == {**whole, "took_s": 0}
     del counted[:]
     search(
         **asked(spread_cnn, quantised, data, journal, min_agreement=None, max_drop=50.0)
     )  # another goal: same layers
     assert not [name for name in counted if not name.startswith("mix")]
+
+
+def test_layers_that_make_most_of_the_error_are_named_first(
+    spread_cnn: Path, quantised: Path, data: str, tmp_path: Path
+) -> None:
+    found = search(**asked(spread_cnn, quantised, data, tmp_path / "a.json", settle=False))
+    assert found["sets"] == [] and found["outliers"] == ["b0_conv2"] and found["complete"]
+    again = tmp_path / "again.onnx"
+    keep = found["outliers"]
+    calibrate(str(spread_cnn), data, PRE, "NHWC", "openvino", str(again), samples=60, keep_float=keep)
+    after = search(**asked(spread_cnn, again, data, tmp_path / "b.json", settle=False, keep=keep))
+    assert [one["kept"] for one in after["sets"]] == [keep] and after["layers"] == [] and after["outliers"] == []
+    assert after["plain"]["error"] < found["plain"]["error"] / 2
+    strict = search(**asked(spread_cnn, again, data, tmp_path / "b.json", keep=keep, min_agreement=100.0))
+    assert all(set(one["kept"]) >= set(keep) for one in [*strict["sets"], *strict["tried"]])
+    assert "b0_conv2" not in {one["name"] for one in strict["layers"]}
 
 
 def test_without_time_the_search_says_so(spread_cnn: Path, quantised: Path, data: str, tmp_path: Path) -> None:
