@@ -22,6 +22,8 @@ def batches(
     size: Optional[Tuple[int, int]],
     batch: int,
     progress: Progress = quiet,
+    start: int = 0,
+    stop: Optional[int] = None,
 ) -> Iterator[Tuple[npt.NDArray[Any], Optional[npt.NDArray[Any]]]]:
     """Go once through a data set, in its order; one batch is in memory at a time.
 
@@ -32,6 +34,7 @@ def batches(
         size: Height and width that the model takes, None or 0 where it takes any.
         batch: Images in each batch; the last one holds what is left, unpadded.
         progress: Told the images done.
+        start, stop: The part of the data set to go through, as of a slice.
 
     Yields:
         A float32 C-contiguous batch, and its labels, int64 of shape (n,), or None where the data set has none.
@@ -42,9 +45,9 @@ def batches(
     """
     if batch < 1:
         raise UsageError(f"batch {batch}: 1 or more is needed")
-    total = len(dataset)
-    for start in range(0, total, batch):
-        indices = np.arange(start, min(start + batch, total))
+    total = len(dataset) if stop is None else min(stop, len(dataset))
+    for first in range(start, total, batch):
+        indices = np.arange(first, min(first + batch, total))
         images = apply(pre, dataset.images(indices), layout, size)
         yield images, None if dataset.labels is None else dataset.labels[indices]
         progress("images", int(indices[-1]) + 1, total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Collection, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -252,13 +252,41 @@ class Graph:
         return len(first) == len(second) and all(m == n for m, n in known)
 
 
+_SMALL = 1024
+"""Elements of an initializer that may decide a shape; larger ones are weights, whose values shapes do not need."""
+
+
 def _shapes(model: Any) -> Dict[str, Tuple[Optional[int], ...]]:
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    weights = {item.name for item in model.graph.initializer if _elements(item) > _SMALL}
+    graph = onnx.shape_inference.infer_shapes(_without_values(model, weights) if weights else model).graph
     shapes: Dict[str, Tuple[Optional[int], ...]] = {}
     for item in [*graph.input, *graph.value_info, *graph.output]:
         kind = item.type.tensor_type
-        if kind.HasField("shape"):
+        if kind.HasField("shape") and item.name not in weights:
             shapes[item.name] = tuple(int(d.dim_value) if d.HasField("dim_value") else None for d in kind.shape.dim)
     return shapes
+
+
+def _elements(item: Any) -> int:
+    return int(np.prod(list(item.dims), dtype=np.int64))
+
+
+def _without_values(model: Any, weights: Collection[str]) -> Any:
+    """A copy in which weights are inputs: the inference copies a model three times, values and all."""
+    from onnx import helper
+
+    lean = type(model)(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    lean.graph.name = model.graph.name
+    lean.graph.node.extend(model.graph.node)
+    known = {item.name for item in model.graph.input}
+    lean.graph.input.extend(model.graph.input)
+    lean.graph.output.extend(model.graph.output)
+    lean.graph.value_info.extend(model.graph.value_info)
+    for item in model.graph.initializer:
+        if item.name not in weights:
+            lean.graph.initializer.append(item)
+        elif item.name not in known:
+            lean.graph.input.append(helper.make_tensor_value_info(item.name, item.data_type, list(item.dims)))
+    return lean

@@ -66,8 +66,14 @@ def quant(scale: float, nonnegative: bool, target: str) -> Quant:
     return Quant(scale, 128, False) if target == "onnxruntime" else Quant(scale)
 
 
+def levels(nonnegative: bool, target: str) -> int:
+    """Steps from 0 to the largest value that `quant` gives an activation: 127, or 255 where uint8 starts at 0."""
+    found = quant(1.0, nonnegative, target)
+    return 127 if found.signed or found.zero else 255
+
+
 def quantize(
-    onnx: Union[str, Path],
+    onnx: Any,
     out: Union[str, Path],
     scales: Mapping[str, float],
     target: str,
@@ -80,7 +86,8 @@ def quantize(
     """Write the Q/DQ form of an FP32 graph for a target.
 
     Args:
-        onnx: FP32 graph, opset 13 or later, batch normalisations folded.
+        onnx: FP32 graph, opset 13 or later, batch normalisations folded: a file, or as `calib.graph.load` gives it,
+            which is then changed.
         out: Where the new graph is written, atomically.
         scales: Symmetric int8 scale (largest |x| / 127) per tensor that `placement.points(...).measured()` names.
         target: `tensorrt`, `openvino` or `onnxruntime`.
@@ -96,20 +103,27 @@ def quantize(
         BuildError: Nothing to quantise, or a tensor's scale is missing.
         ModelError: The graph is not ONNX, has an older opset, or holds Q/DQ nodes already.
     """
-    model = graphs.load(onnx)
-    require_float(model, str(onnx))
+    model, name = (graphs.load(onnx), onnx) if isinstance(onnx, (str, Path)) else (onnx, "the graph")
+    require_float(model, str(name))
     place = placements.points(model, target, keep_float)
     if not place.weights:
         raise BuildError(
-            f"{onnx}: no Conv, Gemm or MatMul with a constant weight, nothing to quantise", "--precision fp16"
+            f"{name}: no Conv, Gemm or MatMul with a constant weight, nothing to quantise", "--precision fp16"
         )
-    writer = _Writer(model, place, _quants(place, scales, nonnegative), 63 if weight_bits == 7 else 127)
-    writer.write()
+    counts = insert(model, place, scales, nonnegative, weight_bits)
     _set_metadata(model, metadata)
     with jsonfile.replacing_file(out) as part:
         part.write_bytes(model.SerializeToString())
-    counts = {"activations": len(place.activations), "weights": len(place.weights), "biases": len(writer.biases)}
     return {"onnx": str(out), **counts}
+
+
+def insert(
+    model: Any, place: Placement, scales: Mapping[str, float], nonnegative: Collection[str], weight_bits: int = 8
+) -> Dict[str, int]:
+    """Put the Q/DQ nodes of a placement into its model, in place; how many activations, weights and biases got some."""
+    writer = _Writer(model, place, _quants(place, scales, nonnegative), 63 if weight_bits == 7 else 127)
+    writer.write()
+    return {"activations": len(place.activations), "weights": len(place.weights), "biases": len(writer.biases)}
 
 
 def require_float(model: Any, name: str) -> None:

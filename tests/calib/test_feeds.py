@@ -25,6 +25,8 @@ def test_every_image_comes_once_in_order_and_the_tail_is_short() -> None:
     assert labels.dtype == np.int64
     np.testing.assert_array_equal(labels, data.labels)
     assert [done for _, done, _ in said] == [16, 32, 48, 50] and {total for *_, total in said} == {50}
+    ((x, _), (y, _)) = batches(data, pre, "NCHW", (32, 32), 16, start=10, stop=40)
+    np.testing.assert_array_equal(np.concatenate([x, y]), apply(pre, data.images(range(10, 40)), "NCHW"))
 
 
 def test_images_of_many_sizes_are_brought_to_one(tmp_path: Path) -> None:

@@ -127,3 +127,16 @@ def test_other_files_are_model_errors(tmp_path: Path, content: bytes) -> None:
 def test_a_missing_file_stays_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         graphs.load(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("shortcut", ["conv", "pad"])
+def test_shapes_are_inferred_without_the_values_of_weights(resnet: Build, shortcut: str) -> None:
+    import onnx
+
+    model = graphs.load(resnet(shortcut=shortcut))
+    before = model.SerializeToString()
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    shapes = Graph(model).shapes
+    assert {item.name for item in [*inferred.input, *inferred.value_info, *inferred.output]} == set(shapes)
+    assert shapes["b1_conv1_out"] == (None, 16, 4, 4) and "b1_conv2_w" not in shapes
+    assert model.SerializeToString() == before
