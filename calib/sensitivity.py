@@ -45,7 +45,7 @@ _WEIGHTS_MATTER = 0.25
 
 
 _FEW_LAYERS, _MOST = 0.125, 0.5
-"""Outliers are at most an eighth of the layers, and leave at most half of the error when they are float."""
+"""Outliers are at most an eighth of the layers (one of few), and leave at most half of the error when they are float."""
 
 
 class Goal(NamedTuple):
@@ -244,7 +244,7 @@ class _Search:
     def outliers(self) -> List[str]:
         """The few layers, if there are such, that make most of the error."""
         for _, order in self._orders()[:1]:
-            for count in range(1, 1 + int(_FEW_LAYERS * len(order))):
+            for count in range(1, 1 + max(1, int(_FEW_LAYERS * len(order)))):
                 if time.monotonic() > self.deadline:
                     break
                 if self._mix(order[:count]).error < _MOST * self.plain.error:

@@ -1,0 +1,64 @@
+"""INT8 that fails its gate: the layer at fault stays float, the engine that passes is kept, none is searched twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import optimize
+
+
+@pytest.fixture(scope="module")
+def hard_onnx(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The classifier behind a layer that makes green 3,000 times as large, which the next layer takes back.
+
+    One scale for the three colours leaves nothing of red and blue, by any calibration.
+    """
+    model = onnx.load(str(tiny_onnx))
+    factors = np.array([1, 3000, 1], np.float32)
+    for item in model.graph.initializer:
+        if item.name == "w1":
+            value = numpy_helper.to_array(item) / factors[None, :, None, None]
+            item.CopyFrom(numpy_helper.from_array(value.astype(np.float32), "w1"))
+    model.graph.initializer.append(numpy_helper.from_array(np.diag(factors)[:, :, None, None], "w0"))
+    model.graph.node[0].input[0] = "r0"
+    model.graph.node.insert(0, helper.make_node("Relu", ["c0"], ["r0"], "relu0"))
+    model.graph.node.insert(0, helper.make_node("Conv", ["image", "w0"], ["c0"], "conv0"))
+    path = tmp_path_factory.mktemp("hard") / "hard.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+ASKED = {"precision": "int8", "batch": (1, 8), "preprocess": "unit", "samples": 100, "max_drop": 5.0}
+
+
+def test_the_layer_at_fault_stays_float_and_the_gate_is_met(hard_onnx: Path, cifar: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = optimize.build(hard_onnx, data=str(cifar), out=out, **ASKED)
+    (built,) = done.bundles
+    about = built.manifest
+    kept = about["calibration"]["keep_float"]
+    assert about["gate"]["passed"] and "conv1" in kept and len(kept) <= 2
+    searches = about["search"]["searches"]
+    assert searches[0]["plain"]["drop"] > 5 and kept in [one["kept"] for one in searches[-1]["sets"]]
+    plain, *others = about["variants"]
+    assert (plain["name"], plain["passed"], plain["kept"]) == ("int8", False, False)
+    assert [one["passed"] for one in others if one["kept"]] == [True]
+    assert about["achieved"]["int8"] == plain["achieved"]["int8"] - len(kept)
+    again = optimize.build(hard_onnx, data=str(cifar), out=out, **ASKED)
+    assert again.bundles[0].reused and again.bundles[0].manifest["search"] == about["search"]
+
+
+def test_without_a_search_the_gate_fails(
+    hard_onnx: Path, cifar: Path, tmp_path: Path, optimize_command: Callable[..., Any]
+) -> None:
+    words = ["build", hard_onnx, "--precision", "int8", "--batch", 8, "--data", cifar, "--preprocess", "unit"]
+    found = optimize_command(*words, "--samples", 100, "--search-budget", 0, "-o", tmp_path / "out")
+    assert found.exit_code == 3 and "top-1 drops by" in found.stderr
+    found = optimize_command(*words, "--search-budget", -1)
+    assert found.exit_code == 2 and "--search-budget -1" in found.stderr
