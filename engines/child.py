@@ -10,15 +10,14 @@ import importlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import traceback
 from pathlib import Path
-from typing import IO, Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, Iterable, List, Mapping, Optional
 
-from engines import jsonfile
+from engines import jsonfile, process
 from engines.errors import CLASSES, OptimizeError, outcome
 from engines.spec import Progress, quiet
 
@@ -29,6 +28,9 @@ _TAIL = 20
 """Lines of a child's log shown when it died without a word."""
 
 _ours = str(Path(__file__).resolve().parent.parent)
+
+_inside = False
+"""Whether this process is such a child."""
 
 
 def clean_path() -> List[str]:
@@ -72,19 +74,16 @@ def call(
         job_file.write_text(json.dumps(job), encoding="utf-8")
         log_file = log or Path(scratch, "log.txt")
         with open(log_file, "wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(job_file), *clean_path()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=out,
-                env={**os.environ, "PYTHONSAFEPATH": "1", "OPTIMIZE_CHILD": "1", **(env or {})},
-            )
-            try:
-                assert process.stdout is not None
-                _forward(process.stdout, progress)
-                process.wait()
-            finally:
-                _end(process)
+            command = [sys.executable, "-c", _BOOT, str(job_file), *clean_path()]
+            ours = {**os.environ, "PYTHONSAFEPATH": "1", "OPTIMIZE_CHILD": "1", **(env or {})}
+            alone = not _inside  # the child of a child ends with its parent's group
+            child = process.start(command, ours, out, alone)
+            with process.passing_on(child, alone):
+                try:
+                    _forward(process.lines(child), progress)
+                    child.wait()
+                finally:
+                    process.end(child, alone)
         if result_file.exists():
             reply = jsonfile.read(result_file)
             if "error" not in reply:
@@ -92,30 +91,16 @@ def call(
             if os.environ.get("OPTIMIZE_DEBUG"):
                 sys.stderr.write(reply["traceback"])
             raise CLASSES[reply["error"]](reply["message"], reply["hint"])
-        raise _died(target, process.returncode, log_file)
+        raise _died(target, child.returncode, log_file)
 
 
-def _forward(stream: IO[bytes], progress: Progress) -> None:
-    for line in stream:
+def _forward(lines: Iterable[bytes], progress: Progress) -> None:
+    for line in lines:
         try:
             what, done, total = json.loads(line)
         except ValueError:
             continue
         progress(str(what), int(done), int(total))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a child that is still running: politely, then for good."""
-    if process.stdout is not None:
-        process.stdout.close()
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _died(target: str, code: int, log: Path) -> OptimizeError:
@@ -133,9 +118,11 @@ def _died(target: str, code: int, log: Path) -> OptimizeError:
 
 def _main(job_file: str) -> None:
     """The child's side. Its stdout carries progress lines only; whatever else prints goes to stderr, the log."""
+    global _inside
+    _inside, me = True, os.getpid()
     _follow_parent()
     job: Dict[str, Any] = json.loads(Path(job_file).read_text(encoding="utf-8"))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it, and ends us
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     lock = threading.Lock()
@@ -157,6 +144,8 @@ def _main(job_file: str) -> None:
         kind = next(known, _CLASS_OF_CODE.get(code, "OptimizeError"))
         reply = {"error": kind, "message": message, "hint": hint, "traceback": traceback.format_exc()}
         text = json.dumps(reply)
+    if os.getpid() != me:  # code of the user has forked, and came back twice: one of them speaks for both
+        os._exit(0)
     Path(job["result"]).write_text(text, encoding="utf-8")
     sys.stderr.flush()
     pipe.close()

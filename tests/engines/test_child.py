@@ -66,6 +66,38 @@ STAGES = """
         progress("pid", os.getpid(), 0)
         open(mark, "w").write(str(os.getpid()))
         time.sleep(60)
+
+    def leave_behind(progress, late, ignoring=False):
+        progress("before", 1, 2)
+        pid = os.fork()
+        if not pid:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN if ignoring else signal.SIG_DFL)
+            time.sleep(20)
+            open(late, "w").close()
+            os._exit(0)
+        progress("after", 2, 2)
+        return pid
+
+    def twice(progress, code):
+        if not os.fork():
+            return "from the copy"
+        time.sleep(1)
+        if code:
+            os._exit(code)
+        return "from the original"
+
+    def beside(progress, mark):
+        program = f"import os, time; open({mark!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+        started = __import__("subprocess").Popen([sys.executable, "-c", program])
+        while not (os.path.exists(mark) and open(mark).read()):
+            time.sleep(0.02)
+        progress("pid", started.pid, 0)
+        time.sleep(60)
+
+    def inner(progress, late):
+        from engines import child
+        pid = child.call("stages_for_test:leave_behind", {"late": late}, progress)
+        return {"pid": pid, "still_here": True}
 """
 
 
@@ -229,21 +261,109 @@ def test_an_interrupt_ends_the_child(stage: Callable[..., Any], tmp_path: Path):
     assert _gone(pids[0])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc and prctl")
-def test_a_child_ends_with_its_parent(tmp_path: Path):
+@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc")
+@pytest.mark.parametrize("ignoring", [False, True])
+def test_what_user_code_forks_delays_nothing_and_is_ended(stage: Callable[..., Any], tmp_path: Path, ignoring: bool):
+    """The fork holds the progress pipe for 20 s; then it would write its file."""
+    seen: List[str] = []
+    late = tmp_path / "late"
+    pid = stage("leave_behind", lambda what, *_: seen.append(what), late=str(late), ignoring=ignoring)
+    assert not late.exists() and _gone(pid)
+    assert seen == ["before", "after"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a fork")
+def test_code_that_forks_and_returns_twice_answers_once(stage: Callable[..., Any]):
+    assert stage("twice", code=0) == "from the original"
+    with pytest.raises(OptimizeError, match="ended with code 7"):
+        stage("twice", code=7)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc")
+def test_an_interrupt_ends_what_the_child_started(stage: Callable[..., Any], tmp_path: Path):
+    pids: List[int] = []
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        pids.append(done)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage("beside", interrupt, mark=str(tmp_path / "mark"))
+    assert _gone(pids[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc")
+def test_a_child_of_a_child_stays_in_its_group_and_ends_no_more_than_itself(stage: Callable[..., Any], tmp_path: Path):
+    late = tmp_path / "late"
+    done = stage("inner", late=str(late))
+    assert done["still_here"] and not late.exists() and _gone(done["pid"])
+
+
+def _parent(tmp_path: Path, name: str) -> Tuple[subprocess.Popen, Path]:
+    """A process that calls a stage of STAGES, once the stage has left the mark."""
     lib, mark = tmp_path / "lib", tmp_path / "mark"
     lib.mkdir()
     (lib / "stages_for_test.py").write_text(textwrap.dedent(STAGES))
     script = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(lib)!r}]; from engines import child; "
-        f"child.call('stages_for_test:sleep', {{'mark': {str(mark)!r}}})"
+        f"child.call('stages_for_test:{name}', {{'mark': {str(mark)!r}}})"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], cwd=str(tmp_path))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=str(tmp_path), env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    for _ in range(400):
+        if mark.exists() and mark.read_text():
+            break
+        time.sleep(0.05)
+    return parent, mark
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_the_parent_ends_the_other_group_and_leaves_nothing(tmp_path: Path, number: int):
+    parent, mark = _parent(tmp_path, "beside")
     try:
-        for _ in range(400):
-            if mark.exists() and mark.read_text():
-                break
-            time.sleep(0.05)
+        os.kill(parent.pid, number)
+        assert parent.wait(30) == 128 + number
+        assert _gone(int(mark.read_text()))
+        assert not list(tmp_path.glob("optimize-*"))
+    finally:
+        if parent.poll() is None:
+            parent.kill()
+            parent.wait()
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc")
+def test_stopping_the_parent_stops_the_child_until_it_goes_on(tmp_path: Path):
+    parent, mark = _parent(tmp_path, "sleep")
+    pid = int(mark.read_text())
+
+    def both(*states: str) -> bool:
+        for _ in range(200):
+            if _state(parent.pid) in states and _state(pid) in states:
+                return True
+            time.sleep(0.02)
+        return False
+
+    try:
+        os.kill(parent.pid, signal.SIGTSTP)
+        assert both("T")
+        os.kill(parent.pid, signal.SIGCONT)
+        assert both("S", "R")
+    finally:
+        parent.kill()
+        parent.wait()
+    assert _gone(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses /proc and prctl")
+def test_a_child_ends_with_its_parent(tmp_path: Path):
+    parent, mark = _parent(tmp_path, "sleep")
+    try:
         pid = int(mark.read_text())
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
