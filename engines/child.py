@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional
 
-from engines import jsonfile, process
+from engines import jsonfile, killed, process
 from engines.errors import CLASSES, OptimizeError, outcome
 from engines.spec import Progress, quiet
 
@@ -73,6 +73,7 @@ def call(
         job = {"target": target, "arguments": dict(arguments), "result": str(result_file)}
         job_file.write_text(json.dumps(job), encoding="utf-8")
         log_file = log or Path(scratch, "log.txt")
+        deaths = killed.counters()
         with open(log_file, "wb") as out:
             command = [sys.executable, "-c", _BOOT, str(job_file), *clean_path()]
             ours = {**os.environ, "PYTHONSAFEPATH": "1", "OPTIMIZE_CHILD": "1", **(env or {})}
@@ -91,6 +92,8 @@ def call(
             if os.environ.get("OPTIMIZE_DEBUG"):
                 sys.stderr.write(reply["traceback"])
             raise CLASSES[reply["error"]](reply["message"], reply["hint"])
+        if child.returncode == -9:  # SIGKILL, a name that Windows lacks
+            raise killed.killed(target, deaths)
         raise _died(target, child.returncode, log_file)
 
 
@@ -104,11 +107,6 @@ def _forward(lines: Iterable[bytes], progress: Progress) -> None:
 
 
 def _died(target: str, code: int, log: Path) -> OptimizeError:
-    if code == -signal.SIGKILL:
-        return OptimizeError(
-            f"{target} was killed, most likely because the memory ran out",
-            "close other programs, add swap, or use a smaller --batch",
-        )
     tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:]
     if os.environ.get("OPTIMIZE_DEBUG"):
         sys.stderr.write("\n".join(tail) + "\n")

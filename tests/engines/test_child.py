@@ -13,7 +13,7 @@ from typing import Any, Callable, List, Tuple
 
 import pytest
 
-from engines import child
+from engines import child, killed
 from engines.errors import CLASSES, OptimizeError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +44,10 @@ STAGES = """
 
     def kill(progress, number):
         os.kill(os.getpid(), number)
+
+    def run_out(progress, counter):
+        open(counter, "w").write("pgfault 5\\noom_kill 3\\n")
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def leave(progress):
         print("last words", file=sys.stderr, flush=True)
@@ -160,9 +164,19 @@ def test_a_missing_module_or_function_is_an_error(stage: Callable[..., Any]):
         stage("no_such_function")
 
 
-def test_a_killed_child_hints_at_memory(stage: Callable[..., Any]):
-    with pytest.raises(OptimizeError, match=r"stages_for_test:kill was killed.*memory"):
+def test_a_killed_child_blames_the_memory_only_where_the_kernel_does(
+    stage: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The counter of a kernel that ends the child, in a file of the same form."""
+    monkeypatch.setattr(killed, "_ROOT", tmp_path)
+    (tmp_path / "proc").mkdir()
+    counter = tmp_path / "proc" / "vmstat"
+    counter.write_text("pgfault 5\noom_kill 2\n")
+    with pytest.raises(OptimizeError, match=r"^stages_for_test:kill was killed \(signal 9\)$"):
         stage("kill", number=int(signal.SIGKILL))
+    with pytest.raises(OptimizeError, match=r"stages_for_test:run_out was killed.*memory ran out") as error:
+        stage("run_out", counter=str(counter))
+    assert "smaller --batch" in error.value.hint
 
 
 def test_a_child_that_crashes_or_leaves_is_an_error(stage: Callable[..., Any]):

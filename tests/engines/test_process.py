@@ -1,4 +1,4 @@
-"""Reading a process while it lives, and ending it with all that it started; more through `tests/engines/test_child.py`."""
+"""Reading a process while it lives, and ending it with all that it started."""
 
 from __future__ import annotations
 
