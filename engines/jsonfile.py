@@ -110,7 +110,17 @@ def sweep(folder: PathLike) -> None:
     """Remove what killed writers have left in a folder that nobody else writes to meanwhile."""
     for left in Path(folder).glob(".*"):
         if _LEFT.fullmatch(left.name):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() and not left.is_symlink() else left.unlink()
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder; what of a folder cannot be removed stays."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    with contextlib.suppress(OSError):
+        path.chmod(0o700)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -135,7 +145,8 @@ def replacing_file(path: PathLike) -> Iterator[Path]:
 def replacing_folder(path: PathLike) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; on success it is synced and takes its place, else removed.
 
-    An older folder at `path` is moved aside first and removed last, so that a kill leaves one of the two.
+    What is at `path` already, be it a folder, a file or a link, is moved aside first and removed last, so that a kill
+    leaves one of the two.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -149,17 +160,15 @@ def replacing_folder(path: PathLike) -> Iterator[Path]:
                     os.fsync(handle.fileno())
             fsync_folder(folder)
         os.chmod(part, 0o755)  # noqa: S103  (readable by all, as any folder made by hand)
-        if target.exists():
+        if os.path.lexists(target):
             old = _beside(target, ".old")
-            old.mkdir(0o700)
-            os.replace(target, old / target.name)
+            os.replace(target, old)  # in the same folder, which needs no right to write into what is moved
             try:
                 os.replace(part, target)
             except OSError:
-                os.replace(old / target.name, target)
-                old.rmdir()
+                os.replace(old, target)
                 raise
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
         else:
             os.replace(part, target)
         fsync_folder(target.parent)

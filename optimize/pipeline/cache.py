@@ -37,14 +37,15 @@ def entries(folder: Path) -> List[Dict[str, Any]]:
     for space in _workspaces(folder):
         for stage in sorted(space.stages.glob("*/stage.json")):
             try:
-                record = jsonfile.read(stage)
-            except DamagedError:
+                record = jsonfile.read(stage) if stage.is_file() else {}
+            except (OSError, DamagedError):
                 record = {}
+            told = {k: v for k, v in record.items() if isinstance(v, str)}
             size = sum(p.stat().st_size for p in stage.parent.rglob("*") if p.is_file())
             found.append(
                 {
-                    "name": record.get("name", "damaged"),
-                    "created": record.get("created", ""),
+                    "name": told.get("name", "damaged"),
+                    "created": told.get("created", ""),
                     "bytes": size,
                     "path": str(stage.parent),
                 }

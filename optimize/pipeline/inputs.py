@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Tuple
 
@@ -89,7 +90,9 @@ def _locations(path: str, _: Stamp) -> Tuple[str, ...]:
 
     unparsable = importlib.import_module("google.protobuf.message").DecodeError
     try:
-        graph = onnx.load(path, load_external_data=False).graph
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # protobuf warns of a cut file, and returns a part of it
+            graph = onnx.load(path, load_external_data=False).graph
     except (unparsable, ValueError, OSError):  # whoever loads the model tells what is wrong with it
         return ()
     found = {entry.value for tensor in _tensors(graph) for entry in tensor.external_data if entry.key == "location"}

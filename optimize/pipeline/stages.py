@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 from engines import child, jsonfile
 from engines.device import version_of
@@ -36,6 +37,7 @@ class Workspace:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._held: Optional[Tuple[int, int]] = None
 
     @property
     def stages(self) -> Path:
@@ -44,7 +46,11 @@ class Workspace:
 
     @contextlib.contextmanager
     def locked(self, waiting: Progress = quiet) -> Iterator[None]:
-        """Hold the folder for one build at a time; a second one waits and says so."""
+        """Hold the folder for one build at a time; a second one waits and says so.
+
+        Raises:
+            OptimizeError: The folder was removed or moved while it was held, whatever else came of that.
+        """
         from filelock import FileLock, Timeout
 
         self.root.mkdir(parents=True, exist_ok=True)
@@ -55,16 +61,38 @@ class Workspace:
             waiting(f"waiting for another build in {self.root.parent}", 0, 0)
             lock.acquire()
         try:
+            self._held = _file_id(self.root / "lock")
             for folder in (self.stages, self.root.parent):
                 jsonfile.sweep(folder)
-            yield
+            try:
+                yield
+            except Exception:
+                self.check_there()
+                raise
+            self.check_there()
         finally:
+            self._held = None
             lock.release()
+
+    def check_there(self) -> None:
+        """Refuse to go on in an output folder that is not the one that is held.
+
+        Raises:
+            OptimizeError: It was removed or moved; what was begun anew in its place is removed where it is empty.
+        """
+        if self._held is None or _file_id(self.root / "lock") == self._held:
+            return
+        for folder in (self.stages, self.root, self.root.parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        gone = self.root if self.root.parent.exists() else self.root.parent
+        raise OptimizeError(f"{gone} was removed or moved during the build", "run the command again")
 
     def note(self, event: str, stage: str, key: str, **more: Any) -> None:
         """Append one line to the journal."""
         line = {"time": now(), "event": event, "stage": stage, "key": key, **more}
-        self.root.mkdir(parents=True, exist_ok=True)
+        if self._held is None:
+            self.root.mkdir(parents=True, exist_ok=True)
         with open(self.root / "journal.jsonl", "a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
 
@@ -107,6 +135,7 @@ class Workspace:
             }
         )
         folder = self.stages / f"{name}-{key[:16]}"
+        self.check_there()
         if not force:
             found = _finished(folder, key)
             if found is not None:
@@ -123,8 +152,10 @@ class Workspace:
                 try:
                     value = child.call(target, call, progress, env)
                 except OptimizeError:
+                    self.check_there()
                     unchanged()  # a file that was cut short while it was read is the reason of any other error
                     raise
+                self.check_there()
                 unchanged()
                 seconds = round(time.perf_counter() - begun, 3)
                 record = {
@@ -139,9 +170,11 @@ class Workspace:
                     },
                     "result": _swap(value, str(part), _HERE),
                 }
-                jsonfile.write(part / "stage.json", record)
+                jsonfile.write(part / "stage.json", _sealed(record))
         except BaseException as error:
-            self.note("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", name, key, why=str(error))
+            event = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            with contextlib.suppress(OSError):  # a full disk or a folder that is gone must not hide the error
+                self.note(event, name, key, why=str(error))
             raise
         self.note("done", name, key, seconds=seconds)
         return {**_swap(value, str(part), str(folder)), "folder": str(folder), "seconds": seconds, "reused": False}
@@ -153,17 +186,28 @@ def value_of(result: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def _finished(folder: Path, key: str) -> Optional[Dict[str, Any]]:
-    """The result in `folder` if it is whole: made for `key`, every file there with the bytes it was written with."""
+    """The result in `folder` if it is whole: made for `key`, record and files as they were written; else None.
+
+    The record's own hash tells whatever was lost or changed in it, so that nothing else of it needs a doubt.
+    """
+    file = folder / "stage.json"
     try:
-        record = jsonfile.read(folder / "stage.json", _SCHEMA)
-        if record["key"] != key:
+        if not file.is_file():
+            return None
+        record = jsonfile.read(file, _SCHEMA)
+        if record.pop("seal", None) != digest(record) or record.get("key") != key:
             return None
         for name, sha in record["files"].items():
-            if jsonfile.sha256(folder / name) != sha:
+            if not (folder / name).is_file() or jsonfile.sha256(folder / name) != sha:
                 return None
-        return {**_swap(record["result"], _HERE, str(folder)), "seconds": record["seconds"]}
-    except (FileNotFoundError, DamagedError, KeyError):
+    except (OSError, DamagedError, RecursionError):  # no folder, no right to read it, a failing disk, hostile nesting
         return None
+    return {**_swap(record["result"], _HERE, str(folder)), "seconds": record["seconds"]}
+
+
+def _sealed(record: Dict[str, Any]) -> Dict[str, Any]:
+    """A record with the hash of what a reader of it will see."""
+    return {**record, "seal": digest(jsonfile.loads(jsonfile.dumps(record)))}
 
 
 def _swap(value: Any, old: str, new: str) -> Any:
@@ -174,6 +218,15 @@ def _swap(value: Any, old: str, new: str) -> Any:
     if isinstance(value, list):
         return [_swap(v, old, new) for v in value]
     return value
+
+
+def _file_id(path: Path) -> Optional[Tuple[int, int]]:
+    """Which file it is; no other gets the same while it is held open. None where there is none."""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
 
 
 def digest(value: Any) -> str:

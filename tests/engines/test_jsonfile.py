@@ -140,6 +140,24 @@ def test_a_folder_is_replaced_whole(tmp_path: Path):
         assert left_over(tmp_path) == []
 
 
+@pytest.mark.parametrize("kind", ["file", "link", "link to nothing", "full folder"])
+def test_whatever_is_in_the_way_of_a_folder_is_replaced(kind: str, tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept.txt").write_text("kept")
+    target = tmp_path / "bundle"
+    if kind == "file":
+        target.write_text("in the way")
+    elif kind == "full folder":
+        (target / "deep").mkdir(parents=True)
+    else:
+        target.symlink_to(tmp_path / ("elsewhere" if kind == "link" else "nowhere"))
+    with jsonfile.replacing_folder(target) as part:
+        (part / "new.txt").write_text("new")
+    assert not target.is_symlink() and [p.name for p in target.iterdir()] == ["new.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "elsewhere"]
+    assert (tmp_path / "elsewhere" / "kept.txt").read_text() == "kept"
+
+
 def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path):
     target = tmp_path / "bundle"
     with jsonfile.replacing_folder(target) as part:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any, Callable, Dict
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from engines.errors import ModelError
+from engines.errors import ModelError, OptimizeError
+from engines.spec import quiet
 from optimize.pipeline import cache
 from optimize.pipeline.stages import Workspace, digest
 
@@ -76,10 +81,130 @@ def test_a_changed_byte_runs_again(space: Workspace) -> None:
     assert not write(space)["reused"] and file.read_text() == "hello"
 
 
-def test_a_damaged_record_runs_again(space: Workspace) -> None:
-    folder = Path(write(space)["folder"])
-    (folder / "stage.json").write_text('{"schema": "optimize.stage/1", "key"')
-    assert not write(space)["reused"]
+RECORD = ("schema", "name", "key", "created", "seconds", "inputs", "files", "result", "seal")
+WRONG = st.sampled_from([None, {}, [], "", 0, 1e9, True, "x", {"a": "b"}, [{}], {"..": "x"}, {"\0": "x"}])
+
+
+def changed(change: Callable[[Dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """The damage of another record in a stage's folder."""
+
+    def damage(folder: Path) -> None:
+        record = json.loads((folder / "stage.json").read_text())
+        change(record)
+        (folder / "stage.json").write_text(json.dumps(record))
+
+    return damage
+
+
+def replaced(name: str, kind: str) -> Callable[[Path], None]:
+    """The damage of something else in place of a file of a stage, or in place of its folder."""
+
+    def damage(folder: Path) -> None:
+        place = folder / name if name else folder
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+        if kind == "folder":
+            (place / "deep").mkdir(parents=True)
+        elif kind == "file":
+            place.write_text('{"schema": "optimize.stage/1"}')
+        elif kind == "link to nothing":
+            place.symlink_to(folder.parent / "nothing")
+        elif kind == "link to itself":
+            place.symlink_to(place)
+        elif kind == "pipe":
+            os.mkfifo(place)
+
+    return damage
+
+
+def cut(at: float, with_: bytes) -> Callable[[Path], None]:
+    """The damage of a record that was overwritten from somewhere on."""
+
+    def damage(folder: Path) -> None:
+        text = (folder / "stage.json").read_bytes()
+        (folder / "stage.json").write_bytes(text[: int(at * (len(text) - 2))] + with_)
+
+    return damage
+
+
+@st.composite
+def damages(draw: Any) -> Callable[[Path], None]:
+    kind = draw(st.sampled_from(["value", "missing", "replaced", "cut"]))
+    key = draw(st.sampled_from(RECORD))
+    if kind == "value":
+        value = draw(WRONG)
+        return changed(lambda record: record.update({key: value}))
+    if kind == "missing":
+        return changed(lambda record: record.pop(key))
+    if kind == "cut":
+        return cut(draw(st.floats(0, 1)), draw(st.sampled_from([b"", b"}", b"\xff", b"\0" * 50, b"[" * 5000])))
+    names, kinds = ["", "stage.json", "a.txt"], ["folder", "file", "link to nothing", "link to itself", "pipe", "gone"]
+    return replaced(draw(st.sampled_from(names)), draw(st.sampled_from(kinds)))
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(damage=damages())
+@example(damage=changed(lambda record: record.update(result=[])))
+@example(damage=changed(lambda record: record["files"].clear()))
+@example(damage=changed(lambda record: record["result"].pop("file")))
+@example(damage=replaced("stage.json", "folder"))
+@example(damage=replaced("", "file"))
+@example(damage=replaced("", "link to nothing"))
+def test_a_damaged_stage_runs_again(space: Workspace, damage: Callable[[Path], None]) -> None:
+    first = write(space)
+    damage(Path(first["folder"]))
+    again = write(space)
+    assert Path(again["file"]).read_text() == "hello" and again["list"] == [again["file"]]
+    assert not again["reused"] and write(space)["pid"] == again["pid"]
+    assert [p.name for p in space.stages.iterdir()] == [Path(first["folder"]).name]
+    cache.entries(space.root.parent)
+
+
+@pytest.mark.parametrize("name", ["stage.json", "a.txt", ""])
+def test_a_stage_that_may_not_be_read_runs_again(space: Workspace, name: str) -> None:
+    place = Path(write(space)["folder"]) / name
+    place.chmod(0)
+    if os.access(place, os.R_OK):
+        place.chmod(0o700)
+        pytest.skip("this user reads everything")
+    assert not write(space)["reused"] and write(space)["reused"]
+    assert [p.name for p in space.stages.iterdir()] == [place.name if not name else place.parent.name]
+
+
+def test_damaged_stages_are_listed_and_removed(space: Workspace) -> None:
+    damage = (replaced("stage.json", "folder"), changed(lambda record: record.update(name=[], created={})))
+    for number, one in enumerate(damage):
+        one(Path(write(space, str(number))["folder"]))
+    assert [(e["name"], e["created"]) for e in cache.entries(space.root.parent)] == [("damaged", "")] * 2
+    assert len(cache.remove(space.root.parent)) == 2
+
+
+@pytest.mark.parametrize("when", ["writing", "before", "after"])
+def test_an_output_folder_that_is_removed(space: Workspace, when: str) -> None:
+    out = space.root.parent
+
+    def remove(*_: Any) -> None:
+        if out.exists():
+            shutil.rmtree(out)
+
+    said = r"model\.optimized was removed or moved during the build"
+    with pytest.raises(OptimizeError, match=said) as caught, space.locked():
+        write(space, "first")
+        if when == "before":
+            remove()
+        write(space, progress=remove if when == "writing" else quiet)
+        remove()
+    assert caught.value.exit_code == 1 and "again" in caught.value.hint
+    assert not out.exists()
+
+
+def test_a_workspace_that_is_replaced(space: Workspace) -> None:
+    """Another build began in the same place: its folder stays as it is."""
+    with pytest.raises(OptimizeError, match=r"\.optimize was removed or moved"), space.locked():
+        os.rename(space.root, space.root.with_name("aside"))
+        with Workspace(space.root).locked():
+            write(Workspace(space.root))
+        write(space, "other")
+    assert [p.name.rsplit("-")[0] for p in space.stages.iterdir()] == ["write"]
 
 
 def test_the_folder_may_move(space: Workspace, tmp_path: Path) -> None:
