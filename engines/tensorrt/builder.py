@@ -89,6 +89,8 @@ def build(
         "tensorrt": str(trt.__version__),
         "compute_capability": capability,
         "int8_mode": asked.get("int8_mode") if precision == "int8" else None,
+        "dla": asked.get("dla"),
+        "gpu_fallback": bool(asked.get("gpu_fallback")),
         "workspace_bytes": min(one.workspace for one in chosen),
         "profiles": [profile for _, profiles in seen for profile in profiles],
         "builds": [
@@ -130,6 +132,7 @@ class _Job:
     ) -> None:
         self.trt, self.gpu, self.onnx, self.model, self.precision = trt, gpu, onnx, model, precision
         self.options, self.progress = options, progress
+        self._where = {"gpu": gpu.device, "dla": options.get("dla")}
         self.count = int(options.get("builds") or 1)
         self.measure = measure or self._time
         self.log = compat.logger(trt)
@@ -191,7 +194,7 @@ class _Job:
         with TemporaryDirectory(prefix="optimize-") as scratch:
             file = Path(scratch, "trial.plan")
             file.write_bytes(plan)
-            spec = RunnerSpec(str(file), "onnx", backend="tensorrt", options={"gpu": self.gpu.device})
+            spec = RunnerSpec(str(file), "onnx", backend="tensorrt", options=self._where)
             with load(spec) as runner:
                 for batch in batches:
                     self.progress(f"timing the plan at batch {batch}", 0, 0)
@@ -207,6 +210,8 @@ class _Job:
             runtime = self.trt.Runtime(self.log)
         except TypeError:  # what the bindings make of a null pointer
             raise BuildError(f"TensorRT makes no runtime ({self.log.errors()})", "optimize doctor") from None
+        if self._where["dla"] is not None:
+            runtime.DLA_core = self._where["dla"]
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BuildError(f"TensorRT does not read the plan that it has just built ({self.log.errors()})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from engines.cuda import Stream
 from engines.errors import IncompatibleError, OptimizeError, UsageError
@@ -14,16 +14,25 @@ from engines.tensorrt import compat
 class Plan:
     """One engine in memory.
 
+    Args:
+        trt: The module.
+        log: Keeps what TensorRT says.
+        path: The plan.
+        dla: Core of the deep-learning accelerator that runs it. A plan does not hold the number, as trtexec, too, tells
+            it when it loads one.
+
     Attributes:
         inputs, outputs: The batch is None where profiles differ in it.
         batches: Batch -> number of the profile that serves it.
         bound: Batch -> whose addresses its execution context has.
     """
 
-    def __init__(self, trt: Any, log: Any, path: Path) -> None:
+    def __init__(self, trt: Any, log: Any, path: Path, dla: Optional[int] = None) -> None:
         content = Path(path).read_bytes()
         self._trt, self._log, self.path = trt, log, path
         self._runtime = trt.Runtime(log)
+        if dla is not None:
+            self._runtime.DLA_core = dla
         self.engine: Any = self._runtime.deserialize_cuda_engine(content)
         if self.engine is None:
             raise IncompatibleError(
@@ -123,7 +132,7 @@ class Plan:
         self._runtime = None
 
 
-def open_plans(trt: Any, log: Any, paths: List[Path]) -> List[Plan]:
+def open_plans(trt: Any, log: Any, paths: List[Path], dla: Optional[int] = None) -> List[Plan]:
     """Deserialise plans; where one is refused, those before it are freed.
 
     Raises:
@@ -132,7 +141,7 @@ def open_plans(trt: Any, log: Any, paths: List[Path]) -> List[Plan]:
     plans: List[Plan] = []
     try:
         for path in paths:
-            plans.append(Plan(trt, log, path))
+            plans.append(Plan(trt, log, path, dla))
     except BaseException:
         for plan in plans:
             plan.close()

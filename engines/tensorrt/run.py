@@ -25,7 +25,7 @@ def load(spec: RunnerSpec) -> Runner:
     """Load `model.plan`, or one plan for each batch where `spec.options["plans"]` names them.
 
     Args:
-        spec: Its options may also tell `io` (copy, zero-copy), `cuda_graph`, `spin` and `gpu`.
+        spec: Its options may also tell `io` (copy, zero-copy), `cuda_graph`, `spin`, `gpu` and `dla`.
 
     Raises:
         IncompatibleError: No GPU, no TensorRT, or TensorRT refuses the plan.
@@ -143,7 +143,7 @@ class TensorRTRunner(Runner):
         self._bindings: List[Binding] = []
         self._kept: Dict[int, Tuple[List[np.ndarray[Any, Any]], Query]] = {}  # by batch: what `infer` runs
         try:
-            self._plans = open_plans(trt, self._log, paths)
+            self._plans = open_plans(trt, self._log, paths, spec.options.get("dla"))
             first = self._plans[0]
             self.inputs, self.outputs = first.inputs, first.outputs
             if len(self._plans) > 1:  # each has its own fixed batch
@@ -307,7 +307,7 @@ class TensorRTRunner(Runner):
         with self.gpu.current():
             served, arrays = self._served(feeds)
             # a profiler cannot be taken off a context, and one profile has one context: so an engine of its own
-            plan = Plan(self._trt, self._log, served.path)
+            plan = Plan(self._trt, self._log, served.path, self._options.get("dla"))
             try:
                 binding = self._binding(plan, arrays)
                 times = layers.profiler(self._trt)

@@ -240,7 +240,7 @@ class Job:
         self.watch.data_unchanged()  # what cannot be measured any more is not built
         found = [self.engine(precision, variant) for variant in variants(self, precision)]
         journal = None
-        if precision == "int8" and self.options.search_budget and not any(one.passed for one in found):
+        if precision == "int8" and self._may_search() and not any(one.passed for one in found):
             from optimize.pipeline.search import search
 
             self.progress("INT8 fails the gate: looking for the layers that cost accuracy", 0, 0)
@@ -259,6 +259,10 @@ class Job:
         if not reused:
             engine.publish(chosen.stage, [f["path"] for f in about["files"]], about, bundle)
         return Built(bundle, precision, about, reused)
+
+    def _may_search(self) -> bool:
+        """An accelerator does not run the Q/DQ graphs that a search makes."""
+        return self.options.search_budget > 0 and self.options.tensorrt.dla is None
 
     def _refuse_to_replace(self, bundle: Path) -> None:
         """A bundle in place that was built from a file of another name is another model's: `net.pt` and `net.onnx`."""

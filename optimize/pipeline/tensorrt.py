@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from engines.errors import UsageError
+from engines.errors import IncompatibleError, UsageError
 from engines.spec import Progress, quiet
 
 INT8_MODES = ("auto", "explicit", "implicit")
@@ -77,6 +77,36 @@ class TensorRTOptions:
     def given(self) -> List[str]:
         """The options that were asked for, as they are typed."""
         return [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
+
+    def int8_modes(self, able: Dict[str, Any]) -> Tuple[str, ...]:
+        """The ways to build INT8.
+
+        An accelerator takes INT8 from TensorRT's calibrator only; Q/DQ pairs would leave its layers to the GPU.
+        Source: "Accelerating AI inference with TensorRT and DLA", NVIDIA's developer blog; NVIDIA/TensorRT#2222.
+
+        Args:
+            able: From `capabilities`.
+
+        Raises:
+            IncompatibleError: This TensorRT, or the accelerator, does not have the way that was asked for.
+        """
+        calibrates = able["weakly_typed"] and able["calibrator"]
+        if not calibrates and (self.int8_mode == "implicit" or self.dla is not None):
+            asked = "--int8-mode implicit" if self.dla is None else f"--dla {self.dla} in INT8"
+            raise IncompatibleError(
+                f"{asked}: TensorRT {able['version']} has no calibrator of its own, which it needs",
+                "--int8-mode explicit" if self.dla is None else "--precision fp16",
+            )
+        if self.dla is not None:
+            if self.int8_mode == "explicit":
+                raise IncompatibleError(
+                    f"--int8-mode explicit --dla {self.dla}: an accelerator does not run Q/DQ graphs",
+                    "--int8-mode implicit",
+                )
+            return ("implicit",)
+        if self.int8_mode == "auto":
+            return ("explicit", "implicit") if calibrates else ("explicit",)
+        return (self.int8_mode,)
 
     def settings(self) -> Dict[str, Any]:
         """What decides the plan, for `engines.tensorrt.build`."""

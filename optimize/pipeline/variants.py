@@ -74,12 +74,12 @@ def _tensorrt(job: Job, precision: str, settings: Dict[str, Any]) -> List[Varian
         onnx = job.onnx if precision == "fp32" or able["weakly_typed"] else _in_fp16(job, job.onnx)
         return [Variant("", onnx, None, settings, unkeyed)]
     found = []
-    implicit = able["weakly_typed"] and able["calibrator"] and asked.dla is None
-    if asked.int8_mode != "implicit" or not implicit:
+    modes = asked.int8_modes(able)
+    if "explicit" in modes:
         calibration = job.calibrate()
         onnx = calibration["onnx"] if able["weakly_typed"] else _in_fp16(job, calibration["onnx"])
         found.append(Variant("explicit", onnx, calibration, {**settings, "int8_mode": "explicit"}, unkeyed))
-    if implicit and asked.int8_mode != "explicit":
+    if "implicit" in modes:
         found.append(_implicit(job, settings, unkeyed))
     return found
 

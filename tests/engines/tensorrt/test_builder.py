@@ -194,6 +194,29 @@ def test_an_accelerator_needs_a_board_that_has_one(
     built = build(graph, tmp_path, "fp16", [1, 4], options, quiet)
     assert built["files"] == ["model-b1.plan", "model-b4.plan"]
     assert "--useDLACore=0" in built["options"]["trtexec"]
+    assert (built["options"]["dla"], built["options"]["gpu_fallback"]) == (0, True)
+
+
+def test_a_plan_runs_on_the_accelerator_that_was_asked_for(
+    trt: Any, cuda_ledger: Any, graphs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of the core is no part of a plan."""
+    graph, options = asked(trt, graphs, "fp16")
+    monkeypatch.setenv("OPTIMIZE_DOUBLE_DLA", "2")
+    cores: List[Any] = []
+    runtime = trt.Runtime
+
+    class Watched(runtime):  # type: ignore[misc]
+        def deserialize_cuda_engine(self, plan: Any) -> Any:
+            cores.append(self.DLA_core)
+            return super().deserialize_cuda_engine(plan)
+
+    monkeypatch.setattr(trt, "Runtime", Watched)
+    built = build(graph, tmp_path, "fp16", [1], {**options, "dla": 1, "gpu_fallback": True, "builds": 2}, quiet)
+    spec = RunnerSpec(str(tmp_path / "model.plan"), "onnx", backend="tensorrt", options=built["options"])
+    with load(spec):
+        pass
+    assert len(cores) >= 4 and set(cores) == {1}
 
 
 def test_layers_kept_in_fp32(trt: Any, cuda_ledger: Any, graphs: Any, tmp_path: Path) -> None:

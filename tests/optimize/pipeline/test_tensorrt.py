@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.errors import UsageError
+from engines.errors import IncompatibleError, UsageError
 from optimize.pipeline.tensorrt import TensorRTOptions, calibration_feeds, cast_fp16
 
 
@@ -46,6 +46,30 @@ def test_a_size_with_a_unit_is_never_more_than_it_says(value: float, unit: str):
 def test_what_makes_no_sense_is_refused(given_, option: str):
     with pytest.raises(UsageError, match=option):
         TensorRTOptions(**given_)
+
+
+@pytest.mark.parametrize(
+    ("mode", "dla", "calibrates", "modes"),
+    [
+        ("auto", None, True, ("explicit", "implicit")),
+        ("auto", None, False, ("explicit",)),
+        ("explicit", None, True, ("explicit",)),
+        ("implicit", None, True, ("implicit",)),
+        ("implicit", None, False, "--int8-mode implicit: TensorRT 11.4 has no calibrator"),
+        ("auto", 0, True, ("implicit",)),
+        ("implicit", 1, True, ("implicit",)),
+        ("explicit", 0, True, "an accelerator does not run Q/DQ graphs"),
+        ("auto", 0, False, "--dla 0 in INT8: TensorRT 11.4 has no calibrator"),
+    ],
+)
+def test_the_ways_to_int8(mode: str, dla, calibrates: bool, modes):
+    asked = TensorRTOptions(int8_mode=mode, dla=dla)
+    able = {"weakly_typed": calibrates, "calibrator": calibrates, "version": "11.4"}
+    if isinstance(modes, tuple):
+        assert asked.int8_modes(able) == modes
+    else:
+        with pytest.raises(IncompatibleError, match=modes):
+            asked.int8_modes(able)
 
 
 def test_the_options_that_were_asked_for_are_named_as_they_are_typed():
