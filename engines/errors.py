@@ -103,6 +103,8 @@ class Outcome(NamedTuple):
 _OS_HINTS: Dict[int, Tuple[str, int, str]] = {
     errno.ENOSPC: ("no space left on the disk", 1, "free some space, or choose another folder with -o DIR"),
     errno.EDQUOT: ("the disk quota is used up", 1, "free some space, or choose another folder with -o DIR"),
+    errno.EFBIG: ("a file is larger than the disk or a limit allows", 1, "ulimit -f unlimited, or -o DIR elsewhere"),
+    errno.EIO: ("the disk failed", 1, "look at the system's log, and choose another folder with -o DIR"),
     errno.EACCES: ("permission denied", 4, "choose a folder you can write to with -o DIR"),
     errno.EPERM: ("operation not permitted", 4, "choose a folder you can write to with -o DIR"),
     errno.EROFS: ("read-only file system", 4, "choose a folder you can write to with -o DIR"),

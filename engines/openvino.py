@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from engines import onnxfile
+from engines import irfile, onnxfile
 from engines.backend import hint
 from engines.backend import unavailable as _unavailable
 from engines.device import backend_version, cpu_features
@@ -104,6 +104,9 @@ def build(
 
     Every batch is compiled once, so that an engine that is written also loads. Weights of fp16 are stored as float16.
     `options["inference_precision"]` overrides what the precision means on this CPU.
+
+    Raises:
+        OSError: The disk did not take the files; see `engines.irfile.save`.
     """
     import openvino as ov
 
@@ -134,12 +137,12 @@ def build(
         flags.append(f"inference-precision-{reported['inference_precision']}")
     progress("writing the engine", len(batches), len(batches))
     # Scales of a quantized graph would lose digits as float16; its int8 weights are small already.
-    ov.save_model(model, str(out / "model.xml"), compress_to_fp16=precision == "fp16")
+    irfile.save(model, out, precision == "fp16", onnx.stat().st_size)
     recorded = {"inference_precision": wanted, "hint": "latency", **{k: reported[k] for k in _RECORDED}}
     if threads:
         recorded["threads"] = threads
     return {
-        "files": ["model.xml", "model.bin"],
+        "files": list(irfile.FILES),
         "options": recorded,
         "achieved": onnxfile.counts(layers),
         "layers": layers,

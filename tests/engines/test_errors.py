@@ -41,6 +41,8 @@ def test_an_error_survives_pickling_and_stays_one_line(name: str):
         (MemoryError(), "out of memory", 1),
         (ModuleNotFoundError("No module named 'torch'", name="torch.nn"), "package torch is missing", 4),
         (OSError(errno.ENOSPC, "x", "/f"), "no space left on the disk: /f", 1),
+        (OSError(errno.EFBIG, "x", "/f"), "a file is larger than the disk or a limit allows: /f", 1),
+        (OSError(errno.EIO, "x", "/f"), "the disk failed: /f", 1),
         (PermissionError(errno.EACCES, "x", "/f"), "permission denied: /f", 4),
         (FileNotFoundError(errno.ENOENT, "x", "/f"), "no such file or folder: /f", 2),
         (ZeroDivisionError("by\nzero"), "unexpected ZeroDivisionError: by zero", 1),
