@@ -30,7 +30,11 @@ _TAIL = 20
 _ours = str(Path(__file__).resolve().parent.parent)
 
 _inside = False
-"""Whether this process is such a child."""
+
+
+def inside() -> bool:
+    """Whether this process is a child of `call`: no Ctrl-C reaches it."""
+    return _inside
 
 
 def clean_path() -> List[str]:
@@ -137,8 +141,11 @@ def _main(job_file: str) -> None:
         reply = {"value": function(**job["arguments"], progress=progress)}
         text = json.dumps(reply, allow_nan=False)
     except BaseException as error:  # the boundary: every error travels to the parent, as data
-        message, code, hint = outcome(error)
-        known = (cls.__name__ for cls in type(error).__mro__ if CLASSES.get(cls.__name__) is cls)
+        from engines import userfile  # which imports this module
+
+        told = userfile.blamed(error) or error
+        message, code, hint = outcome(told)
+        known = (cls.__name__ for cls in type(told).__mro__ if CLASSES.get(cls.__name__) is cls)
         kind = next(known, _CLASS_OF_CODE.get(code, "OptimizeError"))
         reply = {"error": kind, "message": message, "hint": hint, "traceback": traceback.format_exc()}
         text = json.dumps(reply)

@@ -142,9 +142,12 @@ def _call(torch: Any, factory: str, make: Any, state: Mapping[str, Any]) -> Any:
         module = make(**options)
     except OptimizeError:
         raise
-    except Exception as error:  # the user's own code
+    except BaseException as error:  # the user's own code
+        if not userfile.is_users(error):
+            raise
         raise UsageError(
-            f"--factory {_short(factory)} failed: {_line(error)}", "it is called without arguments (but num_classes)"
+            f"--factory {_short(factory)} failed: {userfile.said(error)}",
+            "it is called without arguments (but num_classes)",
         ) from error
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"--factory {_short(factory)} made a {type(module).__name__}, not a torch.nn.Module")

@@ -13,11 +13,15 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+from engines import child
 from engines.errors import IncompatibleError, ModelError, OptimizeError, UsageError
 
 _FORM = "FILE.py:NAME"
+
+_FLOORS = ("engines", "calib", "bench", "optimize")
+"""Packages of ours: a user's file may lie beside them."""
 
 
 def split(text: str) -> Tuple[Path, List[str]]:
@@ -122,17 +126,52 @@ def _load(file: Path) -> ModuleType:
 
 def _translated(file: Path, error: BaseException) -> BaseException:
     """What a failure of the user's code means to the user."""
-    if isinstance(error, (KeyboardInterrupt, MemoryError, OptimizeError)):
+    if isinstance(error, (MemoryError, OptimizeError)) or not is_users(error):
         return error
     if isinstance(error, ImportError):
         return IncompatibleError(f"{file} cannot import what it needs: {error}", "install that package, then try again")
-    if isinstance(error, SystemExit):
+    if not isinstance(error, Exception):
         return ModelError(
-            f"{file} ended the process while it was imported",
+            f"{file} ended the process while it was imported: {said(error)}",
             'put its command-line part under `if __name__ == "__main__":`',
         )
     line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
     return ModelError(f"{file} failed while it was imported{line}: {type(error).__name__}: {error}")
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether an exception out of the user's code is its mistake: Ctrl-C is not, and never reaches a child."""
+    return isinstance(error, (Exception, SystemExit)) or (isinstance(error, KeyboardInterrupt) and child.inside())
+
+
+def said(error: BaseException) -> str:
+    """An exception in a few words, in one line."""
+    if isinstance(error, SystemExit):
+        return f"sys.exit({'' if error.code is None else ' '.join(repr(error.code).split())[:300]})"
+    return ": ".join(part for part in (type(error).__name__, " ".join(str(error).split())[:300]) if part)
+
+
+def blamed(error: BaseException) -> Optional[OptimizeError]:
+    """The error for code of the user that ended the process, wherever a framework has called it.
+
+    Returns:
+        An error that names the line and what it did; None for an ordinary exception, and where no line of a file
+        that was loaded, or of one beside it, took part.
+    """
+    if isinstance(error, Exception) or not is_users(error):
+        return None
+    files = [getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name[:6] == "_user_"]
+    folders = tuple(os.path.join(os.path.dirname(file), "") for file in files if file)
+    place, step = "", error.__traceback__
+    while step is not None:
+        code, module = step.tb_frame.f_code, str(step.tb_frame.f_globals.get("__name__"))
+        file = os.path.abspath(code.co_filename)
+        if file.startswith(folders) and "site-packages" not in file and module.partition(".")[0] not in _FLOORS:
+            place = f"{file}, line {step.tb_lineno}, in {code.co_name}"
+        step = step.tb_next
+    if not place:
+        return None
+    return ModelError(f"{place}: ended by {said(error)}", "let that code return, or raise an error")
 
 
 def _home(file: str, folder: str) -> str:

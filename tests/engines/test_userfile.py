@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines import userfile
+from engines import child, userfile
 from engines.errors import IncompatibleError, ModelError, UsageError
 
 
@@ -86,7 +86,7 @@ def test_a_missing_file_and_a_missing_name_are_told(write, tmp_path):
     ("code", "kind", "said"),
     [
         ("import no_such_package_here", IncompatibleError, "no_such_package_here"),
-        ("import sys; sys.exit(1)", ModelError, "ended the process"),
+        ("import sys; sys.exit(1)", ModelError, r"ended the process.*sys\.exit\(1\)"),
         ("x = = 1", ModelError, "line 1"),
         ("raise ValueError('broken')", ModelError, "ValueError: broken"),
     ],
@@ -97,3 +97,36 @@ def test_failures_of_user_code_are_one_line(write, code, kind, said):
     with pytest.raises(kind, match=said):
         userfile.load_names(f"{file}:x")
     assert not {name for name in set(sys.modules) - modules if "_user_" in name}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_interrupt_out_of_user_code_is_its_mistake_only_where_no_other_can_come(write, monkeypatch, inside):
+    monkeypatch.setattr(child, "_inside", inside)
+    file = write("raise KeyboardInterrupt\n")
+    with pytest.raises(ModelError if inside else KeyboardInterrupt) as caught:
+        userfile.load_names(f"{file}:x")
+    if inside:
+        assert "KeyboardInterrupt" in caught.value.message and str(file) in caught.value.message
+
+
+def _raised(make) -> BaseException:
+    with pytest.raises(BaseException) as caught:
+        make()
+    return caught.value
+
+
+def test_the_line_that_ended_the_process_is_named(write, monkeypatch):
+    beside = write("import sys\ndef leave():\n    sys.exit('no GPU')\n", "beside.py")
+    file = write(
+        "import beside\nleave = beside.leave\ndef interrupt(): raise KeyboardInterrupt\ndef fail(): raise ValueError\n"
+    )
+    found = userfile.load_names(f"{file}:leave,interrupt,fail")
+    left = userfile.blamed(_raised(found["leave"]))
+    assert isinstance(left, ModelError)
+    assert left.message == f"{beside}, line 3, in leave: ended by sys.exit('no GPU')"
+    assert userfile.blamed(_raised(found["fail"])) is None
+    assert userfile.blamed(_raised(lambda: sys.exit(3))) is None
+    interrupted = _raised(found["interrupt"])
+    assert userfile.blamed(interrupted) is None
+    monkeypatch.setattr(child, "_inside", True)
+    assert "line 3, in interrupt: ended by KeyboardInterrupt" in str(userfile.blamed(interrupted))

@@ -132,14 +132,12 @@ def _with_other_weights(source: Path, target: Path, factor: float = 1.0) -> None
 
 
 def test_a_failed_gate_is_exit_3_and_keeps_the_bundle(
-    optimize_command: Any, tiny_onnx: Path, cifar: Path, tmp_path: Path
+    optimize_command: Any, squeezed_onnx: Path, cifar: Path, tmp_path: Path
 ) -> None:
     """A gate that nothing can meet: an agreement of 100% with 8-bit scores squeezed to one step."""
-    broken = tmp_path / "broken.onnx"
-    _squeezed(tiny_onnx, broken)
     done = optimize_command(
         "build",
-        broken,
+        squeezed_onnx,
         "--precision",
         "int8",
         "--data",
@@ -159,23 +157,6 @@ def test_a_failed_gate_is_exit_3_and_keeps_the_bundle(
     about = json.loads(next((tmp_path / "out").glob("int8-*/manifest.json")).read_text())
     assert about["gate"]["passed"] is False and about["gate"]["reasons"]
     assert "FAILED" in done.stdout
-
-
-def _squeezed(source: Path, target: Path) -> None:
-    """The same classifier with one channel of its features made huge: 8 bits cannot hold the others beside it."""
-    import onnx
-    from onnx import numpy_helper
-
-    model = onnx.load(str(source))
-    for weight in model.graph.initializer:
-        value = numpy_helper.to_array(weight).copy()
-        if weight.name == "b1":
-            value[0] = 3000.0
-        if weight.name in ("w2", "w3"):
-            value[(slice(None), 0)] = 0
-        if weight.name in ("b1", "w2", "w3"):
-            weight.CopyFrom(numpy_helper.from_array(value, weight.name))
-    onnx.save(model, str(target))
 
 
 def test_predict_uses_the_names_of_the_data(optimize_command: Any, built: Any, cifar: Path, tmp_path: Path) -> None:
@@ -263,3 +244,43 @@ def test_errors_of_the_command_line_are_one_line_and_json(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("x")
     (tmp_path / "m.onnx").write_bytes(b"")
     assert "error: " in optimize(tmp_path, "build", "m.onnx", "-o", "file", code=1).stderr
+
+
+LEAVING = """
+import sys
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, end=None):
+        super().__init__()
+        self.f = torch.nn.Linear(12, 3)
+        self.end = end
+
+    def forward(self, x):
+        if self.end:
+            raise self.end
+        return self.f(x.flatten(1))
+
+def leaves(): sys.exit(7)
+def interrupts(): raise KeyboardInterrupt
+def leaves_late(): return Net(SystemExit(7))
+def interrupts_late(): return Net(KeyboardInterrupt())
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("leaves", 2, "--factory net.py:leaves failed: sys.exit(7)"),
+        ("interrupts", 2, "--factory net.py:interrupts failed: KeyboardInterrupt"),
+        ("leaves_late", 1, "net.py, line 13, in forward: ended by sys.exit(7)"),
+        ("interrupts_late", 1, "net.py, line 13, in forward: ended by KeyboardInterrupt"),
+    ],
+)
+def test_a_factory_that_leaves_is_named(tmp_path: Path, name: str, code: int, said: str) -> None:
+    torch = pytest.importorskip("torch")
+    (tmp_path / "net.py").write_text(LEAVING)
+    torch.save({"f.weight": torch.zeros(3, 12), "f.bias": torch.zeros(3)}, str(tmp_path / "m.pt"))
+    words = ("--input-shape", "3,2,2", "--preprocess", "unit", "-o", "m.onnx", "--no-progress")
+    done = optimize(tmp_path, "export", "m.pt", "--factory", f"net.py:{name}", *words, code=code)
+    assert said in done.stderr
