@@ -12,7 +12,7 @@ from typing_extensions import Annotated
 
 from engines.errors import PartialError
 from optimize.cli import options
-from optimize.cli.console import answer, console, interruptible, progress, say
+from optimize.cli.console import answer, console, interruptible, progress, say, warn
 
 
 def bench(
@@ -91,7 +91,7 @@ def bench(
     say(f"run file: {out}   next: optimize report {out} -f md")
     if failures:
         for name, message in failures:
-            say(f"error: {name}: {message}")
+            warn(f"error: {name}: {message}")
         raise PartialError(f"{len(failures)} of the targets could not be measured; the others are kept in {out}")
 
 

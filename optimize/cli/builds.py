@@ -12,7 +12,7 @@ from typing_extensions import Annotated
 
 from engines.errors import GateError, OptimizeError, PartialError, UsageError
 from optimize.cli import options
-from optimize.cli.console import answer, console, line, progress, say
+from optimize.cli.console import VOICE, answer, console, failure, line, progress, say, warn
 from optimize.inspection import preprocess_text
 
 if TYPE_CHECKING:
@@ -136,27 +136,37 @@ def build(
         return
     done: List[Build] = []
     failed: List[OptimizeError] = []
+    answers: List[Dict[str, Any]] = []
     for model in todo:
         try:
             with progress() as report:
                 done.append(api.build(model, progress=report, **given))
+            answers.append(done[-1].to_json())
         except OptimizeError as error:
             if len(todo) == 1:
                 raise
-            say(f"error: {model.name}: {error.message}")
+            warn(f"error: {model.name}: {error.message}" + (f"\n  try: {error.hint}" if error.hint else ""))
             failed.append(error)
-    if not done:
-        raise failed[0]
-    answers: List[Dict[str, Any]] = [one.to_json() for one in done]
+            answers.append({"model": str(model), "error": failure(error)})
+        except (Exception, KeyboardInterrupt):
+            if answers:
+                answer(answers, ())  # what the models before it came to
+            raise
 
     def show() -> None:
         for one in done:
             _show(one)
 
     answer(answers if len(todo) > 1 else answers[0], show)
+    if not done:
+        raise failed[0]
     for one in done:
-        for name, failure in one.failures:
-            say(f"failed: {name}: {failure.message}" + (f"\n  try: {failure.hint}" if failure.hint else ""))
+        if VOICE.quiet:  # the table told them else
+            for bundle in one.bundles:
+                for flag in bundle.manifest["flags"]:
+                    warn(f"warning: {bundle.path.name}: {flag}")
+        for name, why in one.failures:
+            warn(f"failed: {name}: {why.message}" + (f"\n  try: {why.hint}" if why.hint else ""))
         say(api.next_command(one, **given))
     _judge(done, failed)
 
@@ -230,6 +240,8 @@ def _told(about: Dict[str, Any]) -> List[str]:
             f"{about['precision']} {one['name']}: {math.exp(one['log_ms']):.3f} ms (geometric mean of the batches), "
             f"drop {drop}, gate {gate}, {_converting(one)}: {kept}"
         )
+    for one in about.get("failed_variants", ()):
+        found.append(f"{about['precision']} {one['name']}: could not be built: {one['why']}")
     if about.get("search"):
         found.append(f"{about['precision']} search: {_searched(about)}")
     chosen = about.get("chosen")

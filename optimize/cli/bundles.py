@@ -19,7 +19,7 @@ def inspect(
     from optimize import inspection
 
     about = inspection.inspect(path)
-    answer(about, inspection.lines(about, layers))
+    answer(about, inspection.lines(about, layers), asked=True)
 
 
 def predict(
@@ -40,4 +40,4 @@ def predict(
             for label in one["top"]:
                 line(f"  {label['score']:8.4f}  {label['label']}")
 
-    answer(found, show)
+    answer(found, show, asked=True)

@@ -33,7 +33,7 @@ def cache_ls(
             line(f"{one['bytes'] / 1e6:10.1f} MB  {one['created']}  {one['path']}")
         line(f"{sum(one['bytes'] for one in found) / 1e6:10.1f} MB in {len(found)} stages")
 
-    answer(found, show)
+    answer(found, show, asked=True)
 
 
 @app.command("rm")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import os
 import sys
 import types
@@ -16,7 +15,7 @@ from typing_extensions import get_type_hints
 from engines.errors import outcome
 from engines.text import plain
 from optimize.cli import options
-from optimize.cli.console import VOICE
+from optimize.cli.console import finish
 
 _COMMON: Dict[str, Tuple[Any, Any]] = {
     "config": (options.Config, None),
@@ -55,8 +54,13 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         for name in _COMMON:
             given.pop(name)
         try:
-            return function(**given)
-        except (typer.Exit, typer.Abort, typer.BadParameter):
+            result = function(**given)
+            finish()
+            return result
+        except typer.Exit:
+            finish()
+            raise
+        except (typer.Abort, typer.BadParameter):
             raise
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get("OPTIMIZE_DEBUG"):
@@ -82,8 +86,7 @@ def _tell(error: BaseException) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     message, code, hint = outcome(error)
-    if VOICE.json:
-        typer.echo(json.dumps({"error": {"message": message, "hint": hint, "exit_code": code}}))
+    finish(error)
     typer.echo(plain(f"error: {message}"), err=True)
     if hint:
         typer.echo(plain(f"  try: {hint}"), err=True)

@@ -7,11 +7,11 @@ import json
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Union
 
 import typer
 
-from engines.errors import Interrupted
+from engines.errors import Interrupted, outcome
 from engines.spec import Progress
 from engines.text import plain
 
@@ -27,6 +27,10 @@ class _Voice:
     verbose = False
     progress = True
 
+    def __init__(self) -> None:
+        self.answers: List[Any] = []
+        """With `--json`: what the command has answered, kept until it has ended, since an error belongs in it."""
+
 
 VOICE = _Voice()
 
@@ -34,6 +38,7 @@ VOICE = _Voice()
 def set_voice(json: bool, quiet: bool, verbose: bool, progress: bool) -> None:
     """Apply `--json`, `-q`, `-v` and `--no-progress`."""
     VOICE.json, VOICE.quiet, VOICE.verbose, VOICE.progress = json, quiet, verbose, progress
+    VOICE.answers = []
     if verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 
@@ -50,7 +55,12 @@ def console(stderr: bool = False) -> Console:
 def say(text: str) -> None:
     """Talk: a line on stderr, unless `-q`."""
     if not VOICE.quiet:
-        typer.echo(_safe(text), err=True)
+        warn(text)
+
+
+def warn(text: str) -> None:
+    """An error or a warning, told beside a result: a line on stderr, also with `-q`."""
+    typer.echo(_safe(text), err=True)
 
 
 def line(text: str) -> None:
@@ -62,15 +72,46 @@ def _safe(text: str) -> str:
     return "\n".join(plain(part) for part in text.split("\n"))
 
 
-def answer(value: Any, show: Union[Iterable[str], Callable[[], None]]) -> None:
-    """Give a command's data on stdout: JSON with `--json`, else the lines of `show`, or what it prints."""
+def answer(value: Any, show: Union[Iterable[str], Callable[[], None]], asked: bool = False) -> None:
+    """Give a command's data on stdout: JSON with `--json`, else the lines of `show`, or what it prints.
+
+    Args:
+        value: What `--json` prints, when the command has ended: once, with the error if there comes one.
+        show: The same for a reader; nothing of it is printed with `-q`.
+        asked: Showing this is all that the command is for, so that it is printed with `-q` too.
+    """
     if VOICE.json:
-        typer.echo(json.dumps(value, indent=1, allow_nan=False))
+        VOICE.answers = [value]
+    elif VOICE.quiet and not asked:
+        return
     elif callable(show):
         show()
     else:
         for text in show:
             line(text)
+
+
+def failure(error: BaseException) -> Dict[str, Any]:
+    """An exception as it stands in a JSON document: `message`, `hint` and `exit_code`."""
+    message, code, hint = outcome(error)
+    return {"message": message, "hint": hint, "exit_code": code}
+
+
+def finish(error: Optional[BaseException] = None) -> None:
+    """With `--json`, print the one document of a command that has ended.
+
+    Args:
+        error: What went wrong, if anything. It stands under `error` in the document, beside what was answered before
+            it; an answer that is a list stands under `results` then.
+    """
+    found, VOICE.answers = VOICE.answers, []
+    if not VOICE.json:
+        return
+    if error is not None:
+        before = found[0] if found else {}
+        found = [{**(before if isinstance(before, Mapping) else {"results": before}), "error": failure(error)}]
+    for value in found:
+        typer.echo(json.dumps(value, indent=1, allow_nan=False))
 
 
 @contextlib.contextmanager

@@ -77,7 +77,10 @@ def read_config(file: Path) -> Dict[str, Dict[str, Any]]:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", callback=_json)]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.", callback=_quiet)]
+Quiet = Annotated[
+    bool,
+    typer.Option("-q", "--quiet", help="Say nothing but errors, warnings and what was asked for.", callback=_quiet),
+]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.", callback=_verbose)]
 ShowProgress = Annotated[
     bool, typer.Option("--progress/--no-progress", help="Show progress on stderr.", callback=_progress)

@@ -32,7 +32,7 @@ def list_models() -> None:
     from optimize import zoo
 
     models = zoo.catalogue()
-    answer(models, [f"{m['name']:10} {m['parameters']:>12,} parameters" for m in models])
+    answer(models, [f"{m['name']:10} {m['parameters']:>12,} parameters" for m in models], asked=True)
 
 
 @app.command()

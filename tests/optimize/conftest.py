@@ -100,6 +100,23 @@ def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def squeezed_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path) -> Path:
+    """The same classifier with one channel of its features made huge: 8 bits cannot hold the others beside it."""
+    model = onnx.load(str(tiny_onnx))
+    for weight in model.graph.initializer:
+        value = numpy_helper.to_array(weight).copy()
+        if weight.name == "b1":
+            value[0] = 3000.0
+        if weight.name in ("w2", "w3"):
+            value[(slice(None), 0)] = 0
+        if weight.name in ("b1", "w2", "w3"):
+            weight.CopyFrom(numpy_helper.from_array(value, weight.name))
+    path = tmp_path_factory.mktemp("squeezed") / "squeezed.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, cifar: Path) -> Any:
     """`optimize.build` of `tiny_onnx` in all three precisions with the default backend; do not change its files."""
     import optimize
