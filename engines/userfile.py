@@ -164,10 +164,12 @@ def blamed(error: BaseException) -> Optional[OptimizeError]:
     folders = tuple(os.path.join(os.path.dirname(file), "") for file in files if file)
     place, step = "", error.__traceback__
     while step is not None:
-        code, module = step.tb_frame.f_code, str(step.tb_frame.f_globals.get("__name__"))
-        file = os.path.abspath(code.co_filename)
-        if file.startswith(folders) and "site-packages" not in file and module.partition(".")[0] not in _FLOORS:
-            place = f"{file}, line {step.tb_lineno}, in {code.co_name}"
+        code, names = step.tb_frame.f_code, step.tb_frame.f_globals
+        written = os.path.abspath(code.co_filename)
+        file = os.path.abspath(str(names.get("__file__") or written))  # TensorFlow runs a copy of the code, elsewhere
+        floor = str(names.get("__name__")).partition(".")[0]
+        if file.startswith(folders) and "site-packages" not in file and floor not in _FLOORS:
+            place = f"{file}, line {step.tb_lineno}, in {code.co_name}" if file == written else file
         step = step.tb_next
     if not place:
         return None

@@ -130,3 +130,11 @@ def test_the_line_that_ended_the_process_is_named(write, monkeypatch):
     assert userfile.blamed(interrupted) is None
     monkeypatch.setattr(child, "_inside", True)
     assert "line 3, in interrupt: ended by KeyboardInterrupt" in str(userfile.blamed(interrupted))
+
+
+def test_a_copy_of_the_code_that_a_framework_runs_elsewhere_is_still_the_users(write):
+    file = write("import sys\nVALUE = 1\n")
+    userfile.load_names(f"{file}:VALUE")
+    module = next(m for m in reversed(list(sys.modules.values())) if getattr(m, "__file__", None) == str(file))
+    exec(compile("def tf__call(): sys.exit(9)", "/generated.py", "exec"), module.__dict__)
+    assert str(userfile.blamed(_raised(module.tf__call))) == f"{file}: ended by sys.exit(9)"
