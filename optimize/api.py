@@ -298,11 +298,28 @@ def report(runs: Sequence[PathLike], formats: Words = "md", out: Optional[PathLi
 
     Args:
         runs: Files of `bench`.
-        formats: Of md, csv, json; several with commas or as a sequence.
+        formats: Of md, csv, json, svg; several with commas or as a sequence.
         out: Folder, by default the current one.
 
     Returns:
         The files written, `report.<format>` each.
+
+    Raises:
+        UsageError: Another format, or a file that is not there.
+        DamagedError: Not a run file.
+    """
+    folder = Path(out) if out else Path()
+    written = []
+    for name, text in report_texts(runs, formats).items():
+        target = folder / f"report.{name}"
+        with jsonfile.replacing_file(target) as part:
+            part.write_text(text, encoding="utf-8")
+        written.append(target)
+    return written
+
+
+def report_texts(runs: Sequence[PathLike], formats: Words = "md") -> Dict[str, str]:
+    """What `report` writes, by format, without writing it.
 
     Raises:
         UsageError: Another format, or a file that is not there.
@@ -320,15 +337,7 @@ def report(runs: Sequence[PathLike], formats: Words = "md", out: Optional[PathLi
             what = "a folder, not a run file" if Path(run).is_dir() else "no such run file"
             raise UsageError(f"{run}: {what}", "optimize bench TARGET... -o runs.json")
     merged = run_files.merge([run_files.read(Path(run)) for run in runs])
-    folder = Path(out) if out else Path()
-    written = []
-    for name in wanted:
-        target = folder / f"report.{name}"
-        text = reports.FORMATS[name](merged)
-        with jsonfile.replacing_file(target) as part:
-            part.write_text(text, encoding="utf-8")
-        written.append(target)
-    return written
+    return {name: reports.FORMATS[name](merged) for name in wanted}
 
 
 def zoo_make(

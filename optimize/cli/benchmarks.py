@@ -10,9 +10,9 @@ from typing import Any, Dict, List, Optional
 import typer
 from typing_extensions import Annotated
 
-from engines.errors import PartialError
+from engines.errors import PartialError, UsageError
 from optimize.cli import options
-from optimize.cli.console import answer, console, interruptible, progress, say, warn
+from optimize.cli.console import answer, console, document, interruptible, progress, say, warn
 
 
 def bench(
@@ -101,11 +101,22 @@ def report(
         Optional[List[str]], typer.Option("-f", "--format", help="md, csv, json, svg; repeat or use commas.")
     ] = None,
     out: Annotated[
-        Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Default: the current folder.")
+        Optional[Path],
+        typer.Option(
+            "-o", "--out", metavar="DIR|-", help="Default: the current folder; - prints one format on stdout."
+        ),
     ] = None,
 ) -> None:
     """Write report.md, .csv, .json or .svg from run files."""
     from optimize import api
 
-    written = api.report(runs, formats=formats or ["md"], out=out)
-    answer({"written": [str(p) for p in written]}, [str(p) for p in written])
+    wanted = formats or ["md"]
+    if str(out) != "-":
+        written = api.report(runs, formats=wanted, out=out)
+        answer({"written": [str(p) for p in written]}, [str(p) for p in written])
+        return
+    texts = api.report_texts(runs, wanted)
+    if len(texts) != 1:
+        raise UsageError(f"-o - prints one format, and {len(texts)} are asked: {', '.join(texts)}", "-f md, or -o DIR")
+    ((name, text),) = texts.items()
+    answer({"format": name, "text": text}, lambda: document(text), asked=True)

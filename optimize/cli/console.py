@@ -68,6 +68,14 @@ def line(text: str) -> None:
     typer.echo(_safe(text))
 
 
+def document(text: str) -> None:
+    """A whole file on stdout: as it is for another program, without control characters for a terminal."""
+    if sys.stdout.isatty():
+        line(text.replace("\r\n", "\n").rstrip("\n"))
+    else:
+        typer.echo(text.encode("utf-8"), nl=False)
+
+
 def _safe(text: str) -> str:
     return "\n".join(plain(part) for part in text.split("\n"))
 

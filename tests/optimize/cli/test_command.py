@@ -94,6 +94,8 @@ CASES: Tuple[Tuple[str, int, Tuple[str, ...], Tuple[Any, ...]], ...] = (
     ("bench {bundle} {sparkle} " + _QUICK, 5, ("rows", "failures", "error"), ()),
     ("bench {sparkle} " + _QUICK, 1, ("error",), ()),
     ("report {runs} -f md,csv", 0, ("written",), ()),
+    ("report {runs} -o - -f svg", 0, ("format", "text"), ()),
+    ("report {runs} -o - -f svg,md", 2, ("error",), ()),
     ("report {tiny}", 1, ("error",), ()),
     ("inspect {bundle}", 0, ("what", "manifest"), ()),
     ("inspect {empty}", 1, ("error",), ()),

@@ -1,0 +1,38 @@
+"""`optimize report`: files, or one of them on stdout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import optimize
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, built: Any) -> Path:
+    out = tmp_path_factory.mktemp("run") / "runs.json"
+    optimize.bench([built.bundles[0].path], (1,), rounds=1, warmup=0.01, duration=0.01, out=out)
+    return out
+
+
+@pytest.mark.parametrize("name", ["md", "csv", "json", "svg"])
+def test_one_format_goes_to_stdout_as_it_would_to_a_file(optimize_command: Any, run: Path, name: str) -> None:
+    done = optimize_command("report", run, "-f", name, "-o", "-")
+    assert done.exit_code == 0, done.stderr
+    assert list(Path().iterdir()) == [], "neither a folder named - nor a file"
+    optimize_command("report", run, "-f", name)
+    assert done.stdout_bytes == Path(f"report.{name}").read_bytes()
+    assert optimize_command("report", run, "-f", name, "-o", "-", "-q").stdout == done.stdout
+
+
+@pytest.mark.parametrize("formats", [("-f", "md,csv"), ("-f", "md", "-f", "svg"), ("-f", ",")])
+def test_several_formats_on_stdout_are_a_usage_error(optimize_command: Any, run: Path, formats: tuple) -> None:
+    done = optimize_command("report", run, "-o", "-", *formats)
+    assert done.exit_code == 2 and done.stdout == "" and "prints one format" in done.stderr
+    assert list(Path().iterdir()) == []
+
+
+def test_one_format_twice_is_one(optimize_command: Any, run: Path) -> None:
+    assert optimize_command("report", run, "-o", "-", "-f", "md,md").stdout.startswith("#")
