@@ -1,37 +1,46 @@
-"""The child stage `calibrate`: ranges in one pass, every method measured against FP32, the best Q/DQ graph kept."""
+"""The child stage `calibrate`: ranges in one pass, methods measured against FP32, the best Q/DQ graph kept."""
 
 from __future__ import annotations
 
+import os
 import platform
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
 
+from calib import bias, choice, ranges
 from calib import graph as graphs
 from calib import placement as placements
-from calib import ranges
-from calib.agreement import Agreement, Scores, choose, compare
+from calib.agreement import Agreement, Scores, choose
 from calib.check import require_qdq
-from calib.methods import METHODS, Method, parse_method, scale
-from calib.quantize import quantize, require_float
+from calib.checkpoint import Checkpoint
+from calib.choice import Entry, Scales
+from calib.histogram import TensorRange
+from calib.holdout import Holdout, ImageInput
+from calib.methods import METHODS, Method, momenta, parse_method, scale
+from calib.placement import Placement
+from calib.quantize import levels, quantize, require_float
+from calib.simulation import Simulation
+from engines import jsonfile
 from engines.errors import BuildError, UsageError
 from engines.spec import Progress, RunnerSpec, TensorSpec, quiet
 
 HOLDOUT = 512
 """Images that choose between the methods; none of them is among those that gave the ranges."""
 
+BIAS_IMAGES = 128
+"""Calibration images that tell the mean errors of the layers."""
+
 _BATCH_BYTES = 32 << 20
 """Activations of one batch kept at once, bytes."""
 
-_KEEP_BYTES = 128 << 20
-"""Preprocessed hold-out images are kept in memory up to this size, else read again for every method."""
-
 _BATCH = 32
 
-Batches = Callable[[], Iterator[Tuple[npt.NDArray[Any], Optional[npt.NDArray[Any]]]]]
+_NOTHING = Agreement(0.0, 0.0, None)
 
 
 def calibrate(
@@ -47,9 +56,14 @@ def calibrate(
     backend: str = "onnxruntime",
     keep_float: Sequence[str] = (),
     task: str = "classify",
+    state: Optional[str] = None,
     progress: Progress = quiet,
 ) -> Dict[str, Any]:
-    """Quantise an FP32 graph: measure the ranges, try every method on hold-out images, write the best.
+    """Quantise an FP32 graph: measure the ranges, try the methods on hold-out images, write the best.
+
+    All methods run on a few hold-out images in simulated arithmetic, those far behind drop out, and the finalists are
+    measured on all of them by the backend itself. Then tensors with heavy tails may get another method, chosen on one
+    half of the hold-out and confirmed on the other, and biases are corrected where that brings the outputs nearer.
 
     Args:
         onnx: FP32 graph with one image input.
@@ -60,16 +74,20 @@ def calibrate(
         out: The ONNX file to write.
         samples: Images that give the ranges.
         seed: Of the choice of images.
-        methods: Such as `["minmax", "percentile:99.9", "peaks:90"]`; all of `ranges.METHODS` by default.
-        backend: What runs the candidates: openvino or onnxruntime.
+        methods: Such as `["minmax", "percentile:99.9", "entropy"]`; all of `calib.methods.METHODS` by default.
+        backend: What runs the finalists: openvino or onnxruntime.
         keep_float: Names of nodes that stay float.
         task: classify or tensors.
+        state: File that keeps the state of the pass every few seconds, so that an interrupted one goes on; removed at
+            the end.
         progress: Told images and candidates done.
 
     Returns:
-        `{"onnx", "target", "method": {"name", "percentile"}, "candidates": [{"method", "agreement", "error", "top1"}],
-        "samples", "holdout", "seed", "dataset", "weight_bits", "keep_float", "activations",
-        "weights"}`.
+        `{"onnx", "target", "method": {"name", "percentile"}, "candidates": [{"method", "agreement", "error", "top1",
+        "images"}], "tensors": {name: method}, "bias_correction": {"tried", "kept", "layers", "images", "agreement",
+        "error", "top1"}, "samples", "holdout", "seed", "dataset", "weight_bits", "activations", "weights", "biases"}`.
+        Candidates with `images` below `holdout` dropped out in the race, in simulated arithmetic. `tensors` names those
+        with a method of their own.
 
     Raises:
         BuildError: Nothing to quantise, or the written graph breaks a rule of the target.
@@ -88,64 +106,172 @@ def calibrate(
     place = placements.points(model, target, tuple(keep_float))
     if not place.weights:
         raise BuildError(f"{onnx}: no Conv, Gemm or MatMul with a constant weight", "--precision fp16")
+    batch = batch_size(model, place.measured(), image)
+    del model  # the pass needs room for its own
     pre = Preprocess.from_json(preprocess)
     calibration = open_dataset(data, "calibration", samples, seed)
-    holdout = open_dataset(data, "holdout", HOLDOUT, seed)
 
-    def of(images: Any, batch: int) -> Batches:
-        return lambda: batches(images, pre, image.layout, image.size, batch, quiet)
+    def feeds(start: int = 0, stop: Optional[int] = None) -> Any:
+        found = batches(calibration, pre, image.layout, image.size, batch, start=start, stop=stop)
+        return ({image.spec.name: x} for x, _ in found)
 
-    seen = ranges.collect(
-        onnx,
-        place.measured(),
-        ({image.spec.name: x} for x, _ in of(calibration, batch_size(model, place.measured(), image))()),
-        progress,
-        len(calibration),
-    )
-    kept = _kept(of(holdout, image.batch or _BATCH), image, len(holdout))
-    reference = _reference(onnx, image, kept)
-    bits = 7 if target != "tensorrt" and saturates() else 8
-    nonnegative = [name for name, found in seen.items() if found.nonnegative]
-    about = {"target": target, "samples": str(len(calibration)), "seed": str(seed), "data_sha256": calibration.sha256}
-    results: List[Tuple[Method, Agreement]] = []
-
-    def write(method: Method, path: Path) -> Dict[str, Any]:
-        notes = {f"optimize.calibration.{key}": value for key, value in {**about, "method": str(method)}.items()}
-        return quantize(
-            onnx,
-            path,
-            {name: scale(found, method) for name, found in seen.items()},
-            target,
-            nonnegative=nonnegative,
-            keep_float=tuple(keep_float),
-            weight_bits=bits,
-            metadata=notes,
-        )
-
+    checkpoint = None
+    if state:
+        about = {"graph": jsonfile.sha256(onnx), "tensors": place.measured(), "data": calibration.sha256, "seed": seed}
+        about = {**about, "preprocess": pre.to_json(), "batch": batch, "momenta": momenta(tried)}
+        checkpoint = Checkpoint(Path(state), about)
+    start = checkpoint.done if checkpoint else 0
+    arguments = (feeds(start), progress, len(calibration), momenta(tried), checkpoint)
+    seen = ranges.collect(onnx, place.measured(), *arguments)
+    holdout = Holdout(open_dataset(data, "holdout", HOLDOUT, seed), pre, image, onnx, task)
+    notes = {"target": target, "samples": str(len(calibration)), "seed": str(seed), "data_sha256": calibration.sha256}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".candidates-", dir=str(Path(out).parent)) as folder:
-        for index, method in enumerate(tried):
-            progress(f"method {method}", index, len(tried))
-            path = Path(folder, f"{index}.onnx")
-            write(method, path)
-            results.append((method, _measure(path, backend, image, kept, reference, task)))
-            path.unlink()
-    progress("methods", len(tried), len(tried))
-    best = choose(results)
-    written = write(best, Path(out))
+        job = _Job(onnx, target, image, seen, holdout, backend, task, Path(folder), notes, tuple(keep_float), progress)
+        best, record = job.choose(tried)
+        few = min(BIAS_IMAGES, len(calibration))
+        best, record["bias_correction"] = job.corrected(best, place, feeds(0, few), few)
+        with jsonfile.replacing_file(out) as part:
+            os.replace(best.path, part)
     require_qdq(out, target)
+    if checkpoint:
+        checkpoint.remove()
     return {
-        **written,
+        "onnx": out,
+        **best.counts,
         "target": target,
-        "method": {"name": best.name, "percentile": best.percentile},
-        "candidates": [{"method": str(method), **found._asdict()} for method, found in results],
+        **record,
         "samples": len(calibration),
         "holdout": len(holdout),
         "seed": seed,
         "dataset": calibration.describe(),
-        "weight_bits": bits,
-        "keep_float": list(keep_float),
+        "weight_bits": job.bits,
     }
+
+
+class _Built(NamedTuple):
+    """A quantised graph on disk, with its outputs for the hold-out by the backend."""
+
+    path: Path
+    counts: Dict[str, int]
+    scales: Scales
+    scores: Scores
+    found: Agreement
+    notes: Dict[str, str]
+
+
+@dataclass
+class _Job:
+    """What all candidates share."""
+
+    onnx: str
+    target: str
+    image: ImageInput
+    seen: Mapping[str, TensorRange]
+    holdout: Holdout
+    backend: str
+    task: str
+    folder: Path
+    notes: Dict[str, str]
+    keep_float: Sequence[str]
+    progress: Progress
+    _count: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        self.bits = 7 if self.target != "tensorrt" and saturates() else 8
+        self.nonnegative = [name for name, found in self.seen.items() if found.nonnegative]
+
+    def choose(self, tried: List[Method]) -> Tuple[_Built, Dict[str, Any]]:
+        """The graph of the best method, and what was measured on the way."""
+        steps = {name: levels(found.nonnegative, self.target) for name, found in self.seen.items()}
+        scales = {
+            method: {name: scale(found, method, steps[name]) for name, found in self.seen.items()} for method in tried
+        }
+        order, switched = self._race(scales) if len(scales) > 1 else ([Entry(tried[0], _NOTHING, 0)], {})
+        figures = {entry.method: (entry.found, entry.images) for entry in order}
+        finalists = [entry.method for entry in order if entry.alive][: choice.FINALISTS]
+        built = {}
+        for index, method in enumerate(finalists):
+            self.progress(f"method {method}", index, len(finalists))
+            built[method] = one = self.build(scales[method], {"method": str(method)})
+            figures[method] = one.found, len(self.holdout)
+        best = choose([(method, one.found) for method, one in built.items()])
+        result, tensors = built[best], {}
+        if switched and best == finalists[0]:
+            mixed = {**scales[best], **{name: scales[method][name] for name, method in switched.items()}}
+            one = self.build(mixed, {"method": str(best), "tensors": str(len(switched))})
+            if self._confirmed(one, result):
+                result, tensors = one, {name: str(method) for name, method in switched.items()}
+        record = {
+            "method": {k: v for k, v in best._asdict().items() if k != "momentum" or v is not None},
+            "candidates": [{"method": str(m), **figures[m][0]._asdict(), "images": figures[m][1]} for m in scales],
+            "tensors": tensors,
+        }
+        return result, record
+
+    def _race(self, scales: Mapping[Method, Scales]) -> Tuple[List[Entry], Dict[str, Method]]:
+        """Methods by what simulation tells of them, and the tensors where the first of them is not the best."""
+        model = graphs.load(self.onnx)
+        place = placements.points(model, self.target, tuple(self.keep_float))
+        simulation = Simulation(model, place, self.nonnegative, self.bits)
+        order = choice.race(self.holdout, simulation, scales, self.progress)
+        first = order[0].method
+        others = [(entry.method, scales[entry.method]) for entry in order[1:]]
+        tails = choice.heavy_tails(self.seen, scales[first])
+        return order, choice.per_tensor(self.holdout, simulation, scales[first], others, tails, self.progress)
+
+    def _confirmed(self, one: _Built, base: _Built) -> bool:
+        """Whether a graph is better on the second half of the hold-out, which had no part in making it."""
+        half = len(self.holdout) // 2
+        found, before = (self.holdout.compare([v[half:] for v in x.scores], half) for x in (one, base))
+        return choice.improves(found, before)
+
+    def corrected(self, best: _Built, place: Placement, feeds: Any, images: int) -> Tuple[_Built, Dict[str, Any]]:
+        """The graph with its biases corrected where that is better, and what was measured."""
+        arguments = (self.nonnegative, self.bits, feeds, self.progress, images)
+        errors = bias.mean_errors(self.onnx, place, best.scales, *arguments)
+        record: Dict[str, Any] = {"tried": bool(errors), "kept": False, "layers": len(errors), "images": images}
+        if not errors:
+            return best, record
+        one = self.build(best.scales, {**best.notes, "bias_correction": str(len(errors))}, errors)
+        record.update(one.found._asdict())
+        record["kept"] = choice.improves(one.found, best.found)
+        return (one if record["kept"] else best), record
+
+    def build(self, scales: Scales, notes: Dict[str, str], errors: Mapping[str, Any] = {}) -> _Built:
+        """Write the graph with these scales, biases corrected by `errors`, and measure it."""
+        self._count += 1
+        path = self.folder / f"{self._count}.onnx"
+        model = graphs.load(self.onnx)
+        bias.correct(model, errors)
+        written = quantize(
+            model,
+            path,
+            scales,
+            self.target,
+            nonnegative=self.nonnegative,
+            keep_float=tuple(self.keep_float),
+            weight_bits=self.bits,
+            metadata={f"optimize.calibration.{key}": value for key, value in {**self.notes, **notes}.items()},
+        )
+        del model
+        counts = {key: written[key] for key in ("activations", "weights", "biases")}
+        scores = self._scores(path)
+        return _Built(path, counts, scales, scores, self.holdout.compare(scores), notes)
+
+    def _scores(self, path: Path) -> Scores:
+        import engines
+
+        options = {"inference_precision": "f32"}  # what INT8 costs, not what a 16-bit float beside it costs
+        spec = RunnerSpec(str(path.resolve()), "onnx", layout=self.image.layout, backend=self.backend, task=self.task)
+        with engines.open(spec.with_(options=options)) as runner:
+            names = [output.name for output in runner.outputs]
+
+            def query(feeds: Dict[str, npt.NDArray[Any]]) -> Scores:
+                result = runner.infer(feeds)
+                return [result[name] for name in names]
+
+            return self.holdout.run(query)
 
 
 def saturates() -> bool:
@@ -158,15 +284,6 @@ def saturates() -> bool:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     return not {"avx512_vnni", "avx_vnni", "amx_int8"} & set(cpu_features())
-
-
-class ImageInput(NamedTuple):
-    """The one input of a graph. `batch` is 0 where it is free, `size` None where height and width are."""
-
-    spec: TensorSpec
-    layout: str
-    size: Optional[Tuple[int, int]]
-    batch: int
 
 
 def image_input(model: Any, name: str, layout: str = "") -> ImageInput:
@@ -209,44 +326,3 @@ def batch_size(model: Any, tensors: Sequence[str], image: ImageInput) -> int:
     largest = max((int(np.prod([d or 1 for d in shape])) for shape in shapes.values()), default=1)
     total = sum(int(np.prod([d or 1 for d in shapes[name]])) if name in shapes else largest for name in tensors)
     return max(1, min(_BATCH, _BATCH_BYTES // max(1, 4 * total)))
-
-
-def _kept(feed: Batches, image: ImageInput, count: int) -> Batches:
-    """The same batches, held in memory where they are small."""
-    if image.size is None or count * image.size[0] * image.size[1] * 3 * 4 > _KEEP_BYTES:
-        return feed
-    held = list(feed())
-    return lambda: iter(held)
-
-
-def _reference(onnx: str, image: ImageInput, feed: Batches) -> Scores:
-    session = ranges.session(onnx)
-    return _run(lambda x: session.run(None, x), image, feed)
-
-
-def _measure(path: Path, backend: str, image: ImageInput, feed: Batches, reference: Scores, task: str) -> Agreement:
-    import engines
-
-    options = {"inference_precision": "f32"}  # what INT8 costs, not what a 16-bit float beside it costs
-    spec = RunnerSpec(str(path.resolve()), "onnx", layout=image.layout, backend=backend, options=options, task=task)
-    with engines.open(spec) as runner:
-        names = [output.name for output in runner.outputs]
-
-        def query(feeds: Dict[str, npt.NDArray[Any]]) -> Scores:
-            result = runner.infer(feeds)
-            return [result[name] for name in names]
-
-        scores = _run(query, image, feed)
-    labels = [y for _, y in feed()] if task == "classify" else []
-    known = [y for y in labels if y is not None]
-    truth = np.concatenate(known) if known and len(known) == len(labels) else None
-    return compare(reference, scores, truth, task)
-
-
-def _run(query: Callable[[Dict[str, npt.NDArray[Any]]], Scores], image: ImageInput, feed: Batches) -> Scores:
-    """Outputs of every image, concatenated."""
-    parts: List[Scores] = []
-    for x, _ in feed():
-        results = query(ranges.pad({image.spec.name: x}, image.batch))
-        parts.append([np.array(value[: len(x)], np.float32) for value in results])
-    return [np.concatenate(values) for values in zip(*parts)]

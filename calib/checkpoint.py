@@ -28,14 +28,14 @@ class Checkpoint:
         path: The .npz file; it need not exist.
         about: What decides the ranges (graph, tensors, images, preprocessing), as JSON values. A file about anything
             else is not used, nor is a damaged one.
-        every_s: Seconds between two states.
+        every_s: Seconds between two states; `EVERY_S` by default.
 
     Attributes:
         done: Images that the stored state holds; the pass goes on behind them.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], every_s: float = EVERY_S) -> None:
-        self._path, self._every = path, every_s
+    def __init__(self, path: Path, about: Mapping[str, Any], every_s: Optional[float] = None) -> None:
+        self._path, self._every = path, EVERY_S if every_s is None else every_s
         self._key = hashlib.sha256(json.dumps([_SCHEMA, about], sort_keys=True).encode()).hexdigest()
         self._last = time.monotonic()
         self.done = 0

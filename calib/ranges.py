@@ -89,8 +89,10 @@ def collect(
     for name in tensors:
         if name not in present and name not in inputs:
             model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    runner = session(model.SerializeToString())
+    content = model.SerializeToString()
     del model
+    runner = session(content)
+    del content
     wanted = [name for name in tensors if name not in inputs]
     fixed = fixed_batch(runner)
     found = {name: TensorRange(averages=dict.fromkeys(momenta, (0.0, 0.0))) for name in tensors}

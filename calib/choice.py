@@ -1,0 +1,126 @@
+"""Choosing ranges by measurement: a race of methods over hold-out images, then single tensors with heavy tails."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple
+
+import numpy as np
+
+from calib.agreement import Agreement, Scores
+from calib.histogram import TensorRange
+from calib.holdout import Holdout
+from calib.methods import Method
+from calib.simulation import Simulation
+from engines.spec import Progress, quiet
+
+STAGES = ((32, 2.0), (128, 1.25))
+"""Images after which a method is out whose error is so many times the least; images come in balanced order."""
+
+FINALISTS = 2
+"""Methods, at most, that are measured on all hold-out images with the backend's own arithmetic."""
+
+TRIALS = 4
+"""Tensors that are tried with another method."""
+
+_TRIAL_IMAGES = 64
+
+_TAIL = 1.5
+"""Largest value over threshold from which a tensor's tail counts as heavy."""
+
+_ANOTHER = 1.1
+"""Ratio from which two thresholds are two."""
+
+_BETTER = 0.99
+"""The error must fall to this part: what falls less is as likely an accident of the images."""
+
+Scales = Dict[str, float]
+
+
+class Entry(NamedTuple):
+    """A method in the race: its figures on the first `images` of the hold-out, and whether it is still in."""
+
+    method: Method
+    found: Agreement
+    images: int
+    alive: bool = True
+
+
+def race(
+    holdout: Holdout, simulation: Simulation, scales: Mapping[Method, Scales], progress: Progress = quiet
+) -> List[Entry]:
+    """Measure methods on more and more images, dropping after each stage those far behind.
+
+    Returns:
+        All methods, best first: those of more images before the others, by error among themselves.
+    """
+    entries = {method: Entry(method, Agreement(0.0, np.inf, None), 0) for method in scales}
+    scores: Dict[Method, Scores] = {}
+    alive = list(scales)
+    for images, behind in STAGES:
+        for index, method in enumerate(alive):
+            progress(f"method {method}", index, len(alive))
+            more = holdout.run(simulation.query(scales[method]), entries[method].images, images)
+            before = scores.get(method, [value[:0] for value in more])
+            scores[method] = [np.concatenate(parts) for parts in zip(before, more)]
+            entries[method] = Entry(method, holdout.compare(scores[method]), len(scores[method][0]))
+        limit = behind * min(entries[method].found.error for method in alive)
+        alive = [method for method in alive if entries[method].found.error <= limit]
+        if min(images, len(holdout)) == len(holdout):
+            break
+    found = [entry._replace(alive=entry.method in alive) for entry in entries.values()]
+    return sorted(found, key=lambda entry: (-entry.images, entry.found.error, -entry.found.agreement))
+
+
+def heavy_tails(seen: Mapping[str, TensorRange], scales: Scales) -> List[str]:
+    """The tensors that lose the most of their range to clipping, most first."""
+    ratios = {name: found.values.amax / (127.0 * scales[name]) for name, found in seen.items()}
+    return sorted((name for name, ratio in ratios.items() if ratio >= _TAIL), key=lambda name: -ratios[name])
+
+
+def per_tensor(
+    holdout: Holdout,
+    simulation: Simulation,
+    chosen: Scales,
+    others: Sequence[Tuple[Method, Scales]],
+    tails: Sequence[str],
+    progress: Progress = quiet,
+) -> Dict[str, Method]:
+    """Try other methods for single tensors on the first half of the hold-out, keeping each that lowers the error.
+
+    Args:
+        holdout: The images.
+        simulation: Of the graph.
+        chosen: Scales of the method chosen for all.
+        others: The other methods, most promising first.
+        tails: Tensors to try.
+        progress: Told the trials done.
+
+    Returns:
+        The method of each tensor that is better off with another; to be confirmed on the second half.
+    """
+    images = min(_TRIAL_IMAGES, len(holdout) // 2)
+    if not images:
+        return {}
+    best, current, kept = None, dict(chosen), {}
+    for index, name in enumerate(tails[:TRIALS]):
+        progress("tensors", index, min(TRIALS, len(tails)))
+        another = next((pair for pair in others if _differ(pair[1][name], chosen[name])), None)
+        if another is None:
+            continue
+        if best is None:
+            best = holdout.compare(holdout.run(simulation.query(current), 0, images))
+        tried = {**current, name: another[1][name]}
+        found = holdout.compare(holdout.run(simulation.query(tried), 0, images))
+        if found.agreement >= best.agreement and found.error < _BETTER * best.error:
+            best, current = found, tried
+            kept[name] = another[0]
+    return kept
+
+
+def improves(found: Agreement, base: Agreement) -> bool:
+    """Whether one is better than the other in what chooses, and worse in nothing."""
+    return found.agreement >= base.agreement and found.error < base.error
+
+
+def _differ(a: float, b: float) -> bool:
+    return max(a, b) > _ANOTHER * min(a, b)

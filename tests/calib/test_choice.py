@@ -1,0 +1,91 @@
+"""The race of methods and the choice for single tensors, on a real graph whose ranges are spoilt on purpose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Dict, Tuple
+
+import numpy as np
+import pytest
+
+from calib import choice, graph, ranges
+from calib.agreement import Agreement
+from calib.calibrate import image_input
+from calib.datasets import open_dataset
+from calib.feeds import batches
+from calib.holdout import Holdout
+from calib.methods import METHODS, Method, scale
+from calib.placement import points
+from calib.preprocess import parse
+from calib.simulation import Simulation
+
+PRE = parse("resize=16,unit")
+Setting = Tuple[Holdout, Simulation, Dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def setting(resnet: Callable[..., Path]) -> Setting:
+    path = str(resnet())
+    model = graph.load(path)
+    place, image = points(model, "openvino"), image_input(model, path)
+    data = open_dataset("synthetic", "calibration", 96)
+    feeds = ({"image": x} for x, _ in batches(data, PRE, "NHWC", (16, 16), 32))
+    seen = ranges.collect(path, place.measured(), feeds)
+    images = Holdout(open_dataset("synthetic", "holdout", 160), PRE, image, path, "classify")
+    return images, Simulation(model, place, [n for n, s in seen.items() if s.nonnegative], 8), seen
+
+
+def scales(seen: Dict[str, Any], method: Method) -> Dict[str, float]:
+    return {name: scale(found, method) for name, found in seen.items()}
+
+
+def test_those_far_behind_are_out_after_few_images(setting: Setting) -> None:
+    images, simulation, seen = setting
+    tried = {method: scales(seen, method) for method in METHODS}
+    bad = Method("percentile", 30.0)
+    tried = {bad: scales(seen, bad), **tried}
+    order = choice.race(images, simulation, tried)
+    assert {entry.method for entry in order} == set(tried)
+    assert order[-1].method == bad and order[-1].images == 32 and not order[-1].alive
+    alive = [entry for entry in order if entry.alive]
+    assert alive == order[: len(alive)] and all(entry.images == 128 for entry in alive)
+    errors = [entry.found.error for entry in alive]
+    assert errors == sorted(errors) and errors[-1] <= 1.25 * errors[0]
+    again = images.compare(images.run(simulation.query(tried[alive[0].method]), 0, 128))
+    assert alive[0].found == again
+
+
+def test_a_tensor_with_a_spoilt_range_gets_another_method(setting: Setting) -> None:
+    images, simulation, seen = setting
+    good = scales(seen, Method("minmax"))
+    spoilt = {**good, "b1_relu1_out": good["b1_relu1_out"] / 20}
+    tails = choice.heavy_tails(seen, spoilt)
+    assert tails == ["b1_relu1_out"]
+    others = [(Method("peaks", 99.9), spoilt), (Method("mse"), good)]
+    assert choice.per_tensor(images, simulation, spoilt, others, tails) == {"b1_relu1_out": Method("mse")}
+    assert choice.per_tensor(images, simulation, good, [(Method("peaks", 1.0), spoilt)], tails) == {}
+    assert choice.per_tensor(images, simulation, spoilt, others, []) == {}
+
+
+def test_heavy_tails_come_in_the_order_of_their_weight(setting: Setting) -> None:
+    _, _, seen = setting
+    found = scales(seen, Method("minmax"))
+    first, second = list(found)[:2]
+    found[first], found[second] = found[first] / 2, found[second] / 3
+    assert choice.heavy_tails(seen, found) == [second, first]
+
+
+@pytest.mark.parametrize(
+    ("agreement", "error", "better"), [(0.9, 0.09, True), (0.9, 0.1, False), (0.89, 0.01, False), (1.0, 0.2, False)]
+)
+def test_better_in_one_figure_and_worse_in_none(agreement: float, error: float, better: bool) -> None:
+    assert choice.improves(Agreement(agreement, error, None), Agreement(0.9, 0.1, None)) is better
+
+
+def test_a_hold_out_smaller_than_a_stage(resnet: Callable[..., Path], setting: Setting) -> None:
+    _, simulation, seen = setting
+    path = str(resnet())
+    few = Holdout(open_dataset("synthetic", "holdout", 10), PRE, image_input(graph.load(path), path), path, "tensors")
+    tried = {method: scales(seen, method) for method in METHODS[:3]}
+    order = choice.race(few, simulation, tried)
+    assert all(entry.images == 10 for entry in order) and np.isfinite([entry.found.error for entry in order]).all()
