@@ -222,7 +222,7 @@ class Job:
         return self.space.run(
             "calibrate",
             "calib.calibrate:calibrate",
-            {**arguments, "onnx": self.onnx},
+            {**arguments, "onnx": self.onnx, "state": str(self.space.root / "ranges.npz")},
             {**arguments, "data": self.data, "onnx": self.graph},
             self.progress,
             CALIBRATION_PACKAGES,
