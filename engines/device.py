@@ -86,7 +86,9 @@ _PACKAGES = (
     "pycuda",
 )
 
-_MUST_EQUAL = ("os", "arch", "compute_capability", "l4t")
+_ON_GPU = ("compute_capability", "gpu", "l4t")
+
+_MUST_EQUAL = ("os", "arch", "compute_capability", "gpu", "l4t")
 
 
 def version_of(package: str) -> str:
@@ -200,6 +202,7 @@ def device_key(backend: str) -> DeviceKey:
         features=() if on_gpu else cpu_features(),
         compute_capability=gpu.compute_capability if gpu else "",
         l4t=l4t() if on_gpu else "",
+        gpu=gpu.model if gpu else "",
     )
 
 
@@ -293,6 +296,7 @@ class DeviceKey:
         features: See `cpu_features`; the engine may use all of them.
         compute_capability: Of the GPU, such as `8.7`; empty for CPU engines.
         l4t: Jetson Linux release of a TensorRT engine; empty elsewhere.
+        gpu: Model of the GPU, such as `Orin, 8 SM`: a plan's tactics are chosen for it; empty for CPU engines.
     """
 
     backend: str
@@ -302,6 +306,7 @@ class DeviceKey:
     features: Tuple[str, ...]
     compute_capability: str = ""
     l4t: str = ""
+    gpu: str = ""
 
     def to_json(self) -> Dict[str, Any]:
         """As plain JSON."""
@@ -317,8 +322,8 @@ class DeviceKey:
         if not isinstance(value, Mapping):
             raise DamagedError("device: an object is expected")
         words: Dict[str, str] = {}
-        for name in ("backend", "version", "os", "arch", "compute_capability", "l4t"):
-            word: Optional[Any] = value.get(name, "" if name in ("compute_capability", "l4t") else None)
+        for name in ("backend", "version", "os", "arch", *_ON_GPU):
+            word: Optional[Any] = value.get(name, "" if name in _ON_GPU else None)
             if not isinstance(word, str):
                 raise DamagedError(f"device.{name}: a word is expected, not {word!r}")
             words[name] = word

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional, Tuple
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 # CUdevice_attribute and CUresult of cuda.h; both are stable over all CUDA versions.
-_MAJOR, _MINOR, _INTEGRATED = 75, 76, 18
+_MAJOR, _MINOR, _INTEGRATED, _MULTIPROCESSORS = 75, 76, 18, 16
 _SUCCESS = 0
 
 
@@ -25,6 +25,13 @@ class Gpu(NamedTuple):
     """It shares the memory of the CPU, as on a Jetson."""
     driver: str
     """CUDA version of the driver, such as `11.4`."""
+    multiprocessors: int = 0
+    """Tells boards apart that have one chip: all of Jetson Orin are called Orin."""
+
+    @property
+    def model(self) -> str:
+        """Name and size in one word, such as `Orin, 8 SM`."""
+        return f"{self.name}, {self.multiprocessors} SM"
 
 
 def on_the_bus(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
@@ -73,6 +80,7 @@ def ask(index: int = 0) -> Tuple[Optional[Gpu], str]:
             f"{attribute(_MAJOR)}.{attribute(_MINOR)}",
             bool(attribute(_INTEGRATED)),
             f"{version.value // 1000}.{version.value % 1000 // 10}",
+            attribute(_MULTIPROCESSORS),
         ),
         "",
     )

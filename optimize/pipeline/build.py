@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Sequence, Tuple, Union
 
 from engines import backend as backends
 from engines import jsonfile, manifest
-from engines.device import DOUBLE, DeviceKey, device_key
+from engines.device import DeviceKey, device_key
 from engines.errors import GateError, IncompatibleError, OptimizeError, UsageError
-from engines.spec import Progress, RunnerSpec, TensorSpec, quiet
+from engines.spec import Progress, RunnerSpec, quiet
 from optimize.pipeline import engine
+from optimize.pipeline.described import described
 from optimize.pipeline.inputs import CALIBRATION_PACKAGES, EXPORT_PACKAGES, child_env
 from optimize.pipeline.options import BuildOptions
 from optimize.pipeline.results import Build, Built, Candidate, unchanged
-from optimize.pipeline.stages import Workspace, digest, now, value_of
+from optimize.pipeline.stages import Workspace, value_of
 from optimize.pipeline.variants import Variant, variants
 from optimize.pipeline.watch import Watch
 from optimize.verification import accuracy_against, judge, reference
-from optimize.version import VERSION
 
 _SEEDED_IMAGES = 64
 """Inputs of a numerical check where no data is given."""
@@ -238,7 +238,7 @@ class Job:
 
             return make_best(lambda name: self.make(name, out), self.options, self.space, self.progress)
         self.watch.data_unchanged()  # what cannot be measured any more is not built
-        found = [self.engine(precision, variant) for variant in variants(self, precision)]
+        found, failed = self._candidates(precision)
         journal = None
         if precision == "int8" and self._may_search() and not any(one.passed for one in found):
             from optimize.pipeline.search import search
@@ -250,6 +250,8 @@ class Job:
         about = chosen.manifest
         if times:
             about = {**about, "variants": [one.compared(times, one is chosen) for one in found]}
+        if failed:
+            about = {**about, "failed_variants": failed}
         if journal:
             about = {**about, "search": journal}
         bundle = out / engine.bundle_name(precision, self.backend, self.key.version, self.key.compute_capability)
@@ -259,6 +261,23 @@ class Job:
         if not reused:
             engine.publish(chosen.stage, [f["path"] for f in about["files"]], about, bundle)
         return Built(bundle, precision, about, reused)
+
+    def _candidates(self, precision: str) -> Tuple[List[Candidate], List[Dict[str, str]]]:
+        """Every way to build that can be built, and the others with why not.
+
+        Raises:
+            OptimizeError: None can be built.
+        """
+        found: List[Candidate] = []
+        failed: List[Tuple[str, OptimizeError]] = []
+        for variant in variants(self, precision):
+            try:
+                found.append(self.engine(precision, variant))
+            except OptimizeError as error:
+                failed.append((variant.name, error))
+        if not found:
+            raise failed[0][1]
+        return found, [{"name": name, "why": error.message} for name, error in failed]
 
     def _may_search(self) -> bool:
         """An accelerator does not run the Q/DQ graphs that a search makes."""
@@ -309,8 +328,9 @@ class Job:
         spec = self._graph_spec().with_(
             path=str(stage / built["files"][0]), backend=self.backend, options=built["options"], threads=o.threads
         )
-        about = self._manifest(precision, built, variant.calibration, identity, stage)
-        about.update(self._measure(name, spec, identity))
+        about = described(self, precision, built, variant.calibration, identity, stage)
+        # two builds of one input differ in TensorRT: what was measured is said of these files alone
+        about.update(self._measure(name, spec, {**identity, "files": about["files"]}))
         return Candidate(variant.name, stage, spec, about, built["reused"])
 
     def _fastest(self, precision: str, found: List[Candidate]) -> Tuple[Candidate, Dict[str, float]]:
@@ -360,43 +380,3 @@ class Job:
         accuracy = accuracy_against(self.source_scores, scores)
         gate = judge(accuracy, self.options.drop_gate, self.options.min_agreement)
         return {"accuracy": accuracy, "check": None, "gate": gate}
-
-    def _manifest(
-        self,
-        precision: str,
-        built: Dict[str, Any],
-        calibration: Optional[Dict[str, Any]],
-        identity: Dict[str, Any],
-        stage: Path,
-    ) -> Dict[str, Any]:
-        spec = self.spec
-        return {
-            "schema": "optimize.manifest/1",
-            "name": f"{Path(spec.path).name.rsplit('.', 1)[0]}-{precision}",
-            "created": now(),
-            "version": VERSION,
-            "model": {"name": Path(spec.path).name, "kind": spec.kind, "sha256": self.source["model"]},
-            "backend": self.backend,
-            "precision": precision,
-            "achieved": built["achieved"],
-            "layers": built["layers"],
-            "files": engine.file_entries(stage, built["files"]),
-            "device": self.key.to_json(),
-            "inputs": [_tensor(t) for t in self.boundary.inputs],
-            "outputs": [_tensor(t) for t in self.boundary.outputs],
-            "layout": self.boundary.layout,
-            "task": spec.task,
-            "classes": self.classes,
-            "preprocess": spec.preprocess,
-            "batches": list(self.options.batches),
-            "options": built["options"],
-            "onnx": built["onnx"],
-            "calibration": {k: v for k, v in value_of(calibration).items() if k != "onnx"} if calibration else None,
-            "build_key": digest(identity),
-            "flags": [*built["flags"], *(["double"] if DOUBLE in self.key.version else [])],
-            "seconds": built["seconds"],
-        }
-
-
-def _tensor(spec: TensorSpec) -> Dict[str, Any]:
-    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 _BATCH = 32
-"""Images that TensorRT's calibrator is fed at a time, where the graph leaves it free."""
+"""Images that TensorRT's calibrator is fed at a time at most, where the graph leaves it free."""
 
 
 class Variant(NamedTuple):
@@ -84,6 +84,12 @@ def _tensorrt(job: Job, precision: str, settings: Dict[str, Any]) -> List[Varian
     return found
 
 
+def whole_batch(samples: int) -> int:
+    """The batch up to `_BATCH` that leaves the fewest images over; of several the largest."""
+    sizes = range(min(_BATCH, samples), min(_BATCH, samples) // 2, -1)
+    return min(sizes, key=lambda size: samples % size)
+
+
 def _images(job: Job) -> Dict[str, Any]:
     """Which images calibrate, for `optimize.pipeline.tensorrt.calibration_images`."""
     o = job.options
@@ -128,14 +134,17 @@ def _implicit(job: Job, settings: Dict[str, Any], unkeyed: Dict[str, Any]) -> Va
         force=job.options.force,
         unchanged=job.watch.data_unchanged,
     )
+    fixed = job.boundary.inputs[0].shape[0]
+    batch = fixed or whole_batch(feeds["samples"])
     about = {
         "method": {"name": "TensorRT entropy calibrator"},
-        **{k: feeds[k] for k in ("samples", "dataset", "seed")},
+        **{k: feeds[k] for k in ("dataset", "seed")},
+        "samples": feeds["samples"] // batch * batch,  # the calibrator is fed whole batches
         "target": "tensorrt",
         "onnx": job.onnx,
     }
     calibration = {
-        "batch": job.boundary.inputs[0].shape[0] or min(_BATCH, feeds["samples"]),
+        "batch": batch,
         "algorithm": "entropy",
         "identity": digest(identity),
     }

@@ -73,6 +73,7 @@ def test_a_key_survives_json_and_fits_itself(key: DeviceKey):
         ({"os": "darwin"}, "made for darwin, this machine is linux (os)"),
         ({"arch": "aarch64"}, "made for aarch64, this machine is x86_64 (arch)"),
         ({"compute_capability": "8.7"}, "made for 8.7, this machine is none (compute_capability)"),
+        ({"gpu": "Orin, 16 SM"}, "made for Orin, 16 SM, this machine is none (gpu)"),
         ({"l4t": "35.4.1"}, "made for 35.4.1, this machine is none (l4t)"),
         ({"features": ("avx2", "amx_bf16", "amx_int8")}, "lacks: amx_bf16, amx_int8 (features)"),
         ({"version": "2024.3.0"}, "made with openvino 2024.3.0, this machine has 2024.4.0 (version)"),

@@ -41,7 +41,7 @@ class Library:
         return 0
 
     def cuDeviceGetAttribute(self, out, attribute, device):
-        out._obj.value = {75: 8, 76: 7, 18: 1}[attribute]
+        out._obj.value = {75: 8, 76: 7, 18: 1, 16: 8}[attribute]
         return 0
 
 
@@ -63,7 +63,8 @@ def test_a_driver_without_a_gpu_says_why(monkeypatch: pytest.MonkeyPatch, librar
 
 def test_the_facts_of_a_gpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
-    assert driver.gpu() == driver.Gpu("Orin", "8.7", True, "11.4")
+    assert driver.gpu() == driver.Gpu("Orin", "8.7", True, "11.4", 8)
+    assert driver.Gpu("Orin", "8.7", True, "11.4", 8).model == "Orin, 8 SM"
 
 
 def test_a_gpu_is_seen_on_the_bus_without_its_driver(tmp_path: Path):

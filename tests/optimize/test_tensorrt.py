@@ -112,10 +112,52 @@ def test_a_flipped_byte_and_another_device_are_refused_before_the_plan_is_read(
     assert "one byte or more changed" in command("bench", bundle, "--quick", code=1).stderr
     plan.write_bytes(whole)
     about = json.loads((bundle / "manifest.json").read_text())
-    for field, value, word in (("version", "8.4.1", "version"), ("compute_capability", "5.3", "compute_capability")):
+    for field, value, word in (
+        ("version", "8.4.1", "version"),
+        ("compute_capability", "5.3", "compute_capability"),
+        ("gpu", "Orin, 16 SM", "gpu"),
+    ):
         changed = {**about, "device": {**about["device"], field: value}}
         (bundle / "manifest.json").write_text(json.dumps(changed))
         assert word in command("bench", bundle, "--quick", code=4).stderr
+
+
+def test_what_was_measured_of_a_plan_is_said_of_no_other(command: Callable[..., Any], tiny_onnx: Path, tmp_path: Path):
+    words = ["build", tiny_onnx, "--backend", "tensorrt", "--precision", "fp16", "--batch", 1, "-o", tmp_path, "--json"]
+    (one,) = answer(command(*words))["bundles"]
+    plan = Path(one["path"]) / "model.plan"
+    whole = plan.read_bytes()
+    with open(plan, "r+b") as handle:  # a hard link: the stage's file as well
+        handle.seek(-1, 2)
+        last = handle.read(1)
+        handle.seek(-1, 2)
+        handle.write(bytes([last[0] ^ 1]))
+    answer(command(*words))
+    lines = (tmp_path / ".optimize" / "journal.jsonl").read_text().splitlines()
+    events = [(e["event"], e["stage"]) for e in map(json.loads, lines)]
+    again = events[[i for i, e in enumerate(events) if e == ("started", "engine-fp16")][1] :]
+    assert again[1] == ("done", "engine-fp16")
+    assert (("started", "check-fp16") in again) is (plan.read_bytes() != whole)
+
+
+def test_int8_is_built_the_way_that_can_be_built(
+    command: Callable[..., Any], trt: Any, tiny_onnx: Path, cifar: Path, tmp_path: Path
+):
+    """Three images are no whole batch of four for TensorRT's calibrator; Q/DQ pairs are placed all the same."""
+    import onnx
+
+    model = onnx.load(str(tiny_onnx))
+    for item in [*model.graph.input, *model.graph.output]:
+        item.type.tensor_type.shape.dim[0].dim_value = 4
+    fixed = tmp_path / "fixed.onnx"
+    onnx.save(model, str(fixed))
+    words = ["build", fixed, "--backend", "tensorrt", "--precision", "int8", "--batch", 4, "--data", cifar]
+    words += ["--preprocess", "unit", "--samples", 3, "--max-drop", 100, "-o", tmp_path / "out", "--json"]
+    (one,) = answer(command(*words))["bundles"]
+    about = manifest.read(Path(one["path"]))
+    assert about["options"]["int8_mode"] == "explicit"
+    failed = about.get("failed_variants", [])
+    assert [f["name"] for f in failed] == (["implicit"] if hasattr(trt.BuilderFlag, "INT8") else [])
 
 
 def test_options_of_tensorrt_reach_the_plan(command: Callable[..., Any], tiny_onnx: Path, tmp_path: Path):

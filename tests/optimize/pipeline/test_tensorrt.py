@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from engines.errors import IncompatibleError, UsageError
 from optimize.pipeline.tensorrt import TensorRTOptions, calibration_feeds, cast_fp16
+from optimize.pipeline.variants import whole_batch
 
 
 @pytest.mark.parametrize(
@@ -122,3 +123,10 @@ def test_layers_that_overflow_on_the_images_stay_in_float32(tiny_onnx: Path, tmp
         assert (blind["measured_images"], done["measured_images"]) == (0, 20)
         kept = {one["node"] for one in done["kept"]} - {one["node"] for one in blind["kept"]}
         assert kept >= expected and bool(kept) == bool(expected)
+
+
+@given(st.integers(1, 2000))
+def test_few_images_are_left_over(samples: int):
+    batch = whole_batch(samples)
+    assert 1 <= batch <= 32 and samples // batch * batch >= max(1, 0.95 * samples)
+    assert whole_batch(52) == 26 and whole_batch(512) == 32 and whole_batch(3) == 3
