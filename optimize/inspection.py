@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
 from engines import jsonfile, manifest
 from engines.errors import OptimizeError, UsageError
+from engines.spec import RunnerSpec
 
 
 def inspect(path: Path) -> Dict[str, Any]:
@@ -15,7 +17,8 @@ def inspect(path: Path) -> Dict[str, Any]:
 
     Returns:
         `what` and the facts of it: a bundle's manifest with `whole` and `why_not` (empty where it runs here), a model's
-        kind, an ONNX graph's inputs, outputs, opset and operators, a run file's environment and rows.
+        kind, an ONNX graph's inputs, outputs, opset and operators, the tensors of a PyTorch file of weights with what
+        building it needs, a run file's environment and rows.
 
     Raises:
         UsageError: No such file.
@@ -27,9 +30,11 @@ def inspect(path: Path) -> Dict[str, Any]:
     if path.is_file() and path.suffix == ".json":
         value = jsonfile.read(path)
         return {"what": value.get("schema", "json"), "path": str(path), "content": value}
-    from optimize.sources import recognise
+    from optimize.sources import kind_of, recognise
 
-    spec = recognise(str(path))
+    place, kind = kind_of(path)
+    # weights without their module can be looked at; to build them takes more, which is told
+    spec = RunnerSpec(str(place), kind) if kind == "torch-state-dict" else recognise(str(path))
     about: Dict[str, Any] = {"what": spec.kind, "path": str(path)}
     if spec.kind == "bundle":
         about["manifest"] = manifest.read(path)
@@ -44,7 +49,24 @@ def inspect(path: Path) -> Dict[str, Any]:
     about["spec"] = spec.to_json()
     if spec.kind == "onnx":
         about["graph"] = _graph(path)
+    if spec.kind == "torch-state-dict":
+        about.update(_weights(place))
     return about
+
+
+def _weights(path: Path) -> Dict[str, Any]:
+    """What a file of weights holds: `tensors`, `parameters`, and `needs`, the options of a build, with a `guess`."""
+    from engines import torchstate
+    from optimize.zoo import shapes
+
+    found = torchstate.read(str(path))
+    guess = shapes.guess({name: one.shape for name, one in found.items()})
+    return {
+        "tensors": [{"name": name, "shape": list(one.shape), "dtype": one.dtype} for name, one in found.items()],
+        "parameters": torchstate.parameters(found),
+        "guess": {**guess._asdict(), "factory": guess.factory} if guess else None,
+        "needs": f"--factory {guess.factory if guess else 'FILE.py:NAME'} --input-shape 3xHEIGHTxWIDTH",
+    }
 
 
 def _graph(path: Path) -> Dict[str, Any]:
@@ -97,7 +119,23 @@ def lines(about: Dict[str, Any], layers: bool = False) -> List[str]:
             out.append(f"  {row.get('target')} {row.get('form') or row.get('precision')} batch {row.get('batch')}")
     elif "size_bytes" in about:
         out.append(f"  size       {about['size_bytes'] / 1e6:.1f} MB")
+    if "tensors" in about:
+        out += _weights_lines(about)
     return out
+
+
+def _weights_lines(about: Dict[str, Any]) -> List[str]:
+    tensors, guess = about["tensors"], about["guess"]
+    width = max(len(one["name"]) for one in tensors)
+    dtypes = Counter(one["dtype"] or "unknown" for one in tensors).most_common()
+    held = f"{len(tensors)} tensors ({', '.join(f'{n} {dtype}' for dtype, n in dtypes)})"
+    out = [f"  holds      {held}, {about['parameters']:,} parameters; no module: weights only"]
+    if guess:
+        out.append(f"  looks like {guess['name']} of the zoo, {guess['stem']} stem, {guess['classes']} classes")
+    or_name = "" if guess else ", or --factory with the name of a torchvision or timm model"
+    out.append(f"  to build   optimize build {shlex.quote(about['path'])} {about['needs']}{or_name}")
+    shown = [(one["name"], "x".join(map(str, one["shape"])) or "scalar", one["dtype"]) for one in tensors]
+    return out + [f"    {name:{width}}  {shape:16} {dtype}".rstrip() for name, shape, dtype in shown]
 
 
 def _bundle_lines(about: Dict[str, Any], layers: bool) -> List[str]:

@@ -67,13 +67,7 @@ def recognise(
         UsageError: No such file, a bad option, or one that the model needs and that was not given.
         ModelError: The file is empty, truncated, damaged, or nothing that can be built.
     """
-    where = Path(path).expanduser()
-    if not where.exists():
-        raise UsageError(f"no such file or folder: {path}", "check the path of the model")
-    if not (where.is_file() or where.is_dir()):
-        raise UsageError(f"{path} is neither a file nor a folder", "check the path of the model")
-    place = Path(os.path.abspath(where))  # a link stays: what is built goes beside it
-    kind = _folder(place) if place.is_dir() else _file(place)
+    place, kind = kind_of(path)
     shape = parse_shape(input_shape)
     if task is not None and task not in TASKS:
         raise UsageError(f"--task {task}: {' or '.join(TASKS)} is expected")
@@ -89,6 +83,25 @@ def recognise(
     if kind in _CHECKS:
         _CHECKS[kind](spec)
     return _described(spec) if kind == "onnx" else spec
+
+
+def kind_of(path: Union[str, Path]) -> Tuple[Path, str]:
+    """Tell what `path` holds by its first bytes and members, without looking at what it needs.
+
+    Returns:
+        The absolute path, and the kind of a `RunnerSpec`.
+
+    Raises:
+        UsageError: No such file.
+        ModelError: Nothing that is known.
+    """
+    where = Path(path).expanduser()
+    if not where.exists():
+        raise UsageError(f"no such file or folder: {path}", "check the path of the model")
+    if not (where.is_file() or where.is_dir()):
+        raise UsageError(f"{path} is neither a file nor a folder", "check the path of the model")
+    place = Path(os.path.abspath(where))  # a link stays: what is built goes beside it
+    return place, _folder(place) if place.is_dir() else _file(place)
 
 
 def parse_shape(value: Union[str, Sequence[int], None]) -> Optional[Tuple[int, ...]]:

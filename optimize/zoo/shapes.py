@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Dict, NamedTuple, Tuple
+import re
+from typing import Dict, Mapping, NamedTuple, Optional, Tuple
 
 from engines.errors import UsageError
 
@@ -11,6 +12,12 @@ STEMS = ("imagenet", "cifar")
 
 WIDTHS = (64, 128, 256, 512)
 """Channels of the four stages; a bottleneck's output has four times as many."""
+
+
+_KERNELS: Dict[Tuple[int, ...], str] = {(64, 3, 7, 7): "imagenet", (64, 3, 3, 3): "cifar"}
+"""The stem by the shape of the first convolution, as PyTorch has it."""
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Shape(NamedTuple):
@@ -66,3 +73,43 @@ def parameters(name: str, stem: str = "imagenet", classes: int = 1000) -> int:
                 total += channels * out + 2 * out
             channels = out
     return total + channels * classes + classes
+
+
+class Guess(NamedTuple):
+    """A model of the zoo that tensors fit: its name, its stem and its number of classes."""
+
+    name: str
+    stem: str
+    classes: int
+
+    @property
+    def factory(self) -> str:
+        """The word for `--factory`."""
+        return self.name + ("_cifar" if self.stem == "cifar" else "")
+
+
+def guess(tensors: Mapping[str, Tuple[int, ...]]) -> Optional[Guess]:
+    """The model of the zoo that a state_dict fits, by torchvision's names; None where it fits none.
+
+    Args:
+        tensors: The shape of each tensor by its name.
+    """
+    stem = _KERNELS.get(tensors.get("conv1.weight", ()))
+    head = tensors.get("fc.weight", ())
+    if stem is None or len(head) != 2:
+        return None
+    trained = {name: shape for name, shape in tensors.items() if not name.endswith(_STATISTICS)}
+    count = sum(_product(shape) for shape in trained.values())
+    found = {m.group(1) for m in (re.match(r"layer(\d\.\d+)\.conv", name) for name in trained) if m}
+    for name, shape in SHAPES.items():
+        blocks = {f"{stage}.{i}" for stage, n in enumerate(shape.blocks, 1) for i in range(n)}
+        if found == blocks and head[1] == WIDTHS[-1] * shape.expansion and count == parameters(name, stem, head[0]):
+            return Guess(name, stem, head[0])
+    return None
+
+
+def _product(shape: Tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total

@@ -63,6 +63,20 @@ def test_torch_modules_have_the_counts_of_the_formula(name, stem):
     assert sum(p.numel() for p in module.parameters()) == shapes.parameters(name, stem, 10)
 
 
+@pytest.mark.parametrize("name", shapes.NAMES)
+@pytest.mark.parametrize("stem", shapes.STEMS)
+def test_a_state_dict_is_known_by_its_shapes(name, stem):
+    torch = pytest.importorskip("torch")
+    from optimize.zoo.torch_resnet import ResNet
+
+    with torch.device("meta"):
+        found = {key: tuple(tensor.shape) for key, tensor in ResNet(name, stem, 9).state_dict().items()}
+    assert shapes.guess(found) == (name, stem, 9)
+    assert shapes.guess({**found, "extra.weight": (3,)}) is None
+    assert shapes.guess({k: v for k, v in found.items() if not k.startswith("layer4.1.")}) is None
+    assert shapes.guess({}) is None
+
+
 def test_state_dicts_have_torchvisions_names():
     torch = pytest.importorskip("torch")
     from optimize.zoo.torch_resnet import ResNet

@@ -1,0 +1,42 @@
+"""What `optimize inspect` tells of a file that cannot be built as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize("factory", ["resnet18", "resnet50_cifar"])
+def test_weights_tell_what_they_hold_and_what_building_needs(
+    optimize_command: Any, tmp_path: Path, factory: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    from optimize.zoo import torch_resnet
+
+    module = getattr(torch_resnet, factory)(num_classes=7)
+    path = tmp_path / "weights.pt"
+    torch.save(module.state_dict(), path)
+    done = optimize_command("inspect", path)
+    assert done.exit_code == 0, done.stderr
+    parameters = sum(p.numel() for p in module.parameters())
+    assert f"{parameters:,} parameters" in done.stdout
+    stem = "cifar" if factory.endswith("cifar") else "imagenet"
+    assert f"looks like {factory.split('_')[0]} of the zoo, {stem} stem, 7 classes" in done.stdout
+    assert f"--factory {factory} " in done.stdout
+    about = json.loads(optimize_command("inspect", path, "--json").stdout)
+    assert about["parameters"] == parameters and about["guess"]["factory"] == factory
+    assert {one["name"]: tuple(one["shape"]) for one in about["tensors"]} == {
+        name: tuple(tensor.shape) for name, tensor in module.state_dict().items()
+    }
+
+
+def test_other_weights_need_a_factory_of_the_users(optimize_command: Any, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save(torch.nn.Linear(3, 2).state_dict(), tmp_path / "w.pt")
+    done = optimize_command("inspect", tmp_path / "w.pt")
+    assert done.exit_code == 0 and "looks like" not in done.stdout
+    assert "--factory FILE.py:NAME" in done.stdout and "2x3" in done.stdout
+    assert optimize_command("build", tmp_path / "w.pt").exit_code == 2, "to build takes more"
