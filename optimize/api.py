@@ -53,6 +53,14 @@ def _words(value: Words) -> List[str]:
 _SOURCE = ("custom_objects", "factory", "input_shape", "preprocess", "task")
 
 
+def _original(model: PathLike, source: Dict[str, Any]) -> RunnerSpec:
+    """What a build starts from."""
+    spec = recognise(str(model), **source)
+    if spec.kind == "bundle":
+        raise UsageError(f"{model} is an engine already", f"optimize bench {shlex.quote(str(model))}")
+    return spec
+
+
 def build(
     model: PathLike,
     precision: Words = "fp16",
@@ -84,9 +92,7 @@ def build(
     """
     source = {k: options.pop(k) for k in _SOURCE if k in options}
     asked = _options(precision, batch, out, backend, data, **options)
-    spec = recognise(str(model), **source)
-    if spec.kind == "bundle":
-        raise UsageError(f"{model} is an engine already", f"optimize bench {shlex.quote(str(model))}")
+    spec = _original(model, source)
     return pipeline.build(spec, asked, progress)
 
 
@@ -97,23 +103,34 @@ def plan(
     data: Optional[str] = None,
     backend: str = "auto",
     out: Optional[PathLike] = None,
+    progress: Progress = quiet,
     **options: Any,
 ) -> Dict[str, Any]:
     """What `build` would make, without making it: `--dry-run`.
 
+    A model that needs code of the user (custom objects, a factory) is loaded with it in a child process, since only
+    that tells whether it would build.
+
     Returns:
         `model`, `kind`, `backend`, `out`, `bundles` (path and whether one is there) and `lines` for a reader.
+
+    Raises:
+        UsageError, ModelError, IncompatibleError: What the build would say before its export.
     """
     source = {k: options.pop(k) for k in _SOURCE if k in options}
     asked = _options(precision, batch, out, backend, data, **options)
-    spec = recognise(str(model), **source)
-    name = backends.choose(asked.backend)
+    spec = _original(model, source)
+    name = pipeline.backend_for(asked)
     key = device_key(name)
     folder = pipeline.output_folder(Path(spec.path), asked)
     made = [folder / bundles.bundle_name(p, name, key.version, key.compute_capability) for p in asked.precisions]
+    code = spec.custom_objects or spec.factory
+    if code:
+        child.call("optimize.exporters.trial:load", {"spec": spec.to_json()}, progress, child_env(spec))
     lines = [
         f"{spec.path}: {spec.kind}, would be exported to ONNX opset {asked.opset} and built with {name} {key.version}"
     ]
+    lines += [f"  it loads with {code}"] if code else []
     lines += [f"  {path}{' (there is one already)' if path.exists() else ''}" for path in made]
     return {
         "model": spec.path,

@@ -131,8 +131,10 @@ def build(
         **source,
     }
     if dry_run:
-        plans = [api.plan(model, **given) for model in todo]
-        answer(plans if len(plans) > 1 else plans[0], [line for plan in plans for line in plan["lines"]])
+        with progress() as report:
+            plans = [api.plan(model, progress=report, **given) for model in todo]
+        told = [text for plan in plans for text in plan["lines"]]
+        answer(plans if len(plans) > 1 else plans[0], told, asked=True)
         return
     done: List[Build] = []
     failed: List[OptimizeError] = []

@@ -32,6 +32,18 @@ def output_folder(model: Path, options: BuildOptions) -> Path:
     return (options.out or model.with_name(model.name.rsplit(".", 1)[0] + ".optimized")).resolve()
 
 
+def backend_for(options: BuildOptions) -> str:
+    """The backend that builds here.
+
+    Raises:
+        UsageError, IncompatibleError: There is none of that name, it is not here, or it lacks what is asked.
+    """
+    backend = backends.choose(options.backend)
+    if backend != "tensorrt" and options.tensorrt.given():
+        raise UsageError(f"{', '.join(options.tensorrt.given())}: only TensorRT has this, and {backend} builds here")
+    return backend
+
+
 def build(spec: RunnerSpec, options: BuildOptions, progress: Progress = quiet) -> Build:
     """Build every asked precision of one model, each verified.
 
@@ -47,9 +59,7 @@ def build(spec: RunnerSpec, options: BuildOptions, progress: Progress = quiet) -
         GateError: The exported graph does not do what the source does.
         OptimizeError: A stage that all precisions need failed.
     """
-    backend = backends.choose(options.backend)
-    if backend != "tensorrt" and options.tensorrt.given():
-        raise UsageError(f"{', '.join(options.tensorrt.given())}: only TensorRT has this, and {backend} builds here")
+    backend = backend_for(options)
     out = output_folder(Path(spec.path), options)
     out.mkdir(parents=True, exist_ok=True)
     space = Workspace(out / ".optimize")
