@@ -11,13 +11,12 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional
 
-from engines import jsonfile, killed, process
+from engines import jsonfile, killed, process, scratch
 from engines.errors import CLASSES, OptimizeError, outcome
 from engines.spec import Progress, quiet
 
@@ -72,11 +71,11 @@ def call(
         OptimizeError: The error that the function raised, as its own class; or that the child died.
         KeyboardInterrupt: The parent was interrupted; the child has ended by then.
     """
-    with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
-        job_file, result_file = Path(scratch, "job.json"), Path(scratch, "result.json")
+    with scratch.folder() as folder:
+        job_file, result_file = Path(folder, "job.json"), Path(folder, "result.json")
         job = {"target": target, "arguments": dict(arguments), "result": str(result_file)}
         job_file.write_text(json.dumps(job), encoding="utf-8")
-        log_file = log or Path(scratch, "log.txt")
+        log_file = log or Path(folder, "log.txt")
         deaths = killed.counters()
         with open(log_file, "wb") as out:
             command = [sys.executable, "-c", _BOOT, str(job_file), *clean_path()]

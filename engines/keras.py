@@ -9,13 +9,12 @@ import contextlib
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from engines import kerasfile, tensors, userfile
+from engines import kerasfile, scratch, tensors, userfile
 from engines.errors import IncompatibleError, ModelError, OptimizeError, UsageError
 from engines.kerasgeneration import framework, generation, is_legacy, policy
 from engines.spec import Feeds, Query, Runner, RunnerSpec, TensorSpec
@@ -92,8 +91,8 @@ def _with_suffix(spec: RunnerSpec) -> Iterator[str]:
     if spec.path.endswith(suffix):
         yield spec.path
         return
-    with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
-        link = os.path.join(scratch, "model" + suffix)
+    with scratch.folder() as folder:
+        link = os.path.join(folder, "model" + suffix)
         try:
             os.symlink(os.path.abspath(spec.path), link)
         except (OSError, NotImplementedError):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
-from engines import onnxfile
+from engines import onnxfile, scratch
 from engines.backend import hint
 from engines.backend import unavailable as _unavailable
 from engines.device import backend_version
@@ -179,9 +178,9 @@ def _layers(model: Union[str, bytes], threads: int) -> List[Dict[str, str]]:
     """The computing nodes of the graph as the runtime has optimised it for this CPU, in order, with their precision."""
     import onnx
 
-    with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
+    with scratch.folder() as folder:
         settings = _settings(threads)
-        settings.optimized_model_filepath = str(Path(scratch, "optimized.onnx"))
+        settings.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
         _start(model, settings)
         return precisions(onnx.load(settings.optimized_model_filepath))
 

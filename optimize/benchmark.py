@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from bench.rounds import Target, distinct, size_of
 from engines import backend as backends
-from engines import child, driver, manifest
+from engines import child, driver, manifest, scratch
 from engines.device import DOUBLE
 from engines.errors import IncompatibleError, OptimizeError, UsageError
 from engines.spec import FORMS, Progress, RunnerSpec, quiet
@@ -219,12 +218,12 @@ def _add_accuracy(
 
     failures: List[Tuple[str, str]] = []
     found: Dict[Tuple[str, str], Dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
+    with scratch.folder() as folder:
         for target in sorted(targets, key=lambda t: t.form == "predict"):  # the compiled form is the quicker one
             key = (target.name, target.precision)
             if key in found or target.spec.task != "classify" or not any(r["target"] == target.name for r in rows):
                 continue
-            out = Path(scratch, f"{len(found)}.npz")
+            out = Path(folder, f"{len(found)}.npz")
             arguments = {"spec": target.spec.to_json(), "data": data, "out": str(out), "batch": batch, "images": images}
             try:
                 found[key] = child.call("bench.accuracy:evaluate", arguments, progress, child_env(target.spec))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
-from engines import child, jsonfile, manifest
+from engines import child, jsonfile, manifest, scratch
 from engines.errors import UsageError
 from engines.spec import Progress, RunnerSpec, quiet
 from optimize.pipeline.inputs import child_env
@@ -77,10 +76,10 @@ def verify(
             "check": check,
             "lines": [*_lines(None, check), *_verdict(about, original, reasons)],
         }
-    with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
+    with scratch.folder() as folder:
         scores = []
         for number, spec in enumerate((original, engine.with_(preprocess=pre))):
-            arguments = {"data": data, "batch": size, "out": str(Path(scratch, f"{number}.npz"))}
+            arguments = {"data": data, "batch": size, "out": str(Path(folder, f"{number}.npz"))}
             scores.append(
                 child.call("bench.accuracy:evaluate", {"spec": spec.to_json(), **arguments}, progress, child_env(spec))
             )

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 from bench import stats
 from bench.rounds import Target, run
-from engines import child, jsonfile, manifest
+from engines import child, jsonfile, manifest, scratch
 from engines.errors import IncompatibleError, OptimizeError, UsageError, outcome
 from engines.spec import Progress, RunnerSpec, quiet
 
@@ -120,7 +119,7 @@ def benchmark(
         return returned[-1]
 
     Benchmark.main_loop = kept
-    with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
+    with scratch.folder() as folder:
         options = {
             "-m": path,
             "-d": "CPU",
@@ -131,7 +130,7 @@ def benchmark(
             "-ip": "f32",
             "-t": str(seconds),
             "-report_type": "no_counters",
-            "-report_folder": scratch,
+            "-report_folder": folder,
             **({"-nthreads": str(threads)} if threads else {}),
         }
         sys.argv = ["benchmark_app", *[word for pair in options.items() for word in pair], "-json_stats"]
@@ -139,7 +138,7 @@ def benchmark(
             app.main()
         except SystemExit as error:
             raise OptimizeError(f"benchmark_app ended with {error.code}") from None
-        report = Path(scratch, "benchmark_report.json")
+        report = Path(folder, "benchmark_report.json")
         if not report.is_file() or not returned:
             raise OptimizeError("benchmark_app wrote no report", "run again with OPTIMIZE_DEBUG=1")
         results = jsonfile.read(report)["execution_results"]

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from engines import jsonfile, onnxfile
+from engines import jsonfile, onnxfile, scratch
 from engines.cuda import Context
 from engines.errors import BuildError, IncompatibleError
 from engines.spec import Progress, RunnerSpec, quiet
@@ -185,14 +185,12 @@ class _Job:
 
     def _time(self, plan: bytes, batches: Sequence[int]) -> float:
         """Geometric mean over the batches of a plan's median wall time, ms."""
-        from tempfile import TemporaryDirectory
-
         from engines.tensorrt.run import load
 
         rng = np.random.default_rng(0)
         medians = []
-        with TemporaryDirectory(prefix="optimize-") as scratch:
-            file = Path(scratch, "trial.plan")
+        with scratch.folder() as folder:
+            file = Path(folder, "trial.plan")
             file.write_bytes(plan)
             spec = RunnerSpec(str(file), "onnx", backend="tensorrt", options=self._where)
             with load(spec) as runner:

@@ -375,13 +375,21 @@ def test_stopping_the_parent_stops_the_child_until_it_goes_on(tmp_path: Path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="uses /proc and prctl")
-def test_a_child_ends_with_its_parent(tmp_path: Path):
+def test_a_child_ends_with_its_parent_and_what_both_left_is_swept_by_the_next(tmp_path: Path):
     parent, mark = _parent(tmp_path, "sleep")
     try:
         pid = int(mark.read_text())
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
         assert _gone(pid)
+        assert list(tmp_path.glob("optimize-*"))
+        again = "import sys; sys.path.insert(0, sys.argv[1]); from engines import child; child.call('sys:exit', {})"
+        subprocess.run(
+            [sys.executable, "-c", again, str(ROOT)],
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            stderr=subprocess.DEVNULL,
+        )
+        assert not list(tmp_path.glob("optimize-*"))
     finally:
         if parent.poll() is None:
             parent.kill()
