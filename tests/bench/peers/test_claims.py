@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+
+from bench.peers.claims import FAILS, HOLDS, SPREAD, _claim, claims
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "limit", "most", "verdict"),
+    [
+        (0.2, [0.0, 0.5], 0.3, True, HOLDS),
+        (0.4, [0.2, 0.6], 0.3, True, SPREAD),
+        (0.4, [0.35, 0.6], 0.3, True, FAILS),
+        (0.4, None, 0.3, True, FAILS),
+        (1.1, [0.9, 1.3], 1.0, False, HOLDS),
+        (0.9, [0.8, 1.1], 1.0, False, SPREAD),
+        (0.9, [0.8, 0.95], 1.0, False, FAILS),
+    ],
+)
+def test_verdicts(value, interval, limit, most, verdict):
+    assert _claim("x", value, interval, limit, most)["verdict"] == verdict
+
+
+def row(name, tool, drop, **ratios):
+    accuracy = {"top1_drop": drop, "drop_interval": [drop - 0.5, drop + 0.5]}
+    found = {"name": name, "tool": tool, "accuracy": accuracy, "latency": {"1": {}}}
+    if tool != "ours":
+        found["ours_worse"] = {"top1_drop": 0.1 - drop, "drop_interval": [-0.2 - drop, 0.4 - drop]}
+        found["ratios"] = {key: {"ratio": value, "interval": None} for key, value in ratios.items()}
+    return found
+
+
+def test_the_best_of_the_others_is_the_one_to_beat():
+    rows = [
+        row("ours, OpenVINO placement", "ours", 0.1),
+        row("NNCF, performance", "nncf", 0.3, seconds=1.5, peak_bytes=1.2, latency_b1=1.1),
+        row("NNCF, mixed", "nncf", -0.2, seconds=1.4, peak_bytes=1.3, latency_b1=1.2),
+        row("ONNX Runtime, entropy", "onnxruntime", 9.0, seconds=2.0, peak_bytes=5.0, latency_b1=0.9),
+        {"name": "ModelOpt, max", "tool": "modelopt", "failed": "no wheel"},
+    ]
+    found = {one["claim"]: one for one in claims({"trained": True, "rows": rows})}
+    assert found["top-1 that INT8 costs, points"]["verdict"] == HOLDS
+    # The point says 0.3 worse than the best; the paired interval reaches 0.
+    worse = found["top-1 lost against the best of the others (NNCF, mixed), points"]
+    assert worse["value"] == pytest.approx(0.3) and worse["verdict"] == SPREAD
+    assert found["time of calibration, NNCF, mixed to ours"]["value"] == 1.4
+    assert found["peak memory, NNCF, performance to ours"]["verdict"] == HOLDS
+    assert found["time of calibration, ONNX Runtime, entropy to ours"]["verdict"] == FAILS
+    assert found["peak memory, ONNX Runtime, entropy to ours"]["verdict"] == HOLDS
+    assert found["latency at batch 1, ONNX Runtime, entropy to ours"]["verdict"] == FAILS
+
+
+def test_random_weights_make_no_claim_about_accuracy():
+    rows = [row("ours, OpenVINO placement", "ours", 0.0), row("NNCF, mixed", "nncf", 0.0, latency_b1=1.2)]
+    assert [one["claim"] for one in claims({"trained": False, "rows": rows})] == [
+        "latency at batch 1, NNCF, mixed to ours"
+    ]
+    assert claims({"trained": False, "rows": rows[1:]}) == []
