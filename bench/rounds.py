@@ -96,8 +96,8 @@ def measure_target(
         progress: Told nothing while queries are timed.
 
     Returns:
-        `cells` [{`batch`, `started`, `samples_ms`, `device`}], `failed` [{`batch`, `message`}], `achieved`. A batch
-        that fails does not stop the others.
+        `cells` [{`batch`, `started`, `samples_ms`, `device`, `flags`}], `failed` [{`batch`, `message`}], `achieved`. A
+        batch that fails does not stop the others.
 
     Raises:
         OptimizeError: The target cannot be opened.
@@ -123,6 +123,7 @@ def measure_target(
                 failed.append({"batch": batch, "message": outcome(error).message})
                 continue
             cells.append({"batch": batch, "started": started, "samples_ms": milliseconds(samples), "device": device})
+            cells[-1]["flags"] = list(getattr(runner, "flags", ()))
         if describe and cells:
             achieved = runner.achieved()
     return {"cells": cells, "failed": failed, "achieved": achieved}
@@ -139,13 +140,15 @@ def _by_events(
     options = runner.spec.options
     how = {name: bool(options.get(name, default)) for name, default in SPANS.items()}
     how["transfers"] = how["transfers"] and options.get("io") != "zero-copy"  # there is nothing to copy then
+    slots = runner.slots(given, **how)
+    how["graph"] = all(slot.captured for slot in slots)  # a graph that cannot be captured is not one that was measured
     trace = spans.measure(
-        runner.slots(given, **how),
+        slots,
         batch,
         warmup_ms=1e3 * warmup_s,
         duration_s=duration_s,
         iterations=iterations,
-        how={**how, "slots": 2},
+        how={**how, "slots": len(slots), "tensorrt": options.get("tensorrt")},
     )
     return spans.summary(trace)
 
@@ -197,7 +200,7 @@ def run(
                 done = _measure(targets[index], record, index, settings, first=turn == 0)
                 disturbed = proc.flags(start, proc.state())
                 for cell in done:
-                    entry = {"order": order, "round": turn, **cell, "flags": disturbed}
+                    entry = {"order": order, "round": turn, **cell, "flags": [*disturbed, *cell.get("flags", ())]}
                     batch = entry.pop("batch")
                     record.rounds[index, batch].append(entry)
                     on_cell(targets[index], batch, entry)

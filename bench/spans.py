@@ -7,6 +7,7 @@ of `bench.loop` is another quantity and stands beside it.
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,15 @@ import numpy.typing as npt
 
 from engines.errors import DamagedError, OptimizeError, UsageError
 
-UNSTABLE_PERCENT = 1.0
-"""Coefficient of variation of the compute time from which trtexec 10.3 calls it unstable (10.16: 2.5)."""
+_UNSTABLE_PERCENT = (((10, 16), 2.5), ((0, 0), 1.0))
+"""Coefficient of variation of the compute time from which trtexec calls it unstable, by version: from 10.16 on, before."""
+
+_TRTEXEC = {
+    "transfers": (True, "--noDataTransfers", False, "--includeDataTransfers"),
+    "graph": (False, "--useCudaGraph", True, "--noCudaGraph"),
+    "spin": (False, "--useSpinWait", True, "--noSpinWait"),
+}
+"""How trtexec measures unless told, and the word that tells it otherwise: of 8 to 10, then of 11."""
 
 ENQUEUE_SHARE = 0.8
 """Median enqueue over median compute from which trtexec says that throughput is bound by the enqueue time."""
@@ -71,7 +79,7 @@ class Trace:
         spans: float64, shape (queries, 6), columns as in `Spans`, ms.
         enqueue: float64, shape (queries,), ms of host time.
         warmup: Queries that were dropped.
-        how: `transfers`, `graph`, `spin` and `slots`.
+        how: `transfers`, `graph`, `spin` and `slots`; `tensorrt` is the version that ran, where there is one.
     """
 
     batch: int
@@ -175,7 +183,7 @@ def summary(trace: Trace) -> Dict[str, Any]:
     Returns:
         `mode` (trt10: transfers and no graph; trt11: its defaults; else other), `how`, `queries`, each of `METRICS` as
         `metric` gives it, `throughput_qps`, `images_per_s`, `host_walltime_s` (by GPU events, despite trtexec's name),
-        `gpu_compute_total_s`, `variation_percent` of the compute time, `warnings`, `flags` (trtexec's, 8 to 10).
+        `gpu_compute_total_s`, `variation_percent` of the compute time, `warnings`, `flags` (trtexec's, of the same version).
 
     Raises:
         OptimizeError: No query came after the warm-up.
@@ -222,16 +230,24 @@ def warnings(found: Dict[str, Dict[str, float]], variation: float, how: Dict[str
         for name, words in (("h2d_ms", "host to device"), ("d2h_ms", "device to host")):
             if median[name] >= median["compute_ms"]:
                 out.append(f"throughput may be bound by the copy from {words}")
-    if variation >= UNSTABLE_PERCENT:
+    limit = next(percent for since, percent in _UNSTABLE_PERCENT if version(how) >= since)
+    if variation >= limit:
         out.append(f"the compute time is unstable, its coefficient of variation is {variation:.4g}%: lock the clocks")
     return out
 
 
+def version(how: Dict[str, Any]) -> Tuple[int, int]:
+    """Major and minor version of the TensorRT that ran a loop; 10.3 where it is not known."""
+    found = re.match(r"(\d+)\.(\d+)", str(how.get("tensorrt") or "10.3"))
+    return (int(found.group(1)), int(found.group(2))) if found else (10, 3)
+
+
 def equivalent_flags(how: Dict[str, Any]) -> List[str]:
-    """The words with which trtexec 8 to 10 measures the same."""
-    out = [] if how.get("transfers", True) else ["--noDataTransfers"]
-    out += ["--useCudaGraph"] if how.get("graph") else []
-    out += ["--useSpinWait"] if how.get("spin") else []
+    """The words with which the trtexec of the same version measures the same."""
+    out = []
+    for name, (before, word, since, other) in _TRTEXEC.items():
+        usual, flag = (since, other) if version(how) >= (11, 0) else (before, word)
+        out += [flag] if bool(how.get(name, before)) != usual else []
     return out + (["--exposeDMA"] if how.get("slots", 2) == 1 else [])
 
 

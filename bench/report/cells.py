@@ -92,7 +92,28 @@ def groups(run: Dict[str, Any]) -> List[Tuple[str, List[Dict[str, Any]]]]:
 
 
 def notes(rows: List[Dict[str, Any]]) -> List[str]:
-    """Lines below the table of one batch: the original that speed-ups are measured against, and what they are worth."""
+    """Lines below the table of one batch: what the speed-ups are against and worth, and the times on the GPU."""
+    return [*_compared(rows), *(line for row in rows for line in _on_gpu(row))]
+
+
+_GPU_TIMES = (("H2D", "h2d_ms"), ("compute", "compute_ms"), ("D2H", "d2h_ms"), ("enqueue", "enqueue_ms"))
+
+
+def _on_gpu(row: Dict[str, Any]) -> List[str]:
+    """trtexec's quantities of a row that has them: the mode, medians by events, its warnings."""
+    device = row.get("device")
+    if not device:
+        return []
+    how, name = device["how"], f"{_target(row)} on the GPU"
+    graph, transfers = ("with" if how.get(key) else "without" for key in ("graph", "transfers"))
+    times = ", ".join(f"{label} {number(device[key]['median'])}" for label, key in _GPU_TIMES)
+    waiting = "spinning" if how.get("spin") else "asleep"
+    mode = f"mode {device['mode']}: {transfers} transfers, {graph} CUDA graph, waiting {waiting}"
+    lines = [f"{name} ({mode}; medians by events, ms): {times}; {number(device['images_per_s'])} images/s"]
+    return [*lines, *(f"{name}: {warning}" for warning in device["warnings"])]
+
+
+def _compared(rows: List[Dict[str, Any]]) -> List[str]:
     base = fastest_original(rows, rows[0]["batch"])
     if base is None:
         return ["no original was measured: no speed-up (add --baseline MODEL)"]

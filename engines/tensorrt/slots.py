@@ -41,6 +41,11 @@ class Slot:
         self.group: Any = None
         """Shared by slots of the same buffers, which are freed when nothing names it any longer."""
 
+    @property
+    def captured(self) -> bool:
+        """Whether the computation runs as a CUDA graph."""
+        return self._graph is not None
+
     def start(self) -> Any:
         """An event on the input stream, before any query; what comes after it on the other streams waits for it."""
         origin = self._origin

@@ -27,12 +27,13 @@ def file_for(base: Path, device: str, capability: str, version: str, clocks: Dic
     others by the highest one that the power mode allows.
 
     Args:
-        base: Such as `timing.cache`.
+        base: Such as `timing.cache`; in a folder it is called so.
         device: Name of the GPU.
         capability: Such as `8.7`.
         version: Full version of TensorRT.
         clocks: Of `engines.board.clocks`; may be empty.
     """
+    base = base / "timing.cache" if base.is_dir() else base
     which = "now_hz" if clocks.get("state") == "locked" else "max_hz"
     state = {name: (clocks.get(name) or {}).get(which) for name in ("gpu", "emc")}
     key = json.dumps([device, capability, version, clocks.get("state"), state], sort_keys=True)

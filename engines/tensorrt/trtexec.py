@@ -23,7 +23,7 @@ def equivalent(
     words = ["trtexec", f"--onnx={onnx}", "--saveEngine=model.plan", "--profilingVerbosity=detailed"]
     if shapes:
         words += [f"--{name}={shapes[-1]}" for name in ("minShapes", "optShapes", "maxShapes")]
-    words.append(f"--memPoolSize=workspace:{max(1, workspace >> 20)}")
+    words.append(f"--memPoolSize=workspace:{workspace >> 20 or format(workspace / (1 << 20), 'f')}")
     words += _precision(trt, precision, options)
     if options.get("dla") is not None:
         words.append(f"--useDLACore={options['dla']}")

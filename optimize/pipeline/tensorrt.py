@@ -15,6 +15,9 @@ KEEP = ("best", "median")
 
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
+_LARGEST = 2**63
+"""A size beyond it is none: TensorRT takes it as an unsigned word."""
+
 
 @dataclass(frozen=True)
 class TensorRTOptions:
@@ -68,7 +71,7 @@ class TensorRTOptions:
             return "auto"
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", self.workspace.strip())
         unit = _UNITS.get(found.group(2).upper()) if found else None
-        if not found or not unit or float(found.group(1)) * unit < 1:
+        if not found or not unit or not 1 <= float(found.group(1)) * unit < _LARGEST:
             raise UsageError(
                 f"--workspace {self.workspace}: auto or a size is expected", "for example --workspace 512MiB"
             )

@@ -305,11 +305,21 @@ def test_no_warning_of_copies_that_are_not_measured():
         ({**HOW, "graph": True}, "other", ["--useCudaGraph"]),
         ({**HOW, "spin": True}, "other", ["--useSpinWait"]),
         ({**HOW, "transfers": False}, "other", ["--noDataTransfers"]),
+        ({**HOW, "tensorrt": "8.5.2.2"}, "trt10", []),
+        ({**HOW, "tensorrt": "11.4.0.106"}, "trt10", ["--includeDataTransfers", "--noCudaGraph", "--noSpinWait"]),
+        ({"transfers": False, "graph": True, "spin": True, "tensorrt": "11.4"}, "trt11", []),
     ],
 )
 def test_modes_and_trtexecs_words(how: Dict[str, Any], mode: str, flags: List[str]):
     assert spans.mode(how) == mode
     assert spans.equivalent_flags(how) == flags
+
+
+@pytest.mark.parametrize(("version", "percent"), [("8.5.2.2", 1.0), (None, 1.0), ("10.16.1", 2.5), ("11.4", 2.5)])
+def test_unstable_is_what_the_same_trtexec_calls_unstable(version: Any, percent: float):
+    usual = medians(h2d_ms=0, d2h_ms=0, compute_ms=9, enqueue_ms=0)
+    assert spans.warnings(usual, percent - 0.01, {"tensorrt": version}) == []
+    assert "unstable" in spans.warnings(usual, percent, {"tensorrt": version})[0]
 
 
 def exported(count: int = 3) -> List[Dict[str, float]]:

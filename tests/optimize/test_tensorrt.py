@@ -78,6 +78,22 @@ def test_every_precision_is_built_verified_measured_and_labelled(
     ).read_text(encoding="utf-8")
 
 
+def test_a_graph_that_could_not_be_captured_is_not_reported_as_one(
+    command: Callable[..., Any], tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = ["build", tiny_onnx, "--backend", "tensorrt", "--precision", "fp16", "--batch", 1, "-o", tmp_path / "out"]
+    (one,) = answer(command(*words, "--json"))["bundles"]
+    bench = ["bench", one["path"], "--batch", 1, "--quick", "--duration", "50ms", "--warmup", "10ms", "--cuda-graph"]
+    for failing in (False, True):
+        if failing:
+            monkeypatch.setenv("FAKECUDA_CAPTURE_FAIL", "instantiate")
+        done = command(*bench, "-o", tmp_path / "runs.json")
+        assert "on the GPU (mode" in done.stdout and "H2D " in done.stdout
+        (row,) = json.loads((tmp_path / "runs.json").read_text(encoding="utf-8"))["rows"]
+        assert row["device"]["how"]["graph"] is not failing
+        assert ("no-cuda-graph" in row["flags"]) is failing
+
+
 def test_the_scores_are_those_of_onnx_runtime(
     command: Callable[..., Any], tiny_onnx: Path, cifar: Path, tmp_path: Path
 ):

@@ -44,6 +44,12 @@ def test_free_clocks_count_by_their_limit_and_not_by_the_moment() -> None:
     assert named(clocks=FREE) != named(clocks={**FREE, "gpu": {"now_hz": 306, "max_hz": 306}})
 
 
+def test_in_a_folder_the_file_is_inside(tmp_path: Path) -> None:
+    file = timing.file_for(tmp_path, "Orin", "8.7", "8.5.2.2", {})
+    assert file.parent == tmp_path and file.name.startswith("timing-orin-") and file.suffix == ".cache"
+    assert timing.file_for(Path("/"), "Orin", "8.7", "8.5.2.2", {}).parent == Path("/")
+
+
 def config_of(trt: Any) -> Any:
     """A builder config; its builder lives as long."""
     builder = trt.Builder(compat.logger(trt))

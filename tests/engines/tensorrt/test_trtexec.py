@@ -50,8 +50,8 @@ def test_layers_kept_in_fp32(trt: Any) -> None:
     assert words(trt, "fp32", keep_fp32=["conv1"])[1:] == ["--noTF32"]
 
 
-@pytest.mark.parametrize(("workspace", "mebibytes"), [(256 << 20, 256), ((32 << 20) + 5, 32), (100, 1)])
-def test_the_workspace_is_in_mebibytes(trt: Any, workspace: int, mebibytes: int) -> None:
+@pytest.mark.parametrize(("workspace", "mebibytes"), [(256 << 20, 256), ((32 << 20) + 5, 32), (100, "0.000095")])
+def test_the_workspace_is_in_mebibytes(trt: Any, workspace: int, mebibytes: Any) -> None:
     assert words(trt, workspace=workspace)[0] == f"--memPoolSize=workspace:{mebibytes}"
 
 

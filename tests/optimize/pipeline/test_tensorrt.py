@@ -20,7 +20,7 @@ def test_a_workspace_is_auto_or_a_size(text: str, size):
     assert TensorRTOptions(workspace=text).workspace_bytes() == size
 
 
-@pytest.mark.parametrize("text", ["", "much", "-1", "0", "12 parsecs", "1MiB2", "MiB"])
+@pytest.mark.parametrize("text", ["", "much", "-1", "0", "12 parsecs", "1MiB2", "MiB", "99999999999999GiB", "9e9GiB"])
 def test_another_workspace_is_refused(text: str):
     with pytest.raises(UsageError, match="--workspace"):
         TensorRTOptions(workspace=text)
