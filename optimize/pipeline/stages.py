@@ -80,13 +80,16 @@ class Workspace:
         Raises:
             OptimizeError: It was removed or moved; what was begun anew in its place is removed where it is empty.
         """
-        if self._held is None or _file_id(self.root / "lock") == self._held:
+        if self._is_there():
             return
         for folder in (self.stages, self.root, self.root.parent):
             with contextlib.suppress(OSError):
                 folder.rmdir()
         gone = self.root if self.root.parent.exists() else self.root.parent
         raise OptimizeError(f"{gone} was removed or moved during the build", "run the command again")
+
+    def _is_there(self) -> bool:
+        return self._held is None or _file_id(self.root / "lock") == self._held
 
     def note(self, event: str, stage: str, key: str, **more: Any) -> None:
         """Append one line to the journal."""
@@ -173,8 +176,9 @@ class Workspace:
                 jsonfile.write(part / "stage.json", _sealed(record))
         except BaseException as error:
             event = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            with contextlib.suppress(OSError):  # a full disk or a folder that is gone must not hide the error
-                self.note(event, name, key, why=str(error))
+            with contextlib.suppress(OSError):  # a full disk must not hide the error
+                if self._is_there():
+                    self.note(event, name, key, why=str(error))
             raise
         self.note("done", name, key, seconds=seconds)
         return {**_swap(value, str(part), str(folder)), "folder": str(folder), "seconds": seconds, "reused": False}
