@@ -19,7 +19,7 @@ import numpy.typing as npt
 from engines.errors import DamagedError, OptimizeError, UsageError
 
 _UNSTABLE_PERCENT = (((10, 16), 2.5), ((0, 0), 1.0))
-"""Coefficient of variation of the compute time from which trtexec calls it unstable, by version: from 10.16 on, before."""
+"""Coefficient of variation of the compute time from which trtexec calls it unstable: from 10.16 on, and before."""
 
 _TRTEXEC = {
     "transfers": (True, "--noDataTransfers", False, "--includeDataTransfers"),
@@ -183,7 +183,7 @@ def summary(trace: Trace) -> Dict[str, Any]:
     Returns:
         `mode` (trt10: transfers and no graph; trt11: its defaults; else other), `how`, `queries`, each of `METRICS` as
         `metric` gives it, `throughput_qps`, `images_per_s`, `host_walltime_s` (by GPU events, despite trtexec's name),
-        `gpu_compute_total_s`, `variation_percent` of the compute time, `warnings`, `flags` (trtexec's, of the same version).
+        `gpu_compute_total_s`, `variation_percent` of the compute time, `warnings`, `flags` (those of the same trtexec).
 
     Raises:
         OptimizeError: No query came after the warm-up.
