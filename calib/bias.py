@@ -32,41 +32,97 @@ Means = Tuple[npt.NDArray[Any], npt.NDArray[Any]]
 """Of a tensor, over images and position by position: its mean, and the mean of what quantisation adds to it."""
 
 
-def mean_errors(
+def mean_inputs(
     onnx: Union[str, Path],
     place: Placement,
     scales: Mapping[str, float],
     nonnegative: Collection[str],
-    weight_bits: int,
     feeds: Iterable[Mapping[str, npt.NDArray[Any]]],
     progress: Progress = quiet,
     total: int = 0,
-) -> Dict[str, npt.NDArray[Any]]:
-    """The mean error that quantisation makes in each output channel of each layer.
+) -> Dict[str, Means]:
+    """One pass through the FP32 graph that averages what the layers read, and its rounding, over images.
 
     Args:
         onnx: FP32 graph.
         place: Its placement.
         scales: Symmetric int8 scale per measured tensor.
         nonnegative: Tensors without negative values.
-        weight_bits: 8 or 7.
         feeds: Batches of inputs.
         progress: Told the images done.
         total: Images to come.
 
     Returns:
-        By the layer's node: float64 of shape (channels,); layers without a constant bias of that shape are left out
-        unless they have none.
+        By tensor; empty where no layer can be corrected or no image came.
     """
-    model = graphs.load(onnx)
+    from onnx import TensorProto, helper, numpy_helper
+
+    tensors: List[str] = []
+    wanted: List[str] = []
+
+    def extended() -> Any:
+        model = graphs.load(onnx)
+        graph, view = model.graph, graphs.Graph(model)
+        layers = [view.nodes[weight.edge.node] for weight in place.weights if _correctable(view, weight)]
+        tensors.extend(sorted({str(node.input[0]) for node in layers}))
+        graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), "optimize/axis"))
+        for index, tensor in enumerate(tensors):
+            source, stem = place.scale_of.get(tensor, tensor), f"optimize/{index}"
+            found = quant(float(scales[source]), source in nonnegative, place.target)
+            zero = np.array(found.zero, np.int8 if found.signed else np.uint8)
+            ends = np.iinfo(zero.dtype)
+            low, high = (found.scale * (int(end) - found.zero) for end in (ends.min, ends.max))
+            graph.initializer.append(numpy_helper.from_array(np.array(found.scale, np.float32), f"{stem}/scale"))
+            graph.initializer.append(numpy_helper.from_array(zero, f"{stem}/zero"))
+            for what, limit in (("low", low), ("high", high)):
+                graph.initializer.append(numpy_helper.from_array(np.array(limit, np.float32), f"{stem}/{what}"))
+            pair, inside = [f"{stem}/scale", f"{stem}/zero"], f"{stem}/inside"
+            graph.node.append(helper.make_node("Clip", [tensor, f"{stem}/low", f"{stem}/high"], [inside]))
+            graph.node.append(helper.make_node("QuantizeLinear", [inside, *pair], [f"{stem}/q"]))
+            graph.node.append(helper.make_node("DequantizeLinear", [f"{stem}/q", *pair], [f"{stem}/dq"]))
+            graph.node.append(helper.make_node("Sub", [f"{stem}/dq", inside], [f"{stem}/error"]))
+            for what, value in (("mean", inside), ("shift", f"{stem}/error")):
+                name = f"{stem}/{what}"
+                graph.node.append(helper.make_node("ReduceSum", [value, "optimize/axis"], [name], keepdims=1))
+                graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+                wanted.append(name)
+        return model
+
+    runner = ranges.session_from(extended, simulate=True)
+    if not tensors:
+        return {}
+    fixed, done = ranges.fixed_batch(runner), 0
+    sums: List[Any] = []
+    for batch in feeds:
+        count = len(next(iter(batch.values())))
+        if fixed and count < fixed and done:
+            continue  # padding would count
+        results = runner.run(wanted, ranges.pad(batch, fixed))
+        sums = [a + b for a, b in zip(sums, results)] if sums else list(results)
+        done += max(count, fixed)
+        progress("bias correction", min(done, total), total)
+    return {tensor: (sums[2 * i] / done, sums[2 * i + 1] / done) for i, tensor in enumerate(tensors)} if done else {}
+
+
+def mean_errors(
+    model: Any, place: Placement, means: Mapping[str, Means], weight_bits: int
+) -> Dict[str, npt.NDArray[Any]]:
+    """The mean error that quantisation makes in each output channel of each layer.
+
+    Args:
+        model: FP32 graph as `calib.graph.load` gives it.
+        place: Its placement.
+        means: From `mean_inputs`.
+        weight_bits: 8 or 7.
+
+    Returns:
+        By the layer's node: float64 of shape (channels,). Layers whose bias is computed, scaled or of another shape are
+        left out.
+    """
     view = graphs.Graph(model)
     layers = [weight for weight in place.weights if _correctable(view, weight)]
-    inputs = {str(view.nodes[weight.edge.node].input[0]) for weight in layers}
-    del view  # it holds the weights
-    means = _means(model, sorted(inputs), place, scales, nonnegative, feeds, progress, total)
-    whole = graphs.Graph(graphs.load(onnx))
-    nodes = [whole.nodes[weight.edge.node] for weight in layers] if means else []
-    return {node.name: _layer(whole, weight, means[node.input[0]], weight_bits) for node, weight in zip(nodes, layers)}
+    nodes = [(view.nodes[weight.edge.node], weight) for weight in layers]
+    return {n.name: _layer(view, w, means[n.input[0]], weight_bits) for n, w in nodes if n.input[0] in means}
 
 
 def correct(model: Any, errors: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -102,62 +158,9 @@ def _correctable(view: graphs.Graph, weight: Weight) -> bool:
     return view.is_float(node.input[2]) and list(view.constants[node.input[2]].dims) == [channels]
 
 
-def _means(
-    model: Any,
-    tensors: List[str],
-    place: Placement,
-    scales: Mapping[str, float],
-    nonnegative: Collection[str],
-    feeds: Iterable[Mapping[str, npt.NDArray[Any]]],
-    progress: Progress,
-    total: int,
-) -> Dict[str, Means]:
-    """One pass through the FP32 graph, which is used up, that sums tensors and their rounding over the images."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    graph = model.graph
-    graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), "optimize/axis"))
-    wanted = []
-    for index, tensor in enumerate(tensors):
-        source, stem = place.scale_of.get(tensor, tensor), f"optimize/{index}"
-        found = quant(float(scales[source]), source in nonnegative, place.target)
-        zero = np.array(found.zero, np.int8 if found.signed else np.uint8)
-        ends = np.iinfo(zero.dtype)
-        low, high = (found.scale * (int(end) - found.zero) for end in (ends.min, ends.max))
-        graph.initializer.append(numpy_helper.from_array(np.array(found.scale, np.float32), f"{stem}/scale"))
-        graph.initializer.append(numpy_helper.from_array(zero, f"{stem}/zero"))
-        for what, limit in (("low", low), ("high", high)):
-            graph.initializer.append(numpy_helper.from_array(np.array(limit, np.float32), f"{stem}/{what}"))
-        pair, inside = [f"{stem}/scale", f"{stem}/zero"], f"{stem}/inside"
-        graph.node.append(helper.make_node("Clip", [tensor, f"{stem}/low", f"{stem}/high"], [inside]))
-        graph.node.append(helper.make_node("QuantizeLinear", [inside, *pair], [f"{stem}/q"]))
-        graph.node.append(helper.make_node("DequantizeLinear", [f"{stem}/q", *pair], [f"{stem}/dq"]))
-        graph.node.append(helper.make_node("Sub", [f"{stem}/dq", inside], [f"{stem}/error"]))
-        for what, value in (("mean", inside), ("shift", f"{stem}/error")):
-            name = f"{stem}/{what}"
-            graph.node.append(helper.make_node("ReduceSum", [value, "optimize/axis"], [name], keepdims=1))
-            graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-            wanted.append(name)
-    content = model.SerializeToString()
-    model.Clear()  # the session needs the room
-    runner = ranges.session(content, simulate=True)
-    del content
-    fixed, done = ranges.fixed_batch(runner), 0
-    sums: List[Any] = [0.0] * len(wanted)
-    for batch in feeds:
-        count = len(next(iter(batch.values())))
-        if fixed and count < fixed and done:
-            continue  # padding would count
-        results = runner.run(wanted, ranges.pad(batch, fixed))
-        sums = [total_ + value.astype(np.float64) for total_, value in zip(sums, results)]
-        done += max(count, fixed)
-        progress("bias correction", min(done, total), total)
-    return {tensor: (sums[2 * i] / done, sums[2 * i + 1] / done) for i, tensor in enumerate(tensors)} if done else {}
-
-
 def _layer(view: graphs.Graph, weight: Weight, means: Means, bits: int) -> npt.NDArray[Any]:
     """The layer's mean error per output channel, by ONNX Runtime."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     node, value = view.nodes[weight.edge.node], view.array(weight.tensor)
     assert value is not None
@@ -176,11 +179,11 @@ def _layer(view: graphs.Graph, weight: Weight, means: Means, bits: int) -> npt.N
         one.output.append(one.name)
         nodes.append(one)
         outs.append(helper.make_tensor_value_info(one.name, TensorProto.FLOAT, None))
-    ins = [helper.make_tensor_value_info(x, TensorProto.FLOAT, list(means[0].shape)) for x in ("mean", "shift")]
-    weights = [numpy_helper.from_array(rounded, "rounded"), numpy_helper.from_array(rounded - value, "off")]
-    graph = helper.make_graph(nodes, "layer", ins, outs, weights)
+    # Weights are inputs as well: as constants they would be copied four times to be used once.
+    feeds = {"mean": means[0], "shift": means[1], "rounded": rounded, "off": rounded - value}
+    ins = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(x.shape)) for name, x in feeds.items()]
+    graph = helper.make_graph(nodes, "layer", ins, outs)
     model = helper.make_model(graph, opset_imports=view.model.opset_import, ir_version=view.model.ir_version)
-    feeds = {"mean": means[0].astype(np.float32), "shift": means[1].astype(np.float32)}
     first, second = ranges.session(model.SerializeToString()).run(None, feeds)
     result = first.astype(np.float64) + second
     axis = result.ndim - 1 if node.op_type == "Gemm" else 1

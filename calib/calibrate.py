@@ -7,7 +7,7 @@ import platform
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from calib.checkpoint import Checkpoint
 from calib.choice import Entry, Scales
 from calib.histogram import TensorRange
 from calib.holdout import Holdout, ImageInput
+from calib.memory import release
 from calib.methods import METHODS, Method, momenta, parse_method, scale
 from calib.placement import Placement
 from calib.quantize import levels, quantize, require_float
@@ -117,20 +118,24 @@ def calibrate(
 
     checkpoint = None
     if state:
-        about = {"graph": jsonfile.sha256(onnx), "tensors": place.measured(), "data": calibration.sha256, "seed": seed}
-        about = {**about, "preprocess": pre.to_json(), "batch": batch, "momenta": momenta(tried)}
-        checkpoint = Checkpoint(Path(state), about)
+        key = {"graph": jsonfile.sha256(onnx), "tensors": place.measured(), "data": calibration.sha256, "seed": seed}
+        key = {**key, "preprocess": pre.to_json(), "batch": batch, "momenta": momenta(tried)}
+        checkpoint = Checkpoint(Path(state), key)
     start = checkpoint.done if checkpoint else 0
     arguments = (feeds(start), progress, len(calibration), momenta(tried), checkpoint)
+    release()
     seen = ranges.collect(onnx, place.measured(), *arguments)
+    release()
     holdout = Holdout(open_dataset(data, "holdout", HOLDOUT, seed), pre, image, onnx, task)
     notes = {"target": target, "samples": str(len(calibration)), "seed": str(seed), "data_sha256": calibration.sha256}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".candidates-", dir=str(Path(out).parent)) as folder:
-        job = _Job(onnx, target, image, seen, holdout, backend, task, Path(folder), notes, tuple(keep_float), progress)
+        job = _Job(
+            onnx, target, image, place, seen, holdout, backend, task, Path(folder), notes, tuple(keep_float), progress
+        )
         best, record = job.choose(tried)
         few = min(BIAS_IMAGES, len(calibration))
-        best, record["bias_correction"] = job.corrected(best, place, feeds(0, few), few)
+        best, record["bias_correction"] = job.corrected(best, feeds(0, few), few)
         with jsonfile.replacing_file(out) as part:
             os.replace(best.path, part)
     require_qdq(out, target)
@@ -147,6 +152,10 @@ def calibrate(
         "dataset": calibration.describe(),
         "weight_bits": job.bits,
     }
+
+
+Change = Callable[[Any], None]
+"""What is done to an FP32 graph, in place."""
 
 
 class _Built(NamedTuple):
@@ -167,6 +176,7 @@ class _Job:
     onnx: str
     target: str
     image: ImageInput
+    place: Placement
     seen: Mapping[str, TensorRange]
     holdout: Holdout
     backend: str
@@ -187,6 +197,7 @@ class _Job:
         scales = {
             method: {name: scale(found, method, steps[name]) for name, found in self.seen.items()} for method in tried
         }
+        release()
         order, switched = self._race(scales) if len(scales) > 1 else ([Entry(tried[0], _NOTHING, 0)], {})
         figures = {entry.method: (entry.found, entry.images) for entry in order}
         finalists = [entry.method for entry in order if entry.alive][: choice.FINALISTS]
@@ -211,9 +222,7 @@ class _Job:
 
     def _race(self, scales: Mapping[Method, Scales]) -> Tuple[List[Entry], Dict[str, Method]]:
         """Methods by what simulation tells of them, and the tensors where the first of them is not the best."""
-        model = graphs.load(self.onnx)
-        place = placements.points(model, self.target, tuple(self.keep_float))
-        simulation = Simulation(model, place, self.nonnegative, self.bits)
+        simulation = Simulation(self.onnx, self.place, self.nonnegative, self.bits)
         order = choice.race(self.holdout, simulation, scales, self.progress)
         first = order[0].method
         others = [(entry.method, scales[entry.method]) for entry in order[1:]]
@@ -226,24 +235,32 @@ class _Job:
         found, before = (self.holdout.compare([v[half:] for v in x.scores], half) for x in (one, base))
         return choice.improves(found, before)
 
-    def corrected(self, best: _Built, place: Placement, feeds: Any, images: int) -> Tuple[_Built, Dict[str, Any]]:
+    def corrected(self, best: _Built, feeds: Any, images: int) -> Tuple[_Built, Dict[str, Any]]:
         """The graph with its biases corrected where that is better, and what was measured."""
-        arguments = (self.nonnegative, self.bits, feeds, self.progress, images)
-        errors = bias.mean_errors(self.onnx, place, best.scales, *arguments)
-        record: Dict[str, Any] = {"tried": bool(errors), "kept": False, "layers": len(errors), "images": images}
-        if not errors:
+        release()
+        means = bias.mean_inputs(self.onnx, self.place, best.scales, self.nonnegative, feeds, self.progress, images)
+        record: Dict[str, Any] = {"tried": bool(means), "kept": False, "layers": 0, "images": images}
+        if not means:
             return best, record
-        one = self.build(best.scales, {**best.notes, "bias_correction": str(len(errors))}, errors)
+
+        def correct(model: Any) -> None:
+            errors = bias.mean_errors(model, self.place, means, self.bits)
+            bias.correct(model, errors)
+            record["layers"] = len(errors)
+
+        one = self.build(best.scales, {**best.notes, "bias_correction": "mean"}, correct)
         record.update(one.found._asdict())
         record["kept"] = choice.improves(one.found, best.found)
         return (one if record["kept"] else best), record
 
-    def build(self, scales: Scales, notes: Dict[str, str], errors: Mapping[str, Any] = {}) -> _Built:
-        """Write the graph with these scales, biases corrected by `errors`, and measure it."""
+    def build(
+        self, scales: Scales, notes: Dict[str, str], change: Callable[[Any], None] = lambda model: None
+    ) -> _Built:
+        """Write the graph with these scales, after a change to the FP32 graph, and measure it."""
         self._count += 1
         path = self.folder / f"{self._count}.onnx"
         model = graphs.load(self.onnx)
-        bias.correct(model, errors)
+        change(model)
         written = quantize(
             model,
             path,
@@ -254,7 +271,8 @@ class _Job:
             weight_bits=self.bits,
             metadata={f"optimize.calibration.{key}": value for key, value in {**self.notes, **notes}.items()},
         )
-        del model
+        del model  # the backend needs the room
+        release()
         counts = {key: written[key] for key in ("activations", "weights", "biases")}
         scores = self._scores(path)
         return _Built(path, counts, scales, scores, self.holdout.compare(scores), notes)

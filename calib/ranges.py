@@ -7,14 +7,16 @@ latter. Their memory does not depend on the number of images.
 from __future__ import annotations
 
 import platform
+import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
 
 import numpy as np
 import numpy.typing as npt
 
 from calib.checkpoint import Checkpoint
 from calib.histogram import MOMENTA, TensorRange
+from calib.memory import release
 from engines.errors import DataError, ModelError
 from engines.spec import Progress, quiet
 
@@ -50,6 +52,18 @@ def session(onnx: Union[str, Path, bytes], threads: int = 0, simulate: bool = Fa
         raise ModelError(f"{name}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
 
 
+def session_from(make: Callable[[], Any], simulate: bool = False) -> Any:
+    """A session of the graph that `make` gives; it is written and dropped first, so that it is in memory only once.
+
+    From bytes, ONNX Runtime would hold its own copy beside the bytes and the graph they came from.
+    """
+    with tempfile.TemporaryDirectory(prefix="optimize-") as folder:
+        path = Path(folder, "graph.onnx")
+        path.write_bytes(make().SerializeToString())
+        release()
+        return session(path, simulate=simulate)
+
+
 def collect(
     onnx: Union[str, Path],
     tensors: Sequence[str],
@@ -83,16 +97,18 @@ def collect(
 
     from calib import graph
 
-    model = graph.load(onnx)
-    inputs = {item.name for item in model.graph.input}
-    present = {item.name for item in model.graph.output}
-    for name in tensors:
-        if name not in present and name not in inputs:
-            model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    content = model.SerializeToString()
-    del model
-    runner = session(content)
-    del content
+    inputs: Set[str] = set()
+
+    def extended() -> Any:
+        model = graph.load(onnx)
+        inputs.update(item.name for item in model.graph.input)
+        present = {item.name for item in model.graph.output}
+        for name in tensors:
+            if name not in present and name not in inputs:
+                model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+        return model
+
+    runner = session_from(extended)
     wanted = [name for name in tensors if name not in inputs]
     fixed = fixed_batch(runner)
     found = {name: TensorRange(averages=dict.fromkeys(momenta, (0.0, 0.0))) for name in tensors}

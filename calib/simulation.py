@@ -7,11 +7,13 @@ images in OpenVINO: 0.4 s and 0.04 s). What is found so is confirmed with the ba
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Collection, Dict, List, Mapping
+from pathlib import Path
+from typing import Any, Collection, Dict, List, Mapping, Union
 
 import numpy as np
 import numpy.typing as npt
 
+from calib import graph as graphs
 from calib import ranges
 from calib.holdout import Query
 from calib.placement import Placement
@@ -22,15 +24,18 @@ class Simulation:
     """A quantised graph whose activation scales are given with every run.
 
     Args:
-        model: FP32 graph as `calib.graph.load` gives it; it is changed.
+        onnx: FP32 graph.
         place: Its placement.
         nonnegative: Tensors without negative values.
         weight_bits: 8 or 7.
     """
 
-    def __init__(self, model: Any, place: Placement, nonnegative: Collection[str], weight_bits: int) -> None:
+    def __init__(
+        self, onnx: Union[str, Path], place: Placement, nonnegative: Collection[str], weight_bits: int
+    ) -> None:
         from onnx import TensorProto, helper
 
+        model = graphs.load(onnx)
         self._place, self._nonnegative = place, frozenset(nonnegative)
         # A bias in int32 has steps far below those of the activations; in float it depends on no scale.
         insert(model, replace(place, biases=[]), dict.fromkeys(place.measured(), 1.0), nonnegative, weight_bits)
@@ -45,8 +50,7 @@ class Simulation:
         for name in self._inputs.values():
             model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
         content = model.SerializeToString()
-        model.Clear()  # the session needs the room
-        del kept
+        del model, kept, node  # the session needs the room
         self._session = ranges.session(content, simulate=True)
 
     def query(self, scales: Mapping[str, float]) -> Query:

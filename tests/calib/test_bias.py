@@ -48,7 +48,8 @@ def test_mean_errors_are_those_of_all_values(resnet: Build, images: Any, target:
     seen = ranges.collect(source, place.measured(), feeds)
     scales = {name: scale(found, Method("percentile", 99.0)) for name, found in seen.items()}
     nonnegative = [name for name, found in seen.items() if found.nonnegative]
-    found = bias.mean_errors(source, place, scales, nonnegative, 8, feeds)
+    means = bias.mean_inputs(source, place, scales, nonnegative, feeds)
+    found = bias.mean_errors(model, place, means, 8)
     assert set(found) == {view.nodes[weight.edge.node].name for weight in place.weights}
     for name, stride in (("b1_conv1", 2), ("b1_conv2", 1), ("b1_short", 2)):
         node = next(node for node in view.nodes if node.name == name)
@@ -96,8 +97,9 @@ def test_a_padded_batch_does_not_count(resnet: Build, images: Any) -> None:
     source = resnet(batch=12)
     place = points(graph.load(source), "openvino")
     scales = dict.fromkeys(place.measured(), 0.02)
-    whole = bias.mean_errors(source, place, scales, (), 8, [{"image": images[:12]}])
-    tail = bias.mean_errors(source, place, scales, (), 8, [{"image": images[:12]}, {"image": images[12:15]}])
+    whole = bias.mean_inputs(source, place, scales, (), [{"image": images[:12]}])
+    tail = bias.mean_inputs(source, place, scales, (), [{"image": images[:12]}, {"image": images[12:15]}])
     for name in whole:
         np.testing.assert_array_equal(whole[name], tail[name])
-    assert bias.mean_errors(source, place, scales, (), 8, []) == {}
+    assert bias.mean_inputs(source, place, scales, (), []) == {}
+    assert bias.mean_errors(graph.load(source), place, {}, 8) == {}

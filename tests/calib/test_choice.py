@@ -32,7 +32,7 @@ def setting(resnet: Callable[..., Path]) -> Setting:
     feeds = ({"image": x} for x, _ in batches(data, PRE, "NHWC", (16, 16), 32))
     seen = ranges.collect(path, place.measured(), feeds)
     images = Holdout(open_dataset("synthetic", "holdout", 160), PRE, image, path, "classify")
-    return images, Simulation(model, place, [n for n, s in seen.items() if s.nonnegative], 8), seen
+    return images, Simulation(path, place, [n for n, s in seen.items() if s.nonnegative], 8), seen
 
 
 def scales(seen: Dict[str, Any], method: Method) -> Dict[str, float]:

@@ -29,6 +29,31 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+_FREED = """
+import sys, numpy as np
+sys.path[0] = sys.argv[1]
+from calib.memory import release
+def rss(): return int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1])
+np.ones(24 << 20, np.uint8)  # freed, after which blocks below that size come from the heap
+release()
+before = rss()
+held = [np.ones(1 << 20, np.uint8) for _ in range(64)]
+last = np.ones(1 << 20, np.uint8)
+del held
+kept = rss() - before
+release()
+print(kept, rss() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_freed_memory_goes_back() -> None:
+    words = [sys.executable, "-c", _FREED, str(ROOT)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    kept, left = map(int, done.stdout.split())
+    assert left < 8 << 10 and (left < kept or kept < 8 << 10), done.stdout
+
+
 @pytest.fixture(scope="module")
 def resnet18_at_224(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The zoo's ResNet-18 with random weights, exported for 224x224 images."""

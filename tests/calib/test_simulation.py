@@ -26,7 +26,7 @@ def test_a_simulation_computes_as_the_written_graph(
     place = points(graph.load(source), target)
     seen = ranges.collect(source, place.measured(), [{"image": images}])
     nonnegative = [name for name, found in seen.items() if found.nonnegative]
-    simulation = Simulation(graph.load(source), place, nonnegative, bits)
+    simulation = Simulation(source, place, nonnegative, bits)
     for method in (Method("minmax"), Method("percentile", 97.0)):
         scales = {name: scale(found, method) for name, found in seen.items()}
         out = tmp_path / f"{method.name}.onnx"
