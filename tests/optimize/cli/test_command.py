@@ -104,6 +104,7 @@ CASES: Tuple[Tuple[str, int, Tuple[str, ...], Tuple[Any, ...]], ...] = (
     ("cache ls {made}", 0, (), ()),
     ("cache ls nowhere", 2, ("error",), ()),
     ("cache rm .", 0, ("removed",), ()),
+    ("cache rm {made}", 2, ("error",), ()),
     ("cache rm nowhere", 2, ("error",), ()),
     ("zoo list", 0, (), ()),
     ("zoo list --framework keras", 2, ("error",), ()),

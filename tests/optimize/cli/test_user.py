@@ -73,7 +73,7 @@ def test_every_command_in_a_folder_of_hostile_names(hostile: Path, cifar: Path) 
     optimize(hostile, "inspect", bundle)
     optimize(hostile, "predict", bundle, "image.png")
     optimize(hostile, "cache", "ls")
-    optimize(hostile, "cache", "rm")
+    optimize(hostile, "cache", "rm", "--yes")
     optimize(hostile, "zoo", "list")
 
 
@@ -199,7 +199,7 @@ def test_several_models_and_a_bad_one(optimize_command: Any, tiny_onnx: Path, tm
 def test_removing_the_cache_keeps_the_bundles(optimize_command: Any, tiny_onnx: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     optimize_command("build", tiny_onnx, "--precision", "fp32", "--batch", "1", "-o", out)
-    assert "removed" in optimize_command("cache", "rm", out).stdout
+    assert "removed" in optimize_command("cache", "rm", out, "--yes").stdout
     (bundle,) = out.glob("fp32-*")
     assert "runs here   yes" in optimize_command("inspect", bundle).stdout
 
