@@ -168,6 +168,17 @@ def memory(field: str) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes, and the most so far
 
 
+def limit_memory(most: int) -> None:
+    """Let allocations fail beyond so many bytes of data, before the system ends this or another process (Linux).
+
+    Some calibrators keep every activation of every image.
+    """
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
 def _versions(names: List[str]) -> Dict[str, str]:
     from importlib import metadata
 
@@ -212,7 +223,10 @@ def main() -> int:
     with open(sys.argv[1], encoding="utf-8") as handle:
         job = json.load(handle)
     try:
+        limit_memory(job["most_bytes"])
         result = run(job)
+    except MemoryError:
+        result = {"error": f"more than {job['most_bytes'] / 1e9:.0f} GB of memory would be needed"}
     except Exception as error:  # the boundary: whatever a tool raises becomes a row with the reason
         import traceback
 

@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from bench.peers import models, quantisers
-from bench.peers.quantisers import OURS, TENSORRT
+from bench.peers import comparison, environments, models, quantisers
+from bench.peers.contenders import CONTENDERS, OURS, QUICK, TENSORRT, Contender, _ort
 from engines import jsonfile
+from engines.errors import OptimizeError
 
 pytest.importorskip("openvino", reason="the quantised graphs are measured on openvino")
 
@@ -75,15 +76,25 @@ def test_files_name_no_place(done, tmp_path):
 
 
 def test_a_tool_that_fails_is_a_row_with_its_reason(model, images, monkeypatch, tmp_path):
-    refused = quantisers.Contender("refused", "onnxruntime", ({**quantisers._FORMS[0], "method": "None"},))
-    absent = quantisers.Contender("absent", "onnxruntime", ({},), "nowhere")
-    ours = quantisers.CONTENDERS[0]
-    monkeypatch.setattr(quantisers, "CONTENDERS", (ours, refused, absent))
-    broken = quantisers.environments.Environment((("--no-index", "no-such-package"),))
-    monkeypatch.setitem(quantisers.environments.TABLE, "nowhere", broken)
-    settings = quantisers.QUICK._replace(samples=8, images=20, batches=(1,), seconds=0.01)
+    refused = _ort("None")
+    absent = Contender("absent", "onnxruntime", ({},), "nowhere")
+    ours = CONTENDERS[0]
+    monkeypatch.setattr(comparison, "CONTENDERS", (ours, refused, absent, _ort("MinMax")))
+    works, calls = comparison.Comparison.quantise, []
+
+    def once(self, tool, options, interpreter):
+        calls.append(options.get("method"))
+        if calls.count("MinMax") > 1:
+            raise OptimizeError("not a second time")
+        return works(self, tool, options, interpreter)
+
+    monkeypatch.setattr(comparison.Comparison, "quantise", once)
+    broken = environments.Environment((("--no-index", "no-such-package"),))
+    monkeypatch.setitem(environments.TABLE, "nowhere", broken)
+    settings = QUICK._replace(samples=8, images=20, batches=(1,), seconds=0.01)
     found = quantisers.compare([str(model)], settings, str(images), folder=tmp_path / "environments")
-    first, second, third = found["models"][0]["rows"]
+    first, second, third, last = found["models"][0]["rows"]
+    assert last["failed"] == "not a second time" and "accuracy" not in last
     assert first["latency"]["1"] and second["failed"].startswith("KeyError")
     assert "no-such-package" in third["failed"]
 
@@ -106,7 +117,7 @@ def test_stored_images_are_the_calibration_images(model, images, tmp_path):
     from calib.datasets import open_dataset
     from calib.preprocess import apply, parse
 
-    about = quantisers.store(str(images), parse("unit").to_json(), str(model), 33, 5, str(tmp_path / "x.npy"))
+    about = comparison.store(str(images), parse("unit").to_json(), str(model), 33, 5, str(tmp_path / "x.npy"))
     dataset = open_dataset(str(images), "calibration", 33, 5)
     expected = apply(parse("unit"), dataset.images(range(33)), "NHWC", (8, 8))
     assert np.array_equal(np.load(tmp_path / "x.npy"), expected)
