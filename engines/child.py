@@ -7,6 +7,7 @@ child starts from a boot line instead, with the parent's `sys.path` minus the wo
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import signal
@@ -126,6 +127,9 @@ def _main(job_file: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it, and ends us
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    for stream in (sys.stdout, sys.stderr):  # `call` reads the log as UTF-8, whatever the locale lets others print
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     lock = threading.Lock()
 
     def progress(what: str, done: int, total: int) -> None:

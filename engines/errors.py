@@ -7,6 +7,7 @@ Exit codes (the same for every command): 0 ok, 1 the operation failed, 2 usage, 
 from __future__ import annotations
 
 import errno
+import sys
 from typing import Any, Dict, NamedTuple, Tuple, Type
 
 
@@ -128,6 +129,12 @@ def outcome(error: BaseException) -> Outcome:
             f"the Python package {error.name.split('.')[0]} is missing or does not load: {error}",
             4,
             "optimize doctor",
+        )
+    if isinstance(error, UnicodeEncodeError) and any("\udc80" <= c <= "\udcff" for c in error.object):
+        return Outcome(
+            f"a path has characters that this locale ({sys.getfilesystemencoding()}) cannot name: {error.object!a}",
+            2,
+            "set PYTHONUTF8=1, then try again; or give the file another name",
         )
     if isinstance(error, OSError) and error.errno in _OS_HINTS:
         text, code, hint = _OS_HINTS[error.errno]

@@ -180,7 +180,7 @@ def write(path: PathLike, value: Any) -> None:
     """Write `value` as JSON atomically: temporary file, fsync, rename."""
     text = dumps(value)
     with replacing_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")  # \udcc3, of a name in no encoding
 
 
 def sha256(path: PathLike) -> str:
@@ -189,7 +189,9 @@ def sha256(path: PathLike) -> str:
     digest = hashlib.sha256()
     if root.is_dir():
         for item in sorted(p for p in root.rglob("*") if p.is_file()):
-            digest.update(item.relative_to(root).as_posix().encode() + b"\0" + sha256(item).encode())
+            digest.update(
+                item.relative_to(root).as_posix().encode("utf-8", "surrogateescape") + b"\0" + sha256(item).encode()
+            )
         return digest.hexdigest()
     with open(root, "rb") as handle:
         for block in iter(lambda: handle.read(1 << 20), b""):

@@ -97,7 +97,7 @@ def _is_own(value: Any, module: ModuleType) -> bool:
 
 
 def _module_name(file: Path) -> str:
-    where = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
+    where = hashlib.sha256(str(file.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     return f"_user_{file.stem}_{where}"
 
 

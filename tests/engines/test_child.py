@@ -53,6 +53,10 @@ STAGES = """
         print("last words", file=sys.stderr, flush=True)
         os._exit(7)
 
+    def speak(progress, text):
+        print(text, flush=True)
+        os._exit(7)
+
     def quit(progress):
         sys.exit(3)
 
@@ -197,6 +201,12 @@ def test_the_log_can_be_kept(stage: Callable[..., Any], tmp_path: Path):
     log = tmp_path / "log.txt"
     child.call("stages_for_test:count", {"n": 1}, log=log)
     assert "to the log" in log.read_text()
+
+
+def test_what_a_child_prints_needs_no_locale(stage: Callable[..., Any]):
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with pytest.raises(OptimizeError, match="ended with code 7: ü✓"):
+        stage("speak", env=plain, text="ü✓")
 
 
 def test_environment_is_added(stage: Callable[..., Any]):

@@ -48,6 +48,12 @@ def test_an_error_survives_pickling_and_stays_one_line(name: str):
         (ZeroDivisionError("by\nzero"), "unexpected ZeroDivisionError: by zero", 1),
         (ZeroDivisionError(), "unexpected ZeroDivisionError", 1),
         (OSError("odd"), "unexpected OSError: odd", 1),
+        (
+            UnicodeEncodeError("utf-8", "m\udcc3.onnx", 1, 2, "surrogates not allowed"),
+            r"cannot name: 'm\udcc3.onnx'",
+            2,
+        ),
+        (UnicodeEncodeError("ascii", "✓", 0, 1, "ordinal not in range"), "unexpected UnicodeEncodeError", 1),
     ],
 )
 def test_other_exceptions(error: BaseException, message: str, code: int):

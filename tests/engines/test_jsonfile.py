@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +243,16 @@ def test_an_interrupt_right_after_the_temporary_one_was_made_leaves_nothing(
     with pytest.raises(KeyboardInterrupt), writer(tmp_path / "x"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are any bytes")
+def test_a_name_without_an_encoding_is_written_and_counts(tmp_path):
+    jsonfile.write(tmp_path / "f.json", {"name": "m\udcff.onnx", "other": "é"})
+    assert jsonfile.read(tmp_path / "f.json") == {"name": "m\udcff.onnx", "other": "é"}
+    assert "é" in (tmp_path / "f.json").read_text(encoding="utf-8")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "\udcff").write_text("x")
+    first = jsonfile.sha256(folder)
+    (folder / "\udcff").rename(folder / "\udcfe")
+    assert jsonfile.sha256(folder) != first

@@ -138,3 +138,11 @@ def test_a_copy_of_the_code_that_a_framework_runs_elsewhere_is_still_the_users(w
     module = next(m for m in reversed(list(sys.modules.values())) if getattr(m, "__file__", None) == str(file))
     exec(compile("def tf__call(): sys.exit(9)", "/generated.py", "exec"), module.__dict__)
     assert str(userfile.blamed(_raised(module.tf__call))) == f"{file}: ended by sys.exit(9)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are any bytes")
+def test_a_file_in_a_folder_without_an_encoding_is_loaded(tmp_path):
+    folder = tmp_path / "\udcff"
+    folder.mkdir()
+    (folder / "net.py").write_text("VALUE = 3\n")
+    assert userfile.load_names(f"{folder / 'net.py'}:VALUE") == {"VALUE": 3}
