@@ -11,11 +11,12 @@ The functions of the command line, for Python::
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from optimize.version import VERSION as __version__
 
+TYPE_CHECKING = False  # `typing` is not imported: every command starts with this file
 if TYPE_CHECKING:
+    from typing import Any
+
     from optimize.api import bench, build, export, inspect, load, predict, report, verify
 
 __all__ = ["__version__", "bench", "build", "export", "inspect", "load", "predict", "report", "verify"]
