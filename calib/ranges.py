@@ -38,6 +38,8 @@ def session(onnx: Union[str, Path, bytes], threads: int = 0, simulate: bool = Fa
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    # Between runs its threads would spin and take the processor from what counts the results (two busy cores: half).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if simulate:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if platform.machine() == "aarch64":
