@@ -44,8 +44,9 @@ def build(
         batches: One optimisation profile each.
         options: `workspace` (auto or bytes), `timing_cache` (path; unused where several plans are built, which it
             would make alike), `dla`, `gpu_fallback`, `int8_mode` (explicit or implicit), `calibration` ({feeds, batch,
-            algorithm, cache, identity}), `builds`, `keep` (best or median), `optimization_level`, `avg_timing`,
-            `sparse`, `keep_fp32`, `split_batches`, `strongly_typed`, `clocks`, `gpu`.
+            algorithm, cache, of} or {imported, sha256, batch, cache}: see `cachefile`), `builds`, `keep` (best or
+            median), `optimization_level`, `avg_timing`, `sparse`, `keep_fp32`, `split_batches`, `strongly_typed`,
+            `clocks`, `gpu`.
         progress: Told the builder's steps, or the seconds.
         measure: Ranks several plans; by default a short run of each.
 
