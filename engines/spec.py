@@ -20,6 +20,9 @@ Query = Callable[[], Dict[str, "np.ndarray[Any, Any]"]]
 Progress = Callable[[str, int, int], None]
 """`progress(what, done, total)`: total 0 where it is not known. Called as often as is handy; the reader thins it."""
 
+A_LINE = -1
+"""As the total of a progress: `what` is a finding on the way, told in a line of its own beside the bars."""
+
 PRECISIONS = ("fp32", "fp16", "int8", "best")
 
 KINDS = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List,
 import typer
 
 from engines.errors import Interrupted, outcome
-from engines.spec import Progress
+from engines.spec import A_LINE, Progress
 from engines.text import plain
 
 if TYPE_CHECKING:
@@ -133,15 +133,20 @@ def interruptible(lost: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Progress]:
-    """A progress bar on stderr for each thing reported; plain lines where stderr is no terminal."""
+    """A progress bar on stderr for each thing reported; plain lines where stderr is no terminal.
+
+    What is found on the way (`engines.spec.A_LINE`) is told without bars too, and not with `-q`.
+    """
     if VOICE.quiet or not VOICE.progress:
-        yield lambda what, done, total: None
+        yield lambda what, done, total: say(what) if total == A_LINE else None
         return
     if not sys.stderr.isatty():
         seen: Dict[str, float] = {}
 
         def once(what: str, done: int, total: int) -> None:
-            if what not in seen:
+            if total == A_LINE:
+                say(what)
+            elif what not in seen:
                 seen[what] = time.monotonic()
                 say(f"  {what} ...")
 
@@ -161,6 +166,9 @@ def progress() -> Iterator[Progress]:
         last: Dict[str, str] = {}
 
         def bar(what: str, done: int, total: int) -> None:
+            if total == A_LINE:
+                bars.console.print(_safe(what), markup=False)  # above the bars, which any other write would garble
+                return
             if what not in tasks:
                 if last:
                     bars.stop_task(tasks[last["what"]])

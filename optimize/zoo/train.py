@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
 
 from calib.datasets import Dataset, open_dataset
 from engines.errors import DataError, UsageError
-from engines.spec import Progress, quiet
+from engines.spec import A_LINE, Progress, quiet
 from optimize import zoo
 from optimize.zoo.keras_resnet import build
 from optimize.zoo.make import installed_keras, save_keras
@@ -32,7 +32,7 @@ _SHIFT = 4
 """Images move by up to so many pixels of 32, and are mirrored half the time: the usual augmentation for CIFAR."""
 
 _MEASURED = 2000
-"""Test images on which the top-1 accuracy is told; `optimize bench --data` measures it on all."""
+"""Test images on which the top-1 accuracy is told after each epoch; `optimize bench --data` measures it on all."""
 
 
 def train(
@@ -61,11 +61,12 @@ def train(
         images: Train on that many, balanced by label; None means all.
         seed: Of weights, order and augmentation.
         size: Height and width that images are brought to, pixels; by default that of the first image.
-        progress: Told of every step.
+        progress: Told of every step, and of every epoch in a line.
 
     Returns:
-        `path`, `top1` (fraction, on `test_images` test images), `loss` (mean of the last epoch), `images`, `epochs`,
-        `seconds`.
+        `path`, `top1` (fraction, on `test_images` test images that the training does not see; None without labels),
+        `loss` (mean of the last epoch), `images`, `epochs`, `seconds`, and `history`: of each `epoch` its `loss`,
+        `train_top1` (of the augmented images, as the weights were at each step) and `test_top1`.
 
     Raises:
         UsageError: No such model, data or option out of range.
@@ -88,25 +89,44 @@ def train(
     model = build(keras, name, stem, classes, side, quiet_blocks=True)
     step = _step(keras, model, lr or 0.05 * batch / 64)
     random = np.random.default_rng(seed)
-    steps = epochs * (len(source) // batch)
-    losses = []
-    for number, (pixels, labels) in enumerate(_batches(source, batch, epochs, side, random)):
-        losses.append(float(step(pixels, labels, schedule((number + 1) / steps), number)))
+    each = len(source) // batch
+    steps = epochs * each
+    losses: List[float] = []
+    right = 0
+    measure = _measuring(model, data, side, seed)
+    history: List[Dict[str, Any]] = []
+    for number, (pixels, labels) in enumerate(_batches(source, batch, epochs, side, random), 1):
+        loss, hits = step(pixels, labels, schedule(number / steps), number - 1)
+        losses.append(float(loss))
+        right += int(hits)
         if not math.isfinite(losses[-1]):
-            raise DataError(f"{name}: the training diverged at step {number + 1}", "try a smaller --lr or other data")
-        progress(f"training {name} for {epochs} epochs", number + 1, steps)
+            raise DataError(f"{name}: the training diverged at step {number}", "try a smaller --lr or other data")
+        progress(f"training {name} for {epochs} epochs", number, steps)
+        if number % each == 0:
+            top1, tested = measure()
+            told = {"loss": float(np.mean(losses[-each:])), "train_top1": right / (each * batch), "test_top1": top1}
+            history.append({"epoch": number // each, **told})
+            progress(_line(history[-1], epochs), number // each, A_LINE)
+            right = 0
     path = Path(out) / zoo.file_name(name, data, batch, epochs)
     save_keras(model, path)
-    top1, tested = _top1(model, data, side, seed, progress)
     return {
         "path": str(path),
-        "top1": top1,
+        "top1": history[-1]["test_top1"],
         "test_images": tested,
-        "loss": float(np.mean(losses[-(len(source) // batch) :])),
+        "loss": history[-1]["loss"],
+        "history": history,
         "images": len(source),
         "epochs": epochs,
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def _line(told: Dict[str, Any], epochs: int) -> str:
+    """An epoch for a reader."""
+    held_out = "unmeasured" if told["test_top1"] is None else f"{100 * told['test_top1']:.2f}%"
+    top1 = f"top-1 {100 * told['train_top1']:.2f}% in training, {held_out} held out"
+    return f"epoch {told['epoch']} of {epochs}: loss {told['loss']:.3f}, {top1}"
 
 
 def schedule(done: float) -> float:
@@ -169,7 +189,7 @@ def _batches(
 
 
 def _step(keras: Any, model: Any, peak: float) -> Any:
-    """A compiled training step: (images, labels, fraction of the peak learning rate, step number) to the loss.
+    """A compiled training step: (images, labels, fraction of the peak learning rate, step number) to loss and hits.
 
     SGD with Nesterov momentum in one fused pass over each variable: with 21 million of them, the optimizer's separate
     operations would take a fifth of a step on a CPU. The decoupled weight decay (Loshchilov and Hutter, 2017) comes
@@ -183,12 +203,13 @@ def _step(keras: Any, model: Any, peak: float) -> Any:
 
     def forward_and_back(images: Any, labels: Any, rate: Any) -> Any:
         with tf.GradientTape() as tape:
-            loss = loss_of(labels, model(images, training=True))
+            scores = model(images, training=True)
+            loss = loss_of(labels, scores)
         for variable, speed, gradient in zip(variables, speeds, tape.gradient(loss, variables)):
             tf.raw_ops.ResourceApplyKerasMomentum(
                 var=variable.handle, accum=speed.handle, lr=rate, grad=gradient, momentum=_MOMENTUM, use_nesterov=True
             )
-        return loss
+        return loss, tf.reduce_sum(tf.cast(tf.argmax(scores, 1) == tf.cast(labels, tf.int64), tf.int32))
 
     def shrink(part: Any) -> None:
         for variable in variables:
@@ -206,19 +227,23 @@ def _step(keras: Any, model: Any, peak: float) -> Any:
     return step
 
 
-def _top1(model: Any, data: str, side: int, seed: int, progress: Progress) -> Tuple[Optional[float], int]:
+def _measuring(model: Any, data: str, side: int, seed: int) -> Callable[[], Tuple[Optional[float], int]]:
+    """A function that measures the top-1 accuracy as the model is: fraction (None without labels) and images."""
     import tensorflow as tf
 
     tests = open_dataset(data, "test", None, seed)
     count = min(len(tests), _MEASURED)
-    if tests.labels is None or count == 0:
-        return None, 0
     chosen = np.random.default_rng(seed).permutation(len(tests))[:count]
     forward = tf.function(lambda x: model(x, training=False))
-    right = 0
-    for start in range(0, count, 64):
-        part = chosen[start : start + 64]
-        scores = forward(tf.constant(_pixels(tests, part, side) / np.float32(255))).numpy()
-        right += int((scores.argmax(1) == tests.labels[part]).sum())
-        progress("measuring accuracy", min(start + 64, count), count)
-    return right / count, count
+
+    def measure() -> Tuple[Optional[float], int]:
+        if tests.labels is None or count == 0:
+            return None, 0
+        right = 0
+        for start in range(0, count, 64):
+            part = chosen[start : start + 64]
+            scores = forward(tf.constant(_pixels(tests, part, side) / np.float32(255))).numpy()
+            right += int((scores.argmax(1) == tests.labels[part]).sum())
+        return right / count, count
+
+    return measure

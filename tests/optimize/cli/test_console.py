@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +47,41 @@ def test_a_quiet_build_tells_errors(optimize_command: Any, tiny_onnx: Path, tmp_
 def test_what_a_command_is_for_is_printed_quietly_too(optimize_command: Any, tiny_onnx: Path, command: str) -> None:
     words = [*command.split(), *([tiny_onnx] if command == "inspect" else [])]
     assert optimize_command(*words, "-q").stdout == optimize_command(*words).stdout != ""
+
+
+def test_findings_stand_above_the_bars_of_a_terminal(tmp_path: Path) -> None:
+    """On a real terminal: one bar goes on, and each finding is a line of its own."""
+    if sys.platform == "win32":
+        pytest.skip("terminals of POSIX")
+    import pty
+
+    code = """
+import sys; sys.path[0] = sys.argv.pop(1)
+from engines.spec import A_LINE
+from optimize.cli.console import progress
+with progress() as report:
+    for step in range(1, 5):
+        report("training", step, 4)
+        if step % 2 == 0:
+            report(f"epoch {step // 2} of 2", step // 2, A_LINE)
+"""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    root = str(Path(__file__).resolve().parents[3])
+    process = subprocess.Popen([sys.executable, "-c", code, root], stderr=theirs, env=environment)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal is told on Linux
+        while True:
+            part = os.read(ours, 10_000)
+            if not part:
+                break
+            said += part
+    os.close(ours)
+    assert process.wait() == 0
+    shown = [
+        re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.split("\x1b[2K")[-1]).strip() for line in said.decode().split("\n")
+    ]
+    assert [line for line in shown if line.endswith(" of 2")] == ["epoch 1 of 2", "epoch 2 of 2"]
+    last = [line for line in shown if line][-1]
+    assert "training" in last and "4/4" in last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 
 import engines
+from calib.preprocess import parse
 from engines import child, keras
 from engines.errors import UsageError
+from engines.spec import A_LINE
 from optimize import zoo
+from optimize.pipeline.inputs import child_env
 from optimize.sources import recognise
 from optimize.zoo import shapes
 
@@ -165,8 +169,35 @@ def test_training_learns_and_saves_under_the_users_naming(tmp_path, cifar):
     assert done["top1"] > 0.3  # ten colours: chance is 0.1
     steps = [(n, total) for what, n, total in told if what.startswith("training")]
     assert steps == [(i + 1, 60) for i in range(60)]
+    assert [one["epoch"] for one in done["history"]] == [1, 2, 3]
+    last = done["history"][-1]
+    assert (last["loss"], last["test_top1"]) == (done["loss"], done["top1"])
+    assert 1 >= last["train_top1"] > done["history"][0]["train_top1"] > 0
+    lines = [what for what, _, total in told if total == A_LINE]
+    assert len(lines) == 3 and lines[-1].startswith("epoch 3 of 3: loss ")
+    assert f"{100 * last['train_top1']:.2f}% in training, {100 * done['top1']:.2f}% held out" in lines[-1]
     spec = recognise(str(path))
     assert keras.policy_of(spec) == "float32"
+    assert evaluate(spec, cifar, tmp_path) == pytest.approx(done["top1"], abs=0.01)
+
+
+def evaluate(spec, data, folder):
+    """The accuracy as bench measures it, on all test images."""
+    spec = spec.with_(preprocess=parse("unit").to_json(), form="function")
+    arguments = {"spec": spec.to_json(), "data": str(data), "out": str(folder / "p.npz"), "batch": 50, "images": None}
+    return child.call("bench.accuracy:evaluate", arguments, env=child_env(spec))["top1"]
+
+
+@needs_tensorflow
+def test_the_command_tells_each_epoch(tmp_path, cifar, optimize_command):
+    words = ("zoo", "train", "resnet18", "--data", cifar, "--images", "64", "--batch", "32", "--epochs", "2")
+    done = optimize_command(*words, "--json", "--no-progress", "-o", tmp_path)
+    assert done.exit_code == 0, done.stderr
+    history = json.loads(done.stdout)["history"]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
+    for line, one in zip(lines, history):
+        assert f"{100 * one['train_top1']:.2f}% in training, {100 * one['test_top1']:.2f}% held out" in line
 
 
 @needs_tensorflow
