@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from engines.cuda import Context
 from engines.errors import BuildError, UsageError
 from engines.spec import Progress, TensorSpec
+from engines.tensorrt import cachefile, compat, network, timing, watch
 from engines.tensorrt import calibrator as calibration
-from engines.tensorrt import compat, network, timing, watch
 
 
 @dataclass
@@ -102,8 +102,8 @@ def attempt(trt: Any, gpu: Context, log: Any, request: Request, workspace: int, 
         return None
     if request.timing_file is not None:
         flags += timing.save(config, request.timing_file)
-    if measuring is not None and measuring.fed and measuring.written:
-        _write_cache(trt, options["calibration"], measuring.written)
+    if measuring is not None:
+        _write_cache(trt, options["calibration"], measuring)
     del profiles, parser  # they live as long as the build
     return Made(bytes(built), time.perf_counter() - begun, workspace, flags)
 
@@ -151,12 +151,13 @@ def _calibrator(
     if not about:
         raise UsageError("TensorRT's calibrator needs images", "--data cifar10, a folder or an .npz file")
     batch = network.fixed_batch(tensors) or int(about["batch"])
-    algorithm = about.get("algorithm", "entropy")
-    cached = None
-    if about.get("cache"):
-        version = str(trt.__version__)
-        cached = calibration.read_cache(Path(about["cache"]), about.get("identity", ""), algorithm, version)
-    feeds = calibration.read_feeds(Path(about["feeds"]), tensors, batch)
+    algorithm, cached, feeds = about.get("algorithm", "entropy"), None, {}
+    if about.get("imported"):
+        algorithm, cached = _imported(trt, Path(about["imported"]))
+    else:
+        if about.get("cache"):
+            cached = cachefile.require(Path(about["cache"]), about.get("of") or {}, algorithm, str(trt.__version__))
+        feeds = calibration.read_feeds(Path(about["feeds"]), tensors, batch)
     profile = network.calibration_profile(builder, tensors, config, batch)
     made = calibration.make(trt, gpu, feeds, batch, algorithm, cached)
     made.profile = profile  # lives as long as the build
@@ -164,12 +165,22 @@ def _calibrator(
     return made
 
 
-def _write_cache(trt: Any, about: Dict[str, Any], content: bytes) -> None:
-    if about.get("cache"):
-        calibration.write_cache(
-            Path(about["cache"]),
-            content,
-            about.get("identity", ""),
-            about.get("algorithm", "entropy"),
-            str(trt.__version__),
-        )
+def _imported(trt: Any, file: Path) -> Tuple[str, bytes]:
+    """The algorithm and the text of a cache that is used because the user says so.
+
+    TensorRT skips a cache with the header of another version; the scales are the same, so it gets its own.
+    """
+    cache = cachefile.read(file)
+    return cache.algorithm, cachefile.render(cache._replace(version=cachefile.tag(str(trt.__version__))))
+
+
+def _write_cache(trt: Any, about: Dict[str, Any], measuring: Any) -> None:
+    """Keep the cache beside the plan, for the next build and for trtexec."""
+    if not about.get("cache"):
+        return
+    file, version = Path(about["cache"]), str(trt.__version__)
+    if about.get("imported"):
+        algorithm, content = _imported(trt, Path(about["imported"]))
+        cachefile.write(file, content, {"imported": about.get("sha256")}, algorithm, version)
+    elif measuring.fed and measuring.written:
+        cachefile.write(file, measuring.written, about.get("of") or {}, about.get("algorithm", "entropy"), version)

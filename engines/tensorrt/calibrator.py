@@ -13,59 +13,12 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from engines import jsonfile
 from engines.cuda import Context
-from engines.errors import BuildError, DamagedError, DataError, IncompatibleError, UsageError
+from engines.errors import BuildError, DataError, UsageError
 from engines.spec import TensorSpec
 
-SCHEMA = "optimize.calibration-cache/1"
-
 ALGORITHMS: Dict[str, str] = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
-"""Name -> the base class."""
-
-
-def sidecar(cache: Path) -> Path:
-    """The file that says what a calibration cache belongs to."""
-    return cache.with_name(cache.name + ".json")
-
-
-def read_cache(cache: Path, identity: str, algorithm: str, version: str) -> Optional[bytes]:
-    """A calibration cache that was measured for exactly this: None where there is none.
-
-    Args:
-        cache: TensorRT's text; `sidecar` of it must say the same identity.
-        identity: SHA-256 of model, data and preprocessing.
-        algorithm: One of `ALGORITHMS`.
-        version: Of TensorRT.
-
-    Raises:
-        IncompatibleError: It belongs to another model, data set, algorithm or TensorRT; names which.
-        DamagedError: It is not what its sidecar says.
-    """
-    if not cache.exists():
-        return None
-    other = "give another file, or remove this one"
-    if not sidecar(cache).exists():
-        raise IncompatibleError(f"{cache}: nothing says which model it was measured on ({sidecar(cache).name})", other)
-    about = jsonfile.read(sidecar(cache), SCHEMA)
-    for name, wanted in (("identity", identity), ("algorithm", algorithm), ("tensorrt", version)):
-        if about.get(name) != wanted:
-            what = "another model, data set or preprocessing" if name == "identity" else f"{name} {about.get(name)}"
-            raise IncompatibleError(f"{cache}: calibrated for {what}", other)
-    content = cache.read_bytes()
-    if jsonfile.sha256(cache) != about.get("sha256"):
-        raise DamagedError(f"{cache}: it changed since it was written", other)
-    return content
-
-
-def write_cache(cache: Path, content: bytes, identity: str, algorithm: str, version: str) -> None:
-    """Write a calibration cache and its sidecar, each atomically, the sidecar last."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    sidecar(cache).unlink(missing_ok=True)
-    with jsonfile.replacing_file(cache) as part:
-        part.write_bytes(content)
-    about = {"identity": identity, "algorithm": algorithm, "tensorrt": version, "sha256": jsonfile.sha256(cache)}
-    jsonfile.write(sidecar(cache), {"schema": SCHEMA, **about})
+"""Name, one of those in `cachefile.ALGORITHMS`, -> the base class."""
 
 
 def read_feeds(path: Path, inputs: Sequence[TensorSpec], batch: int) -> Dict[str, npt.NDArray[Any]]:
@@ -116,7 +69,8 @@ def make(
     Args:
         trt: The module.
         gpu: Where the buffers are; open until `finish` was called.
-        feeds: By input name, all images first, of the network's types: see `read_feeds`.
+        feeds: By input name, all images first, of the network's types: see `read_feeds`. Empty where only `cached`
+            counts.
         batch: Images fed at a time; what does not fill the last batch is left out.
         algorithm: One of `ALGORITHMS`.
         cached: Content of a calibration cache, which makes feeding needless.
@@ -131,7 +85,7 @@ def make(
     """
     if algorithm not in ALGORITHMS:
         raise UsageError(f"unknown calibration algorithm {algorithm!r}; known: {', '.join(ALGORITHMS)}")
-    batches = min(len(array) for array in feeds.values()) // batch
+    batches = min((len(array) for array in feeds.values()), default=0) // batch
 
     class Calibrator(getattr(trt, ALGORITHMS[algorithm])):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -175,6 +129,8 @@ def make(
             return self._keep(lambda: self._next(list(names)))
 
         def _next(self, names: List[str]) -> Any:
+            if not feeds:
+                raise BuildError("TensorRT does not take the calibration cache and asks for images", "--data cifar10")
             unknown = [name for name in names if name not in feeds]
             if unknown:
                 raise BuildError(f"no calibration images for the input {', '.join(unknown)}")

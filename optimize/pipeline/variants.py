@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequenc
 
 from engines import jsonfile
 from optimize.pipeline.inputs import CALIBRATION_PACKAGES
-from optimize.pipeline.stages import digest
 
 if TYPE_CHECKING:
     from optimize.pipeline.build import Job
@@ -146,7 +145,12 @@ def _implicit(job: Job, settings: Dict[str, Any], unkeyed: Dict[str, Any]) -> Va
     calibration = {
         "batch": batch,
         "algorithm": "entropy",
-        "identity": digest(identity),
+        "of": {
+            "model": job.graph,
+            "data": feeds["dataset"]["sha256"],
+            "method": "entropy",
+            **{name: images[name] for name in ("preprocess", "layout", "samples", "seed")},
+        },
     }
     return Variant(
         "implicit",

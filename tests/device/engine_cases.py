@@ -78,7 +78,7 @@ def int8_implicit(w: World) -> Dict[str, Any]:
     feeds = w.folder / "feeds.npz"
     np.savez(feeds, x=np.concatenate([models.images(4)] * 4))
     cache = w.folder / "calibration.cache"
-    about = {"feeds": str(feeds), "batch": 4, "algorithm": "entropy", "cache": str(cache), "identity": "0" * 64}
+    about = {"feeds": str(feeds), "batch": 4, "algorithm": "entropy", "cache": str(cache), "of": {"model": "0" * 64}}
     told = _path(w, "int8", models.cnn(), "measured", models.cnn(), int8_mode="implicit", calibration=about)
     w.check("the calibration cache is written", cache.is_file())
     return told

@@ -57,7 +57,7 @@ def calibration(graphs: Any, tmp_path: Path) -> Dict[str, Any]:
         "batch": 4,
         "algorithm": "entropy",
         "cache": str(tmp_path / "calibration.cache"),
-        "identity": "a" * 64,
+        "of": {"model": "a" * 64, "data": "d" * 64},
     }
 
 

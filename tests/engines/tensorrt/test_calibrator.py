@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Dict
 
 import numpy as np
 import pytest
 
-from engines.errors import BuildError, DamagedError, DataError, IncompatibleError, UsageError
+from engines.errors import BuildError, DataError, IncompatibleError, UsageError
 from engines.spec import TensorSpec, quiet
-from engines.tensorrt import build, compat
+from engines.tensorrt import build, cachefile, compat
 from engines.tensorrt import calibrator as calibration_module
-from engines.tensorrt.calibrator import make, read_cache, read_feeds, sidecar, write_cache
+from engines.tensorrt.calibrator import make, read_feeds
 from tests.doubles.samples import images
 
 INPUTS = [TensorSpec("x", (None, 3, 8, 8))]
-WHO = ("a" * 64, "entropy", "8.5.2.2")
 
 
 @pytest.fixture
@@ -30,33 +28,6 @@ def weak(trt: Any) -> None:
 def implicit(calibration: Dict[str, Any], **changes: Any) -> Dict[str, Any]:
     """Options of a build that TensorRT calibrates."""
     return {"int8_mode": "implicit", "calibration": {**calibration, **changes}}
-
-
-def test_a_cache_is_given_back_only_to_what_it_was_measured_on(tmp_path: Path) -> None:
-    cache = tmp_path / "calibration.cache"
-    assert read_cache(cache, *WHO) is None
-    write_cache(cache, b"TRT-8502-EntropyCalibration2\n", *WHO)
-    assert read_cache(cache, *WHO) == b"TRT-8502-EntropyCalibration2\n"
-    assert json.loads(sidecar(cache).read_text())["schema"] == "optimize.calibration-cache/1"
-    for who, words in (
-        (("b" * 64, "entropy", "8.5.2.2"), "another model, data set or preprocessing"),
-        (("a" * 64, "minmax", "8.5.2.2"), "algorithm entropy"),
-        (("a" * 64, "entropy", "10.3.0"), "tensorrt 8.5.2.2"),
-    ):
-        with pytest.raises(IncompatibleError, match=words) as caught:
-            read_cache(cache, *who)
-        assert caught.value.exit_code == 4
-
-
-def test_a_cache_without_its_sidecar_or_changed_is_refused(tmp_path: Path) -> None:
-    cache = tmp_path / "calibration.cache"
-    write_cache(cache, b"one", *WHO)
-    cache.write_bytes(b"two")
-    with pytest.raises(DamagedError, match="changed"):
-        read_cache(cache, *WHO)
-    sidecar(cache).unlink()
-    with pytest.raises(IncompatibleError, match="nothing says which model"):
-        read_cache(cache, *WHO)
 
 
 def test_feeds_are_what_the_network_takes(tmp_path: Path) -> None:
@@ -217,7 +188,14 @@ def test_a_second_build_reads_the_cache(
     assert cache.read_bytes() == before
     assert before.startswith(b"TRT-")
     with pytest.raises(IncompatibleError, match="another model"):
-        build(graphs.plain, tmp_path, "int8", [1], implicit(calibration, identity="b" * 64), quiet)
+        build(
+            graphs.plain,
+            tmp_path,
+            "int8",
+            [1],
+            implicit(calibration, of={**calibration["of"], "model": "b" * 64}),
+            quiet,
+        )
 
 
 @pytest.mark.tensorrt
@@ -225,6 +203,38 @@ def test_a_cache_that_tensorrt_does_not_take_is_measured_anew(
     trt: Any, cuda_ledger: Any, weak: None, graphs: Any, tmp_path: Path, calibration: Any
 ) -> None:
     cache = Path(calibration["cache"])
-    write_cache(cache, b"TRT-1-EntropyCalibration2\n", calibration["identity"], "entropy", str(trt.__version__))
+    who = (calibration["of"], "entropy", str(trt.__version__))
+    cachefile.write(cache, b"TRT-1000-EntropyCalibration2\nx: 3f800000\n", *who)
     build(graphs.plain, tmp_path, "int8", [1], implicit(calibration), quiet)
-    assert b"x: " in read_cache(cache, calibration["identity"], "entropy", str(trt.__version__))
+    content = cachefile.require(cache, *who)
+    assert content and 0 < cachefile.parse(content).scales["x"] < 1
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("algorithm", ["entropy", "minmax"])
+def test_a_cache_of_another_version_is_used_where_it_is_asked_for_and_no_image_is_fed(
+    trt: Any, cuda_ledger: Any, weak: None, graphs: Any, tmp_path: Path, calibration: Any, algorithm: str
+) -> None:
+    cache = Path(calibration["cache"])
+    build(graphs.plain, tmp_path, "int8", [1], implicit(calibration, algorithm=algorithm), quiet)
+    measured = cachefile.read(cache)
+    older = tmp_path / "older.cache"
+    older.write_bytes(cachefile.render(measured._replace(version="7103")))
+    for file in (cache, cachefile.sidecar(cache)):
+        file.unlink()
+    about = {"imported": str(older), "sha256": "c" * 64, "cache": str(cache), "batch": 4}
+    options = {"int8_mode": "implicit", "calibration": about}
+    built = build(graphs.plain, tmp_path, "int8", [1], options, quiet)
+    assert "int8" in built["achieved"]
+    assert cachefile.read(cache) == measured  # for trtexec, with the header of this version
+    assert (cachefile.about(cache) or {})["of"] == {"imported": "c" * 64}
+
+
+@pytest.mark.tensorrt
+def test_an_imported_cache_that_tensorrt_does_not_take_is_an_error(
+    trt: Any, cuda_ledger: Any, weak: None, gpu: Any
+) -> None:
+    made = make(trt, gpu, {}, 4, "entropy", b"TRT-1000-EntropyCalibration2\nx: 3f800000\n")
+    assert made.get_batch(["x"]) is None
+    with pytest.raises(BuildError, match="does not take the calibration cache"):
+        made.finish(False)
