@@ -1,22 +1,22 @@
 """A CUDA context by pycuda, and everything made in it: freed in the right order, whatever happens, in any thread.
 
-The primary context is used, because TensorRT uses it too. One that is still pushed when the interpreter ends makes
-pycuda abort the process: here it is popped by `with`, or at exit at the latest.
+The primary context is used, because TensorRT uses it too: those who open the same GPU in a thread share it, and close
+in any order. One that is still pushed when the interpreter ends makes pycuda abort the process: here it is popped by
+`with`, or at exit at the latest.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import threading
 from types import TracebackType
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
 
-from engines import cudagraph
-from engines.cudaerrors import HINT, CudaError, CudaMemoryError, check, library, pycuda, translated, unavailable
+from engines import cudagraph, cudaprimary
+from engines.cudaerrors import HINT, NO_CONTEXT, CudaError, CudaMemoryError, pycuda, translated, unavailable
 from engines.cudagraph import Graph
 from engines.cudaobjects import Allocation, Event, HostArray, Owned, Stream, page_locked, transferable
 from engines.errors import IncompatibleError
@@ -33,12 +33,6 @@ __all__ = [
     "Stream",
     "unavailable",
 ]
-
-
-def _current() -> Optional[int]:
-    handle = ctypes.c_void_p()
-    check(library().cuCtxGetCurrent(ctypes.byref(handle)), "asking for the current context")
-    return handle.value
 
 
 class Context:
@@ -58,28 +52,22 @@ class Context:
         self.total_bytes = 0
         self.driver: Any = None
         """The module `pycuda.driver`."""
-        self._raw: Any = None
+        self._place: Optional[cudaprimary.Place] = None  # on the stack of the thread that opened it
         self._thread = 0
         self._owned: Dict[int, Owned] = {}
         self._sizes: Dict[int, int] = {}  # of device buffers by address, to refuse a copy that does not fit
-        self._lock = threading.Lock()
-        self._here = threading.local()  # .depth: how often this context is pushed in the running thread
+        self._lock = threading.RLock()  # the garbage collector, which frees things, may run while it is held
 
     def __enter__(self) -> Context:
-        if self._raw is not None:
+        if self._place is not None:
             raise CudaError("this CUDA context is open already", HINT)
         driver = pycuda()
         try:
             self._describe(driver)
-            raw = driver.Device(self.device).retain_primary_context()
+            place = cudaprimary.opened(driver, self.device)
         except driver.Error as error:
             raise translated(error, f"opening GPU {self.device}") from error
-        self.driver, self._raw, self._thread = driver, raw, threading.get_ident()
-        try:
-            self._push()
-        except BaseException:
-            self._detach()
-            raise
+        self.driver, self._place, self._thread = driver, place, threading.get_ident()
         atexit.register(self._at_exit)
         return self
 
@@ -110,25 +98,29 @@ class Context:
             CudaError: Another thread opened it: only that one can close it. Or the device reports that its work failed;
                 everything is freed all the same.
         """
-        if self._raw is None:
+        place = self._place
+        if place is None:
             return
-        if threading.get_ident() != self._thread:
+        if not self.is_closable():
             raise CudaError("a CUDA context must be closed in the thread that opened it", HINT)
         failed: Optional[CudaError] = None
         try:
-            for step in self._steps():
-                try:
-                    step()
-                except CudaError as error:
-                    failed = failed or error
+            with self.current():  # another one may have been pushed since
+                for step in self._steps():
+                    try:
+                        step()
+                    except CudaError as error:
+                        failed = failed or error
         finally:
             atexit.unregister(self._at_exit)
-            try:
-                self._pop()
-            finally:
-                self._detach()
+            self._place = None
+            place.leave()
         if failed is not None:
             raise failed
+
+    def is_closable(self) -> bool:
+        """Whether this thread opened it, and so may close it."""
+        return threading.get_ident() == self._thread
 
     def _steps(self) -> Iterator[Callable[[], None]]:
         yield self.synchronize
@@ -136,66 +128,42 @@ class Context:
             yield self._owned[next(reversed(self._owned))].free
 
     def _at_exit(self) -> None:
-        if threading.get_ident() == self._thread:
+        if self.is_closable():
             with contextlib.suppress(CudaError):  # there is nobody left to tell
                 self.close()
 
-    def _push(self) -> None:
-        try:
-            self._opened().push()
-        except self.driver.Error as error:
-            raise translated(error, "making the context current") from error
-        self._here.depth = getattr(self._here, "depth", 0) + 1
-
-    def _pop(self) -> None:
-        self._here.depth -= 1
-        try:
-            self.driver.Context.pop()
-        except self.driver.Error as error:
-            raise translated(error, "leaving the context") from error
-
-    def _detach(self) -> None:
-        """Give up the primary context.
-
-        pycuda pushes it once more for that and counts on the driver to pop it, which a primary context never is ("does
-        not pop the context from the stack in any circumstances", driver API, cuDevicePrimaryCtxRelease): so it is
-        popped here, or it would stay current in this thread.
-        """
-        raw, self._raw = self._raw, None
-        before, handle = _current(), int(raw.handle)
-        try:
-            raw.detach()
-        except self.driver.Error as error:
-            raise translated(error, "giving up the context") from error
-        if _current() != handle:
-            return
-        popped = ctypes.c_void_p()
-        check(library().cuCtxPopCurrent_v2(ctypes.byref(popped)), "leaving the context")
-        if _current() != before:  # it was not one too many
-            check(library().cuCtxPushCurrent_v2(popped), "making the context current")
-
-    def _opened(self) -> Any:
-        raw = self._raw
-        if raw is None:
+    def _opened(self) -> cudaprimary.Primary:
+        place = self._place
+        if place is None:
             raise CudaError("this CUDA context is closed", HINT)
-        return raw
+        return place.primary
+
+    def _required(self) -> None:
+        """Raise unless what is made now is made here, not in a context of the caller's own."""
+        if not self._opened().is_on_top():
+            raise CudaError(f"CUDA does nothing here: {NO_CONTEXT}", HINT)
+
+    def is_current(self) -> bool:
+        """Whether it is open, and current in the running thread: work that is queued goes there."""
+        place = self._place
+        return place is not None and place.primary.is_current()
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
         """Make the context current in the running thread, if it is not, for the length of a `with`.
 
         Raises:
-            CudaError: It is closed.
+            CudaError: It is closed, or the driver refuses.
         """
-        self._opened()
-        if getattr(self._here, "depth", 0):
-            yield
-            return
-        self._push()
+        primary = self._opened()
+        try:
+            place = primary.enter()
+        except self.driver.Error as error:
+            raise translated(error, "making the context current") from error
         try:
             yield
         finally:
-            self._pop()
+            place.leave()
 
     def own(self, thing: Owned) -> None:
         """Take charge of freeing something when the context is closed."""
@@ -217,7 +185,7 @@ class Context:
         Raises:
             CudaError: The driver refuses, or the context is closed.
         """
-        self._opened()
+        self._required()
         try:
             free, total = self.driver.mem_get_info()
         except self.driver.Error as error:
@@ -231,7 +199,7 @@ class Context:
             CudaMemoryError: There is not that much.
             CudaError: The driver refuses, or the context is closed.
         """
-        self._opened()
+        self._required()
         try:
             raw = self.driver.mem_alloc(max(1, int(nbytes)))
         except self.driver.Error as error:
@@ -250,7 +218,7 @@ class Context:
             CudaMemoryError: There is not that much.
             CudaError: The driver refuses, the type holds Python objects, or the context is closed.
         """
-        self._opened()
+        self._required()
         sizes = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(size) for size in shape)
         flags = int(self.driver.host_alloc_flags.DEVICEMAP) if zero_copy else 0
         try:
@@ -270,7 +238,7 @@ class Context:
         Raises:
             CudaError: The driver refuses, or the context is closed.
         """
-        self._opened()
+        self._required()
         try:
             return Stream(self, self.driver.Stream())
         except self.driver.Error as error:
@@ -285,7 +253,7 @@ class Context:
         Raises:
             CudaError: The driver refuses, or the context is closed.
         """
-        self._opened()
+        self._required()
         flags = self.driver.event_flags
         try:
             return Event(self, self.driver.Event(flags.BLOCKING_SYNC if blocking else flags.DEFAULT))
@@ -338,7 +306,7 @@ class Context:
         Raises:
             CudaError: It cannot be captured; the stream is usable all the same.
         """
-        self._opened()
+        self._required()
         return cudagraph.capture(self, stream, enqueue)
 
     def synchronize(self) -> None:
@@ -347,7 +315,7 @@ class Context:
         Raises:
             CudaError: The work failed, or the context is closed.
         """
-        self._opened()
+        self._required()
         try:
             self.driver.Context.synchronize()
         except self.driver.Error as error:

@@ -14,8 +14,8 @@ HINT = "optimize doctor"
 
 _LIBRARY = "libcuda.so.1"
 _OUT_OF_MEMORY = 2
-_NO_CONTEXT = (
-    "in this thread no context is current; use `with gpu.current():` in every thread but the one that opened it"
+NO_CONTEXT = (
+    "in this thread its context is not current; use `with gpu.current():` in every thread but the one that opened it"
 )
 
 
@@ -87,7 +87,7 @@ def translated(error: BaseException, doing: str) -> CudaError:
     if type(error).__name__ == "MemoryError":
         return out_of_memory(doing, text)
     if "no currently active context" in text or "invalid device context" in text:
-        return CudaError(f"CUDA failed while {doing}: {_NO_CONTEXT}", HINT)
+        return CudaError(f"CUDA failed while {doing}: {NO_CONTEXT}", HINT)
     if "not ready" in text:
         return CudaError(f"CUDA failed while {doing}: what it asks for has not happened yet; synchronize first", HINT)
     return CudaError(f"CUDA failed while {doing}: {text}", HINT)

@@ -65,8 +65,8 @@ MISTAKES = {
         ("engine.fp32", "agrees with ONNX Runtime"),
     ),
     "an unpopped context": Mistake(
-        "engines/cuda.py",
-        "            self.driver.Context.pop()\n",
+        "engines/cudaprimary.py",
+        "            stack.pop()\n",
         "            pass\n",
         ("(error 201)",),  # CUDA_ERROR_INVALID_CONTEXT, of the call after the pop that was left out
         "tests/device/test_cuda_cases.py::test_every_case_holds_or_says_what_is_missing[cuda.buffers]",
