@@ -86,8 +86,8 @@ def calibrate(
     Returns:
         `{"onnx", "target", "method": {"name", "percentile"}, "candidates": [{"method", "agreement", "error", "top1",
         "images"}], "tensors": {name: method}, "bias_correction": {"tried", "kept", "layers", "images", "agreement",
-        "error", "top1"}, "samples", "holdout", "seed", "dataset", "weight_bits", "activations", "weights", "biases"}`.
-        Candidates with `images` below `holdout` dropped out in the race, in simulated arithmetic. `tensors` names those
+        "error", "top1"}, "samples", "holdout", "seed", "dataset", "keep_float", "weight_bits", "activations", "weights",
+        "biases"}`. Candidates with `images` below `holdout` dropped out in the race, in simulated arithmetic. `tensors` names those
         with a method of their own.
 
     Raises:
@@ -150,6 +150,7 @@ def calibrate(
         "holdout": len(holdout),
         "seed": seed,
         "dataset": calibration.describe(),
+        "keep_float": list(keep_float),
         "weight_bits": job.bits,
     }
 

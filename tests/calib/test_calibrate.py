@@ -64,6 +64,7 @@ def test_the_best_method_is_written(resnet: Build, data: str, tmp_path: Path, ta
     chosen = next(c for c in measured if c["method"] == name)
     assert chosen["agreement"] == max(c["agreement"] for c in measured) > 0.8 and chosen["top1"] is not None
     assert len(result["candidates"]) == 11 and result["samples"] == 60 and result["holdout"] == 120
+    assert result["keep_float"] == []  # what a search starts from
     notes = {item.key: item.value for item in graphs.load(out).metadata_props}
     assert notes["optimize.calibration.method"] == name and notes["optimize.calibration.samples"] == "60"
     assert notes["optimize.calibration.data_sha256"] == result["dataset"]["sha256"]
