@@ -86,9 +86,9 @@ def calibrate(
     Returns:
         `{"onnx", "target", "method": {"name", "percentile"}, "candidates": [{"method", "agreement", "error", "top1",
         "images"}], "tensors": {name: method}, "bias_correction": {"tried", "kept", "layers", "images", "agreement",
-        "error", "top1"}, "samples", "holdout", "seed", "dataset", "keep_float", "weight_bits", "activations", "weights",
-        "biases"}`. Candidates with `images` below `holdout` dropped out in the race, in simulated arithmetic. `tensors` names those
-        with a method of their own.
+        "error", "top1"}, "samples", "holdout", "seed", "dataset", "keep_float", "weight_bits", "activations",
+        "weights", "biases"}`. Candidates with `images` below `holdout` dropped out in the race, in simulated
+        arithmetic. `tensors` names those with a method of their own.
 
     Raises:
         BuildError: Nothing to quantise, or the written graph breaks a rule of the target.
