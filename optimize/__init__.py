@@ -11,19 +11,22 @@ The functions of the command line, for Python::
 
 from __future__ import annotations
 
-from optimize.version import VERSION as __version__
-
-TYPE_CHECKING = False  # `typing` is not imported: every command starts with this file
+TYPE_CHECKING = False  # nothing is imported: every command starts with this file, before Ctrl-C can be answered
 if TYPE_CHECKING:
     from typing import Any
 
     from optimize.api import bench, build, export, inspect, load, predict, report, verify
+    from optimize.version import VERSION as __version__
 
 __all__ = ["__version__", "bench", "build", "export", "inspect", "load", "predict", "report", "verify"]
 
 
 def __getattr__(name: str) -> Any:
     """The functions of `optimize.api`, imported when they are first asked for."""
+    if name == "__version__":
+        from optimize.version import VERSION
+
+        return VERSION
     if name in __all__:
         from optimize import api
 

@@ -16,8 +16,7 @@ def main() -> None:
         import signal
         import sys
 
-        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if ours:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupted)
         from engines import scratch
         from optimize.cli import streams
@@ -25,8 +24,6 @@ def main() -> None:
 
         streams.prepare()
         scratch.sweep()
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         code: Any
         try:
             code = app(prog_name="optimize", standalone_mode=False)
@@ -36,6 +33,14 @@ def main() -> None:
     except KeyboardInterrupt:
         _interrupted()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def begun() -> None:
+    """A command has begun: from here on Ctrl-C is an exception, which it may tidy up after and explain."""
+    import signal
+
+    if signal.getsignal(signal.SIGINT) is _interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _interrupted(*_: Any) -> None:

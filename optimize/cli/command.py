@@ -14,7 +14,7 @@ from typing_extensions import get_type_hints
 
 from engines.errors import outcome
 from engines.text import plain
-from optimize.cli import options
+from optimize.cli import begun, options
 from optimize.cli.console import finish
 
 _COMMON: Dict[str, Tuple[Any, Any]] = {
@@ -49,6 +49,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(**given: Any) -> Any:
+        begun()
         if "source" in signature.parameters:
             given["source"] = {name: given.pop(name) for name in _SOURCE}
         for name in _COMMON:
