@@ -262,7 +262,7 @@ _FIELDS: Dict[str, fields.Check] = {
     "options": _options,
     "onnx": fields.an_object(sha256=_sha256, opset=fields.whole(1, 1000)),
     "calibration": fields.null_or(
-        fields.an_object(dataset=_dataset, samples=fields.whole(1, 1 << 31), method=fields.anything)
+        fields.an_object(dataset=_dataset, samples=fields.whole(0, 1 << 31), method=fields.anything)
     ),
     "accuracy": fields.null_or(
         fields.an_object(
