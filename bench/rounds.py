@@ -96,8 +96,8 @@ def measure_target(
         progress: Told nothing while queries are timed.
 
     Returns:
-        `cells` [{`batch`, `started`, `samples_ms`, `device`, `flags`}], `failed` [{`batch`, `message`}], `achieved`. A
-        batch that fails does not stop the others.
+        `cells` [{`batch`, `started`, `samples_ms`, `device`, `flags`, and `on` where the runner tells its device}],
+        `failed` [{`batch`, `message`}], `achieved`. A batch that fails does not stop the others.
 
     Raises:
         OptimizeError: The target cannot be opened.
@@ -124,6 +124,8 @@ def measure_target(
                 continue
             cells.append({"batch": batch, "started": started, "samples_ms": milliseconds(samples), "device": device})
             cells[-1]["flags"] = list(getattr(runner, "flags", ()))
+            if runner.device:
+                cells[-1]["on"] = runner.device
         if describe and cells:
             achieved = runner.achieved()
     return {"cells": cells, "failed": failed, "achieved": achieved}
@@ -259,15 +261,12 @@ def _measure(
 
 
 def _env(spec: RunnerSpec) -> Dict[str, str]:
-    """Environment variables that a child which opens this must start with.
-
-    TensorFlow takes all of a GPU's memory unless it is told to grow.
-    """
+    """Environment variables that a child which opens this must start with."""
     hidden = {"CUDA_VISIBLE_DEVICES": "-1"} if spec.options.get("device") == "cpu" else {}
     if spec.kind.startswith("keras"):
         from engines.kerasgeneration import child_env
 
-        return {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **child_env(spec), **hidden}
+        return {**child_env(spec), **hidden}
     return hidden
 
 

@@ -24,6 +24,8 @@ SCHEMA = "optimize.run/1"
 
 LATENCIES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "mean_ms")
 
+ORIGINAL_ON_CPU = "original-on-cpu"
+
 _UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -71,6 +73,7 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
         "rounds": [dict(entry) for entry in rounds],
         "samples_ms": samples,
         "device": _device(rounds),
+        "on": next((entry["on"] for entry in rounds if target.role == "original" and entry.get("on")), None),
         "top1": None,
         "top1_drop": None,
         "agreement": None,
@@ -97,7 +100,8 @@ def fastest_original(rows: Sequence[Dict[str, Any]], batch: int) -> Optional[Dic
 def add_speedups(rows: Sequence[Dict[str, Any]], level: float = stats.LEVEL, seed: int = 0) -> None:
     """Fill `speedup` and, with enough rounds, `interval` ([low, high] at `level`) of each row, in place.
 
-    Sides that ran in the same rounds are paired, so that drift cancels.
+    Sides that ran in the same rounds are paired, so that drift cancels. A TensorRT row whose original ran on the CPU
+    is flagged: its speed-up compares two machines.
     """
     for one in rows:
         base = fastest_original(rows, one["batch"])
@@ -107,6 +111,8 @@ def add_speedups(rows: Sequence[Dict[str, Any]], level: float = stats.LEVEL, see
         turns = [[entry.get("round") for entry in r["rounds"]] for r in (base, one)]
         found = stats.ratio_interval(sides[0], sides[1], level, seed, paired=turns[0] == turns[1])
         one["speedup"] = base["p50_ms"] / one["p50_ms"]
+        if base.get("on") == "cpu" and one["backend"].startswith("tensorrt"):
+            one["flags"].append(ORIGINAL_ON_CPU)
         low, high = (None, None) if one is base else (found.low, found.high)
         one["interval"] = None if low is None or high is None else [low, high]
 
@@ -290,6 +296,7 @@ _ROW_MORE: Dict[str, fields.Check] = {
     "interval": fields.null_or(fields.a_list(fields.number, 2)),
     "variation": _ms,
     "run": fields.whole(0, 1 << 20),
+    "on": fields.null_or(fields.word),
 }
 _RUN_MORE: Dict[str, fields.Check] = {
     "settings": fields.an_object(),

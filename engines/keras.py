@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from engines import kerasfile, scratch, tensors, userfile
+from engines import kerasfile, scratch, tensorflowdevice, tensors, userfile
 from engines.errors import IncompatibleError, ModelError, OptimizeError, UsageError
 from engines.kerasgeneration import framework, generation, is_legacy, policy
 from engines.spec import Feeds, Query, Runner, RunnerSpec, TensorSpec
@@ -260,6 +260,7 @@ class _KerasRunner(Runner):
     def __init__(self, model: Any, spec: RunnerSpec) -> None:
         self._model = model
         self._form = spec.form or "predict"
+        self.device = tensorflowdevice.placed(model.weights, spec.options.get("device", "auto"))
         self.inputs, self.outputs = boundary(model, spec)
         layout = spec.layout or tensors.layout(self.inputs[0].shape, "NHWC")
         self.spec = spec.with_(inputs=self.inputs, outputs=self.outputs, layout=layout)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator
 
-from engines import kerasfile
+from engines import kerasfile, tensorflowdevice
 from engines.errors import IncompatibleError
 from engines.spec import RunnerSpec
 
@@ -60,6 +60,7 @@ def framework(wanted: str, path: str = "") -> Any:
     changes = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
     if "tensorflow" not in sys.modules:
         changes["TF_USE_LEGACY_KERAS"] = "1" if legacy else "0"
+    tensorflowdevice.share_memory()
     with _environment(changes):
         try:
             import tensorflow as tf
@@ -89,7 +90,7 @@ def _other_generation(name: str, legacy: bool, version: str, tensorflow: str) ->
         )
     return IncompatibleError(
         f"{name} was written by Keras 3, and TensorFlow {tensorflow} has Keras {version}",
-        "use TensorFlow 2.16 or newer, or export the model there: optimize export MODEL -o MODEL.onnx",
+        "where it was made: keras.models.load_model(FILE).export(FOLDER), and use that SavedModel here",
     )
 
 

@@ -223,6 +223,8 @@ def _tensor(value: Any) -> TensorSpec:
 class _ONNXRuntimeRunner(Runner):
     """One session for all batches."""
 
+    device = "cpu"
+
     def __init__(self, spec: RunnerSpec, session: Any, threads: int) -> None:
         self._session, self._threads = session, threads
         self.inputs = tuple(_tensor(value) for value in session.get_inputs())

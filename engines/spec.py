@@ -143,12 +143,14 @@ class Runner:
         spec: What it was opened from, with inputs, outputs and layout filled in.
         inputs, outputs: In order.
         batches: The batch sizes that it answers, ascending; empty where it answers any.
+        device: cpu or gpu, where it really computes, of what can be an original; empty else.
     """
 
     spec: RunnerSpec
     inputs: Tuple[TensorSpec, ...]
     outputs: Tuple[TensorSpec, ...]
     batches: Tuple[int, ...] = ()
+    device: str = ""
 
     def batch_for(self, n: int) -> int:
         """The batch to feed `n` samples in: `n` where any is answered, else the smallest that holds them, or the

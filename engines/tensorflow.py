@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from engines import tensors
+from engines import tensorflowdevice, tensors
 from engines.errors import IncompatibleError, ModelError, UsageError
 from engines.keras import limit_threads
 from engines.spec import Feeds, Query, Runner, RunnerSpec, TensorSpec
@@ -29,6 +29,7 @@ def load_signature(spec: RunnerSpec) -> Tuple[Any, Any]:
     """
     name = Path(spec.path).name
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    tensorflowdevice.share_memory()
     try:
         import tensorflow as tf
     except ImportError as error:
@@ -68,6 +69,7 @@ class _Signature:
 
     def __init__(self, concrete: Any, flat: List[Any]) -> None:
         self._concrete = concrete
+        self.variables = concrete.variables
         self._names = [str(s.name or f"input_{i}").split(":")[0] for i, s in enumerate(flat)]
         self.structured_input_signature = ((), dict(zip(self._names, flat)))
         self.structured_outputs = tensors.named(concrete.structured_outputs)
@@ -137,6 +139,8 @@ def load(spec: RunnerSpec) -> Runner:
 class _SavedModelRunner(Runner):
     def __init__(self, spec: RunnerSpec) -> None:
         self._loaded, self._signature = load_signature(spec)
+        variables = getattr(self._signature, "variables", ())
+        self.device = tensorflowdevice.placed(variables, spec.options.get("device", "auto"))
         self.inputs, self.outputs = boundary(self._signature, spec)
         layout = spec.layout or tensors.layout(self.inputs[0].shape, "NHWC")
         self.spec = spec.with_(inputs=self.inputs, outputs=self.outputs, layout=layout)

@@ -289,6 +289,8 @@ def _exported_inputs(module: Any) -> List[TensorSpec]:
 
 
 class _TorchRunner(Runner):
+    device = "cpu"
+
     def __init__(self, torch: Any, module: Any, spec: RunnerSpec) -> None:
         self._torch, self._module = torch, module
         self.inputs, self.outputs = boundary(module, spec)

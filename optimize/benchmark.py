@@ -19,6 +19,8 @@ _DEFAULT_FORMS = ("predict", "function", "eager")
 """Measured unless `--forms` says otherwise: those that every user has; xla and compile take minutes to start."""
 
 
+_NO_DEVICE = "leave --device out: originals then run where they can, and the rows say where"
+
 _BUILT = ("bundle", "onnx")
 
 
@@ -49,7 +51,7 @@ def bench_targets(
         raise UsageError(f"--io {launch and launch['io']}: copy or zero-copy is expected")
     gpu, why = driver.ask()
     if device == "gpu" and gpu is None:
-        raise IncompatibleError(f"--device gpu: {why}", "leave --device out")
+        raise IncompatibleError(f"--device gpu: {why}", _NO_DEVICE)
     found: List[Target] = []
     preprocess = source.get("preprocess")
     for path in targets:
@@ -67,6 +69,8 @@ def bench_targets(
     if len(originals) > 1:
         names = " and ".join(Path(path).name for path in originals)
         raise UsageError(f"{names} are both originals: speed-up and drop need one", "name one with --baseline MODEL")
+    if device == "gpu":
+        _check_gpu([t for t in found if t.role == "original"])
     for form in forms or ():
         if not any(t.form == form for t in found):
             raise UsageError(f"--forms {form}: none of the targets can be run so", "leave --forms out")
@@ -78,6 +82,19 @@ def bench_targets(
         # what the bundle was verified with is what its original must see too
         found = [t if t.spec.preprocess else t._replace(spec=t.spec.with_(preprocess=known)) for t in found]
     return found
+
+
+def _check_gpu(originals: Sequence[Target]) -> None:
+    """Make sure, before minutes of measuring, that the originals can run on the GPU.
+
+    Raises:
+        IncompatibleError: One cannot, and why.
+    """
+    for target in originals:
+        if target.backend != "tensorflow":
+            raise IncompatibleError(f"--device gpu: {target.name} runs on the CPU only ({target.backend})", _NO_DEVICE)
+    if originals:
+        child.call("engines.tensorflowdevice:check", {}, env=child_env(originals[0].spec))
 
 
 def _asked(target: Target, device: str, launch: Dict[str, Any]) -> Dict[str, Any]:
@@ -191,6 +208,7 @@ def measure(
         "warmup_s": warmup_s,
         "duration_s": duration_s,
         "iterations": iterations,
+        "device": next((t.spec.options["device"] for t in targets if "device" in t.spec.options), "auto"),
         "data": data,
         "seed": 0,
         "command": command,

@@ -24,6 +24,15 @@ def _target(row: Dict[str, Any]) -> str:
     return f"{row['target']} *" if row["role"] == "original" else str(row["target"])
 
 
+def _where(row: Dict[str, Any]) -> str:
+    """Where an original computed, as its framework told it."""
+    return f"on {row['on']}" if row.get("on") else ""
+
+
+def _words(*words: str) -> str:
+    return " ".join(word for word in words if word)
+
+
 def _achieved(row: Dict[str, Any]) -> str:
     counts = sorted(row["achieved"].items(), key=lambda item: (-item[1], item[0]))
     return " ".join(f"{name}:{count}" for name, count in counts) or "-"
@@ -55,7 +64,7 @@ def _latency(name: str) -> Callable[[Dict[str, Any]], str]:
 
 COLUMNS: Tuple[Tuple[str, bool, Callable[[Dict[str, Any]], str]], ...] = (
     ("target", False, _target),
-    ("form", False, lambda row: str(row["form"]) or "-"),
+    ("form", False, lambda row: _words(row["form"], _where(row)) or "-"),
     ("precision", False, lambda row: str(row["precision"]) or "-"),
     ("achieved", False, _achieved),
     ("batch", True, lambda row: str(row["batch"])),
@@ -117,7 +126,7 @@ def _compared(rows: List[Dict[str, Any]]) -> List[str]:
     base = fastest_original(rows, rows[0]["batch"])
     if base is None:
         return ["no original was measured: no speed-up (add --baseline MODEL)"]
-    form = " ".join(word for word in (base["form"], base["precision"]) if word)
+    form = _words(base["form"], base["precision"], _where(base))
     lines = [
         f"* original; speed-ups are against its fastest form: {base['target']} {form}, {number(base['p50_ms'])} ms"
     ]

@@ -33,6 +33,7 @@ COLUMNS = (
     "speedup_low",
     "speedup_high",
     "flags",
+    "on",
 )
 """Never renamed or reordered: new ones go to the end."""
 
@@ -63,6 +64,7 @@ def _line(row: Dict[str, Any]) -> List[Any]:
         "speedup_low": low,
         "speedup_high": high,
         "flags": "; ".join(row["flags"]),
+        "on": row.get("on"),
     }
     return [_cell(value[name]) for name in COLUMNS]
 

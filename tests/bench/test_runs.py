@@ -52,6 +52,15 @@ def test_speedups_are_against_the_fastest_form_at_the_same_batch(make_run):
         assert 2.9 < low <= engine["speedup"] <= high < 3.1
 
 
+def test_a_tensorrt_row_is_flagged_where_its_original_ran_on_the_cpu(make_run):
+    for where, flagged in (("cpu", True), ("gpu", False), (None, False)):
+        rows = copy.deepcopy(make_run()["rows"])
+        for row in rows:
+            row.update({"backend": "tensorrt"} if row["role"] == "engine" else {"on": where})
+        runs.add_speedups(rows)
+        assert all((runs.ORIGINAL_ON_CPU in row["flags"]) == (flagged and row["role"] == "engine") for row in rows)
+
+
 def test_few_rounds_give_a_ratio_without_an_interval(make_run):
     for row in make_run(count=4)["rows"]:
         assert row["speedup"] is not None and row["interval"] is None

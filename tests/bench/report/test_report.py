@@ -36,6 +36,16 @@ def md_rows(text):
     return found
 
 
+def test_every_report_says_where_the_original_ran(make_run):
+    run = make_run()
+    for row in run["rows"]:
+        if row["role"] == "original":
+            row["on"] = "gpu"
+    assert {r["form"] for r in md_rows(report.FORMATS["md"](run))} == {"-", "predict on gpu", "function on gpu"}
+    assert {r["on"] for r in lines_of(report.FORMATS["csv"](run))} == {"", "gpu"}
+    assert "against its fastest form: net.keras function fp32 on gpu" in table(run)
+
+
 def test_the_same_numbers_everywhere(make_run):
     run = make_run()
     about = {"name": "images", "n": 70, "sha256": "0" * 64}
