@@ -282,8 +282,8 @@ class _Job:
         import engines
 
         if self.target == "tensorrt":
-            # ONNX Runtime stands in for TensorRT, and its kernels for this form are slow (ResNet-34, 512 images: 12 s of
-            # processor time); what Q and DQ say in float32 is as near to TensorRT's.
+            # ONNX Runtime stands in for TensorRT, and its kernels for this form are slow (ResNet-34, 512 images: 12 s
+            # of processor time); what Q and DQ say in float32 is as near to TensorRT's.
             session = ranges.session(path, simulate=True)
             return self.holdout.run(lambda feeds: list(session.run(None, feeds)))
         options = {"inference_precision": "f32"}  # what INT8 costs, not what a 16-bit float beside it costs
