@@ -42,7 +42,7 @@ HEAVY = [
     "pycuda",
 ]
 # Classes of a framework can only be written where it is imported; these modules are themselves imported when needed.
-OF_A_FRAMEWORK = {"optimize.zoo.torch_resnet"}
+OF_A_FRAMEWORK = {"optimize.zoo.torch_resnet", "bench.peers.drawn"}
 WITHOUT_NUMPY = [
     "optimize",
     "optimize.cli",
