@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+from bench import stats
 from bench.report.cells import number
 from bench.report.md import escape
 
@@ -12,14 +13,16 @@ MAX_DROP = 0.3
 
 HOLDS, SPREAD, FAILS = "holds", "within the spread", "does not hold"
 
+UNKNOWN = f"no verdict: fewer than {stats.VERDICT_ROUNDS} rounds"
+
 
 def claims(model: Dict[str, Any]) -> List[Dict[str, Any]]:
     """The claims on one model of `bench.peers.quantisers.compare`.
 
     Returns:
         Entries with `claim`, `value`, `interval` (its spread, None where there is none), `limit`, `verdict`: one of
-        `HOLDS`, `SPREAD` (not by the number, but the interval reaches the limit) and `FAILS`. Claims whose rows are
-        missing are left out.
+        `HOLDS`, `SPREAD` (not by the number, but the interval reaches the limit), `FAILS`, and `UNKNOWN` where there is
+        no interval: one run of each on a busy machine may say anything. Claims whose rows are missing are left out.
     """
     rows = [row for row in model["rows"] if "failed" not in row]
     ours = next((row for row in rows if row["name"].startswith("ours, OpenVINO")), None)
@@ -70,13 +73,17 @@ def _least(of: str, name: str, rows: Sequence[Dict[str, Any]], limit: float) -> 
 
 def _claim(what: str, value: float, interval: Optional[Sequence[float]], limit: float, most: bool) -> Dict[str, Any]:
     sign = 1 if most else -1
-    near = min((sign * end for end in interval), default=sign * value) if interval else sign * value
-    verdict = HOLDS if sign * value <= sign * limit else SPREAD if near <= sign * limit else FAILS
+    if interval is None:
+        verdict = UNKNOWN
+    elif sign * value <= sign * limit:
+        verdict = HOLDS
+    else:
+        verdict = SPREAD if min(sign * end for end in interval) <= sign * limit else FAILS
     wanted = ("at most " if most else "at least ") + number(limit, 2)
     return {
         "claim": what,
         "value": value,
-        "interval": list(interval) if interval else None,
+        "interval": None if interval is None else list(interval),
         "limit": limit,
         "wanted": wanted,
         "verdict": verdict,

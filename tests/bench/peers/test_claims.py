@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.peers.claims import FAILS, HOLDS, SPREAD, _claim, claims
+from bench.peers.claims import FAILS, HOLDS, SPREAD, UNKNOWN, _claim, claims
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,7 @@ from bench.peers.claims import FAILS, HOLDS, SPREAD, _claim, claims
         (0.2, [0.0, 0.5], 0.3, True, HOLDS),
         (0.4, [0.2, 0.6], 0.3, True, SPREAD),
         (0.4, [0.35, 0.6], 0.3, True, FAILS),
-        (0.4, None, 0.3, True, FAILS),
+        (0.2, None, 0.3, True, UNKNOWN),
         (1.1, [0.9, 1.3], 1.0, False, HOLDS),
         (0.9, [0.8, 1.1], 1.0, False, SPREAD),
         (0.9, [0.8, 0.95], 1.0, False, FAILS),
@@ -26,7 +26,9 @@ def row(name, tool, drop, **ratios):
     found = {"name": name, "tool": tool, "accuracy": accuracy, "latency": {"1": {}}}
     if tool != "ours":
         found["ours_worse"] = {"top1_drop": 0.1 - drop, "drop_interval": [-0.2 - drop, 0.4 - drop]}
-        found["ratios"] = {key: {"ratio": value, "interval": None} for key, value in ratios.items()}
+        found["ratios"] = {
+            key: {"ratio": value, "interval": [value - 0.05, value + 0.05]} for key, value in ratios.items()
+        }
     return found
 
 
