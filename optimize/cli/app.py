@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict
 
 import typer
 
-from optimize.cli import benchmarks, builds, bundles, cache, start, zoo
+from optimize.cli import benchmarks, builds, bundles, cache, calibration, start, zoo
 from optimize.cli.command import command
 from optimize.version import VERSION
 
@@ -42,6 +42,7 @@ COMMANDS: Dict[str, Callable[..., Any]] = {
     "doctor": start.doctor,
     "demo": start.demo,
     "export": builds.export,
+    "calibrate": calibration.calibrate,
     "build": builds.build,
     "verify": builds.verify,
     "bench": benchmarks.bench,
