@@ -143,10 +143,15 @@ class Context:
         if not self._opened().is_on_top():
             raise CudaError(f"CUDA does nothing here: {NO_CONTEXT}", HINT)
 
-    def is_current(self) -> bool:
-        """Whether it is open, and current in the running thread: work that is queued goes there."""
-        place = self._place
-        return place is not None and place.primary.is_current()
+    def checker(self) -> Callable[[], bool]:
+        """What tells, quickly, whether this is still open, and current in the running thread: work that is queued goes
+        there. Its callers must keep one another out.
+
+        Raises:
+            CudaError: It is closed.
+        """
+        is_current, place = self._opened().checker(), self._place
+        return lambda: self._place is place and is_current()
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:

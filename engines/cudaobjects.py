@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Tuple
+import weakref
+from typing import TYPE_CHECKING, Any, Callable, List, Tuple
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class Owned:
     def __init__(self, gpu: Context, raw: Any) -> None:
         self._gpu = gpu
         self._raw = raw
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector, which frees things, may run while it is held
         gpu.own(self)
 
     def raw(self) -> Any:
@@ -113,6 +114,17 @@ class HostArray(Owned):
         """
         self.raw()
         return self._address
+
+    def when_unseen(self, free: Callable[[List[Owned]], None]) -> None:
+        """Let go of the array, and have `free` called with this in a list once nothing looks at the memory any longer.
+
+        NumPy makes every view, also one of a view, keep alive the array that was laid over the memory first.
+
+        Raises:
+            CudaError: It was freed.
+        """
+        array, self._array = self.array, np.empty(0, self._array.dtype)
+        weakref.finalize(array.base, free, [self]).atexit = False
 
     def _release(self, raw: Any) -> None:
         self._array = np.empty(0, self._array.dtype)

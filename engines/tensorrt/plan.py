@@ -25,6 +25,7 @@ class Plan:
         inputs, outputs: The batch is None where profiles differ in it.
         batches: Batch -> number of the profile that serves it.
         bound: Batch -> whose addresses its execution context has.
+        busy: Batch -> the stream where work of its execution context may be under way that nobody has waited for.
     """
 
     def __init__(self, trt: Any, log: Any, path: Path, dla: Optional[int] = None) -> None:
@@ -42,6 +43,7 @@ class Plan:
         self.batches = self._profiles()
         self._contexts: Dict[int, Any] = {}
         self.bound: Dict[int, Any] = {}
+        self.busy: Dict[int, Stream] = {}
 
     def _tensors(self, mode: str) -> Tuple[TensorSpec, ...]:
         engine, wanted = self.engine, getattr(self._trt.TensorIOMode, mode)
@@ -128,6 +130,7 @@ class Plan:
         """Free contexts, the engine and the runtime, in this order."""
         self._contexts.clear()
         self.bound.clear()
+        self.busy.clear()
         self.engine = None
         self._runtime = None
 

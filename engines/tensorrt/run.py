@@ -6,16 +6,18 @@ import contextlib
 import sys
 import threading
 import weakref
+from collections import deque
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from engines.cuda import Context, CudaError, Event, Graph, HostArray, Stream
+from engines.cuda import Context, CudaError, Event, Graph, Stream
 from engines.cudaobjects import Owned
 from engines.errors import ModelError, OptimizeError, UsageError
 from engines.spec import Feeds, Query, Runner, RunnerSpec
 from engines.tensorrt import compat, layers
+from engines.tensorrt.binding import Binding
 from engines.tensorrt.plan import Plan, open_plans
 from engines.tensorrt.slots import Slot
 from engines.tensors import checked, layout
@@ -38,75 +40,6 @@ def load(spec: RunnerSpec) -> Runner:
         )
     named = spec.options.get("plans")
     return TensorRTRunner(spec, [path.with_name(name) for name in named.values()] if named else [path])
-
-
-class Binding:
-    """Buffers of one batch, on both sides, and how a query moves them."""
-
-    def __init__(self, gpu: Context, plan: Plan, batch: int, zero_copy: bool) -> None:
-        self.gpu, self.plan, self.batch = gpu, plan, batch
-        self.stream: Stream = gpu.stream()
-        self.context: Any = None
-        self.inputs: List[HostArray] = []
-        self.outputs: List[HostArray] = []
-        self.device: List[Tuple[HostArray, Any, bool]] = []
-        self.addresses: Dict[str, int] = {}
-        try:
-            self._allocate(zero_copy)
-        except BaseException:
-            self.free()
-            raise
-
-    def _allocate(self, zero_copy: bool) -> None:
-        gpu, plan, batch = self.gpu, self.plan, self.batch
-        self.context = plan.context(batch, self.stream)
-        shapes: List[Tuple[Tuple[Any, ...], Any, bool]] = [((batch, *t.shape[1:]), t, True) for t in plan.inputs]
-        shapes += [(plan.shape(self.context, t), t, False) for t in plan.outputs]
-        for shape, tensor, is_input in shapes:
-            host = gpu.host(shape, tensor.dtype, zero_copy)
-            (self.inputs if is_input else self.outputs).append(host)
-            if zero_copy:
-                self.addresses[tensor.name] = host.address
-            else:
-                memory = gpu.allocate(host.array.nbytes)
-                self.device.append((host, memory, is_input))
-                self.addresses[tensor.name] = memory.address
-
-    def copy_in(self, stream: Stream) -> None:
-        """Queue the copies to the device."""
-        for host, memory, is_input in self.device:
-            if is_input:
-                self.gpu.to_device(memory.address, host.array, stream)
-
-    def copy_out(self, stream: Stream) -> None:
-        """Queue the copies from the device."""
-        for host, memory, is_input in self.device:
-            if not is_input:
-                self.gpu.to_host(host.array, memory.address, stream)
-
-    def execute(self, stream: Stream) -> None:
-        """Queue the computation, on this binding's buffers: the context is shared by all bindings of the batch.
-
-        Raises:
-            OptimizeError: TensorRT refuses.
-        """
-        if self.plan.bound.get(self.batch) is not self:
-            self.plan.bind(self.context, self.addresses)
-            self.plan.bound[self.batch] = self
-        if not self.context.execute_async_v3(stream.handle):
-            raise OptimizeError(f"TensorRT does not execute batch {self.batch} ({self.plan.said()})")
-
-    def free(self) -> None:
-        """Give the buffers and the stream back; what was queued must have been waited for."""
-        self.context = None
-        if self.plan.bound.get(self.batch) is self:
-            del self.plan.bound[self.batch]
-        for thing in [*self.outputs, *self.unseen()]:
-            thing.free()
-
-    def unseen(self) -> List[Owned]:
-        """All but the outputs on the host, which whoever ran a query may still look at."""
-        return [*self.inputs, *(memory for _, memory, _ in self.device), self.stream]
 
 
 def _launcher(graph: Graph, stream: Stream) -> Callable[[], None]:
@@ -134,8 +67,9 @@ class TensorRTRunner(Runner):
         trt = compat.tensorrt()
         self._trt, self._log = trt, compat.logger(trt)
         self._options = spec.options
-        self._thread = threading.get_ident()
-        self._one = threading.Lock()  # an execution context serves one query at a time
+        self._one = threading.RLock()  # an execution context serves one query at a time, from bind to copy-out
+        self._inside = 0  # how deep the thread that holds it is in work that must not be disturbed
+        self._gone: Deque[Tuple[List[Owned], Optional[Binding]]] = deque()  # what nothing names, to be freed
         self.gpu = Context(int(spec.options.get("gpu", 0)))
         self.gpu.__enter__()
         self.flags: List[str] = []
@@ -171,12 +105,24 @@ class TensorRTRunner(Runner):
             )
         return plan, arrays
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other threads out, with the GPU's context current; what nothing names any longer is freed first."""
+        with self._one, self.gpu.current():
+            self._sweep()
+            self._inside += 1
+            try:
+                yield
+            finally:
+                self._inside -= 1
+
     def _binding(self, plan: Plan, arrays: List[np.ndarray[Any, Any]]) -> Binding:
         """Buffers with the arrays in them, after a first run: what is allocated at first use is not timed."""
-        binding = Binding(self.gpu, plan, int(arrays[0].shape[0]), self._options.get("io") == "zero-copy")
+        binding = Binding(self.gpu, plan, int(arrays[0].shape[0]), self._options.get("io") == "zero-copy", self._one)
         try:
             for host, array in zip(binding.inputs, arrays):
                 np.copyto(host.array, array)
+            binding.claim()
             binding.copy_in(binding.stream)
             binding.execute(binding.stream)
             binding.copy_out(binding.stream)
@@ -190,7 +136,7 @@ class TensorRTRunner(Runner):
 
     def bind(self, feeds: Feeds) -> Query:
         """See `Runner.bind`: one stream, page-locked arrays; the caller's arrays are copied in each query."""
-        with self.gpu.current():
+        with self._alone():
             plan, arrays = self._served(feeds)
             binding = self._binding(plan, arrays)
             stream = binding.stream
@@ -206,11 +152,13 @@ class TensorRTRunner(Runner):
             event = None if self._options.get("spin") else self.gpu.event(blocking=True)
             launch = enqueue if graph is None else _launcher(graph, stream)
             wait = stream.synchronize if event is None else _sleeper(event, stream)
-        copy = np.copyto
+        copy, busy, claim = np.copyto, plan.busy, binding.claim
 
         def query() -> Dict[str, np.ndarray[Any, Any]]:
             for host, array in pairs:
                 copy(host, array)
+            if busy:
+                claim()
             launch()
             wait()
             return results
@@ -221,38 +169,60 @@ class TensorRTRunner(Runner):
 
     def _with(self, thing: Any, owned: List[Owned], binding: Binding) -> None:
         """Free buffers and what goes with them once nothing names `thing`, or else when the runner is closed."""
-        weakref.finalize(thing, self._release, owned, binding).atexit = False
+        weakref.finalize(thing, self._later, owned, binding).atexit = False
 
-    def _release(self, owned: List[Owned], binding: Binding) -> None:
-        if binding not in self._bindings:
+    def _later(self, owned: List[Owned], binding: Optional[Binding] = None) -> None:
+        """Free it now, or where that would disturb (the garbage collector comes at any time) with the next call."""
+        self._gone.append((owned, binding))
+        self._sweep()
+
+    def _sweep(self) -> None:
+        while self._gone and self._one.acquire(blocking=False):
+            try:
+                if self._inside:
+                    return
+                self._release(*self._gone.popleft())
+            except IndexError:  # another thread was first
+                return
+            finally:
+                self._one.release()
+
+    def _release(self, owned: List[Owned], binding: Optional[Binding]) -> None:
+        if not self._plans or (binding is not None and binding not in self._bindings):
             return  # closed: everything is freed
-        self._bindings.remove(binding)
         with contextlib.suppress(CudaError), self.gpu.current():  # the device failed, and whoever waited was told
-            self._wait()
+            if binding is not None:
+                self._wait()
+                self._bindings.remove(binding)
+                binding.forget()
+                binding.plan.busy.pop(binding.batch, None)
+                for host in set(binding.outputs).difference(owned):
+                    host.when_unseen(self._later)
             for thing in owned:
                 thing.free()
 
     def infer(self, feeds: Feeds) -> Dict[str, np.ndarray[Any, Any]]:
         """See `Runner.infer`: one binding a batch serves all calls, since buffers live as long as the runner."""
-        _, arrays = self._served(feeds)
-        batch = int(arrays[0].shape[0])
-        if batch not in self._kept:
-            own = [array.copy() for array in arrays]
-            self._kept[batch] = own, self.bind({t.name: array for t, array in zip(self.inputs, own)})
-        own, query = self._kept[batch]
-        for mine, array in zip(own, arrays):
-            np.copyto(mine, array)
-        return {name: value.copy() for name, value in query().items()}
+        with self._alone():
+            _, arrays = self._served(feeds)
+            batch = int(arrays[0].shape[0])
+            if batch not in self._kept:
+                own = [array.copy() for array in arrays]
+                self._kept[batch] = own, self.bind({t.name: array for t, array in zip(self.inputs, own)})
+            own, query = self._kept[batch]
+            for mine, array in zip(own, arrays):
+                np.copyto(mine, array)
+            return {name: value.copy() for name, value in query().items()}
 
     def _in_any_thread(self, query: Query) -> Query:
-        owner, ident, one = self._thread, threading.get_ident, self._one
+        one, is_current, current = self._one, self.gpu.checker(), self.gpu.current
 
         def anywhere() -> Dict[str, np.ndarray[Any, Any]]:
-            if ident() == owner:
-                with one:
+            with one:
+                if is_current():
                     return query()
-            with self.gpu.current(), one:
-                return query()
+                with current():
+                    return query()
 
         return anywhere
 
@@ -275,7 +245,7 @@ class TensorRTRunner(Runner):
         """
         if count < 1:
             raise UsageError(f"{count} slots: one or more are needed")
-        with self.gpu.current():
+        with self._alone():
             binding = self._binding(*self._served(feeds))
             streams = (self.gpu.stream(), self.gpu.stream(), self.gpu.stream())
             captured = self.graph(streams[1], lambda: binding.execute(streams[1])) if graph else None
@@ -293,7 +263,9 @@ class TensorRTRunner(Runner):
     def achieved(self) -> Dict[str, int]:
         """Computing layers by precision, by the engine inspector; empty where the plan was built without names."""
         found: Dict[str, int] = {}
-        for layer in layers.inspect(self._trt, self._plans[0].engine)["layers"]:
+        with self._alone():
+            inspected = layers.inspect(self._trt, self._plans[0].engine)["layers"]
+        for layer in inspected:
             if layer["precision"]:
                 found[layer["precision"]] = found.get(layer["precision"], 0) + 1
         return found
@@ -304,7 +276,7 @@ class TensorRTRunner(Runner):
         Returns:
             See `engines.tensorrt.layers.table`.
         """
-        with self.gpu.current():
+        with self._alone():
             served, arrays = self._served(feeds)
             # a profiler cannot be taken off a context, and one profile has one context: so an engine of its own
             plan = Plan(self._trt, self._log, served.path, self._options.get("dla"))
@@ -341,13 +313,24 @@ class TensorRTRunner(Runner):
         self._leave(*exc)
 
     def _leave(self, *exc: Any) -> None:
-        try:
-            if self._plans and threading.get_ident() == self._thread:
-                self._wait()  # a context must outlive what it has queued
+        if not self.gpu.is_closable():
+            self.gpu.__exit__(*exc)  # refuses, before anything was touched
+            return
+        with self._one:  # a query in another thread is waited for
+            self._inside += 1
+            try:
+                if self._plans:
+                    self._drop()
+            finally:
+                self._plans, self._bindings, self._kept = [], [], {}
+                self._gone.clear()
+                self._inside -= 1
+                self.gpu.__exit__(*exc)
+
+    def _drop(self) -> None:
+        with self.gpu.current():
+            self._wait()  # a context must outlive what it has queued
             for binding in self._bindings:
                 binding.context = None
             for plan in self._plans:
                 plan.close()
-        finally:
-            self._plans, self._bindings, self._kept = [], [], {}
-            self.gpu.__exit__(*exc)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 from engines.cuda import Context, Event, Graph, Stream
-
-if TYPE_CHECKING:
-    from engines.tensorrt.run import Binding
+from engines.tensorrt.binding import Binding
 
 _EVENTS = ("h2d_start", "h2d_end", "compute_start", "compute_end", "d2h_start", "d2h_end")
 
@@ -61,7 +59,12 @@ class Slot:
 
     def enqueue(self) -> Tuple[int, int]:
         """Queue a query; host time in ns before and after the computation's call."""
+        with self._binding.one:  # a query in another thread has the same execution context
+            return self._enqueue()
+
+    def _enqueue(self) -> Tuple[int, int]:
         events, (source, compute, target) = self._events, self._streams
+        self._binding.claim(compute)
         if self._transfers:
             events["h2d_start"].record(source)
             self._binding.copy_in(source)

@@ -136,6 +136,21 @@ def test_what_another_library_made_current_meanwhile_stays_so(fake: Any, call: s
     assert fake.lib.cuCtxDestroy_v2(handle) == 0
 
 
+def test_a_check_tells_whether_work_goes_there(fake: Any) -> None:
+    gpu = cuda.Context(0).__enter__()
+    check = gpu.checker()
+    assert check() and not in_a_thread(check)
+    own = gpu.driver.Device(0).make_context()
+    assert not check()
+    with gpu.current():
+        assert check()
+    gpu.driver.Context.pop()
+    own.detach()
+    with cuda.Context(0):
+        gpu.close()
+        assert not check()  # the other keeps it current, and yet it is closed
+
+
 def test_threads_with_a_context_each_use_one_anothers(fake: Any) -> None:
     with cuda.Context(0) as mine:
 
