@@ -45,7 +45,7 @@ _WEIGHTS_MATTER = 0.25
 
 
 _FEW_LAYERS, _MOST = 0.125, 0.5
-"""Outliers are at most an eighth of the layers (one of few), and leave at most half of the error when they are float."""
+"""Outliers are at most an eighth of the layers (one of few), and in float they leave at most half of the error."""
 
 
 class Goal(NamedTuple):
