@@ -16,41 +16,49 @@ from optimize.cli.console import answer, console, document, interruptible, progr
 
 
 def bench(
-    targets: Annotated[List[Path], typer.Argument(metavar="TARGET...", help="Bundles, .onnx, .keras, .pt ...")],
-    batch: options.Batch = None,
+    targets: Annotated[List[Path], typer.Argument(metavar="TARGET...", help="Engine bundles, ONNX files, originals.")],
+    batch: Annotated[Optional[List[str]], options.batches("Batch sizes to measure")] = None,
     baseline: Annotated[
-        Optional[Path], typer.Option("--baseline", metavar="MODEL", help="The original, measured in each of its forms.")
+        Optional[Path], typer.Option("--baseline", metavar="MODEL", help="The original, measured in each of --forms.")
     ] = None,
     forms: Annotated[
-        Optional[List[str]], typer.Option("--forms", help="Forms of originals: predict, function, xla, eager, compile.")
+        Optional[List[str]],
+        typer.Option(
+            "--forms",
+            help="How originals run: predict, function, xla, eager, compile [default: predict,function,eager].",
+        ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, or cpu or gpu for the originals.")] = "auto",
-    backend: options.Backend = "auto",
+    device: Annotated[str, typer.Option("--device", help="Where the originals run: auto, cpu or gpu.")] = "auto",
+    backend: Annotated[
+        str, typer.Option("--backend", help="What runs ONNX files: auto, openvino or onnxruntime.")
+    ] = "auto",
     threads: options.Threads = 0,
-    warmup: Annotated[str, typer.Option("--warmup", help="Of each batch in each round.")] = "200ms",
+    warmup: Annotated[
+        str, typer.Option("--warmup", help="Unmeasured time before each batch size in each round.")
+    ] = "200ms",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Fresh processes per target; 5 give a verdict.")] = 5,
-    duration: Annotated[str, typer.Option("--duration", help="Of each batch in each round.")] = "1s",
-    iterations: Annotated[int, typer.Option("--iterations", min=1, help="At least, in each round.")] = 10,
+    duration: Annotated[str, typer.Option("--duration", help="Measured time of each batch size in each round.")] = "1s",
+    iterations: Annotated[
+        int, typer.Option("--iterations", min=1, help="Runs of each batch size in each round, at least.")
+    ] = 10,
     quick: Annotated[bool, typer.Option("--quick", help="One round: a ratio, no verdict.")] = False,
     images: Annotated[
-        Optional[int], typer.Option("--images", min=1, help="Test images for accuracy; all by default.")
+        Optional[int], typer.Option("--images", min=1, help="Test images for accuracy [default: all].")
     ] = None,
-    data: options.Data = None,
+    data: Annotated[Optional[str], options.data("Test images to measure accuracy on.")] = None,
     io: Annotated[
         str,
-        typer.Option("--io", help="copy, or zero-copy into memory that the GPU shares.", rich_help_panel="TensorRT"),
+        typer.Option("--io", help="TensorRT: copy, or zero-copy into memory that the GPU shares."),
     ] = "copy",
-    cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="Launch a captured graph.", rich_help_panel="TensorRT")
-    ] = False,
-    spin: Annotated[bool, typer.Option("--spin", help="Wait for the GPU busily.", rich_help_panel="TensorRT")] = False,
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="TensorRT: launch a captured CUDA graph.")] = False,
+    spin: Annotated[bool, typer.Option("--spin", help="TensorRT: wait for the GPU busily.")] = False,
     transfers: Annotated[
         bool,
-        typer.Option(
-            "--transfers/--no-transfers", help="Copies in the pass by events, as trtexec.", rich_help_panel="TensorRT"
-        ),
+        typer.Option("--transfers/--no-transfers", help="TensorRT: count copies in the pass by events, as trtexec."),
     ] = True,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="runs.json", help="The run file.")] = Path("runs.json"),
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="runs.json", help="The run file to write.")] = Path(
+        "runs.json"
+    ),
     *,
     source: Dict[str, Any],
 ) -> None:
@@ -98,12 +106,13 @@ def bench(
 def report(
     runs: Annotated[List[Path], typer.Argument(metavar="RUN...", help="Run files of optimize bench.")],
     formats: Annotated[
-        Optional[List[str]], typer.Option("-f", "--format", help="md, csv, json, svg; repeat or use commas.")
+        Optional[List[str]],
+        typer.Option("-f", "--format", help="md, csv, json, svg; repeat or use commas [default: md]."),
     ] = None,
     out: Annotated[
         Optional[Path],
         typer.Option(
-            "-o", "--out", metavar="DIR|-", help="Default: the current folder; - prints one format on stdout."
+            "-o", "--out", metavar="DIR|-", help="Folder to write to [default: .]; - prints one format on stdout."
         ),
     ] = None,
 ) -> None:

@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 def export(
     model: Annotated[Path, typer.Argument(help="Keras, SavedModel, PyTorch or ONNX model.")],
     out: Annotated[
-        Optional[Path], typer.Option("-o", "--out", metavar="F.onnx", help="Default: beside the model.")
+        Optional[Path],
+        typer.Option("-o", "--out", metavar="F.onnx", help="File to write [default: MODEL.onnx beside the model]."),
     ] = None,
     opset: Annotated[int, typer.Option("--opset", help="ONNX opset, 13 to 17.")] = 17,
-    batch: Annotated[str, typer.Option("--batch", help="A number, or dynamic.")] = "dynamic",
-    layout: Annotated[str, typer.Option("--layout", help="NHWC or NCHW at the boundary; default as the source.")] = "",
+    batch: Annotated[str, typer.Option("--batch", help="Batch of the graph: a number, or dynamic.")] = "dynamic",
+    layout: Annotated[
+        str, typer.Option("--layout", help="Layout of image inputs, NHWC or NCHW [default: the source's].")
+    ] = "",
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Check the graph against the source.")] = True,
-    data: options.Data = None,
+    data: Annotated[
+        Optional[str], options.data("Images for the check against the source [default: seeded inputs].")
+    ] = None,
     *,
     source: Dict[str, Any],
 ) -> None:
@@ -48,30 +53,53 @@ def export(
 
 
 def build(
-    models: Annotated[Optional[List[Path]], typer.Argument(metavar="MODEL...", help="Trained models.")] = None,
-    precision: Annotated[
-        Optional[List[str]], typer.Option("--precision", help="fp32, fp16, int8, best; repeat or use commas.")
+    models: Annotated[
+        Optional[List[Path]], typer.Argument(metavar="MODEL...", help="Keras, SavedModel, PyTorch or ONNX models.")
     ] = None,
-    batch: options.Batch = None,
-    data: options.Data = None,
-    backend: options.Backend = "auto",
+    precision: Annotated[
+        Optional[List[str]],
+        typer.Option("--precision", help="fp32, fp16, int8, best; repeat or use commas [default: fp16]."),
+    ] = None,
+    batch: Annotated[Optional[List[str]], options.batches("Batch sizes that the engines serve")] = None,
+    data: Annotated[
+        Optional[str], options.data("Images that INT8 is calibrated with and accuracy is measured on.")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="What builds: auto, tensorrt, openvino or onnxruntime.")
+    ] = "auto",
     max_drop: Annotated[
-        Optional[float], typer.Option("--max-drop", help="Points of top-1 an engine may lose (default 1.0).")
+        Optional[float],
+        typer.Option("--max-drop", help="Points of top-1 that an engine may lose [default: 1.0]; needs --data."),
     ] = None,
     min_agreement: Annotated[
-        Optional[float], typer.Option("--min-agreement", help="Percent of images on which it must agree.")
+        Optional[float],
+        typer.Option("--min-agreement", help="Percent of images on which engine and model must agree; needs --data."),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", help="Images that calibrate INT8.")] = 512,
-    seed: Annotated[int, typer.Option("--seed", help="Of sampling and seeded inputs.")] = 0,
+    samples: Annotated[int, typer.Option("--samples", help="Images that INT8 is calibrated with.")] = 512,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of what is drawn: calibration images, inputs of checks.")
+    ] = 0,
     opset: Annotated[int, typer.Option("--opset", help="ONNX opset, 13 to 17.")] = 17,
-    layout: Annotated[str, typer.Option("--layout", help="NHWC or NCHW at the boundary; default as the source.")] = "",
+    layout: Annotated[
+        str, typer.Option("--layout", help="Layout of image inputs, NHWC or NCHW [default: the source's].")
+    ] = "",
     threads: options.Threads = 0,
     out: Annotated[
-        Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Default: MODEL.optimized beside the model.")
+        Optional[Path],
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Folder for the bundles [default: MODEL.optimized beside the model]."
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and stop.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="No fast 16-bit format is an error (exit 4).")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build again what is there, and replace another model's bundles.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be built, and stop; code that the model needs is run.")
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Fail (exit 4) if fp16 is asked and this machine has no fast 16-bit format."),
+    ] = False,
     keep_fp32: options.KeepFp32 = None,
     search_budget: options.SearchBudget = 300.0,
     workspace: options.Workspace = "auto",
@@ -174,12 +202,22 @@ def build(
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="Engine bundle.")],
-    against: Annotated[Path, typer.Option("--against", metavar="MODEL", help="The original.")],
-    data: options.Data = None,
-    max_drop: Annotated[Optional[float], typer.Option("--max-drop", help="Points of top-1 (default 1.0).")] = None,
-    min_agreement: Annotated[Optional[float], typer.Option("--min-agreement", help="Percent of images.")] = None,
-    batch: Annotated[Optional[int], typer.Option("--batch", help="Default: the bundle's largest.")] = None,
+    bundle: Annotated[Path, typer.Argument(help="Engine bundle, a folder that optimize build made.")],
+    against: Annotated[Path, typer.Option("--against", metavar="MODEL", help="The original model.")],
+    data: Annotated[
+        Optional[str], options.data("Test images to measure accuracy on [default: compare numbers on seeded inputs].")
+    ] = None,
+    max_drop: Annotated[
+        Optional[float],
+        typer.Option("--max-drop", help="Points of top-1 that the engine may lose [default: 1.0]; needs --data."),
+    ] = None,
+    min_agreement: Annotated[
+        Optional[float],
+        typer.Option("--min-agreement", help="Percent of images on which both must agree; needs --data."),
+    ] = None,
+    batch: Annotated[
+        Optional[int], typer.Option("--batch", help="Batch size of the engine [default: the bundle's largest].")
+    ] = None,
     *,
     source: Dict[str, Any],
 ) -> None:

@@ -12,8 +12,10 @@ from optimize.cli.console import answer, line, progress
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A bundle, a model or a run file.")],
-    layers: Annotated[bool, typer.Option("--layers", help="Every layer with its precision.")] = False,
+    path: Annotated[Path, typer.Argument(help="An engine bundle, a model or a run file.")],
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also list every layer of a bundle with its precision.")
+    ] = False,
 ) -> None:
     """What a file is and what it says of itself, without running it."""
     from optimize import inspection
@@ -23,10 +25,13 @@ def inspect(
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="Engine bundle.")],
-    images: Annotated[List[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    top: Annotated[int, typer.Option("--top", min=1, help="Classes to print.")] = 5,
-    labels: Annotated[Optional[Path], typer.Option("--labels", help="Text file, one class name a line.")] = None,
+    bundle: Annotated[Path, typer.Argument(help="Engine bundle, a folder that optimize build made.")],
+    images: Annotated[List[Path], typer.Argument(metavar="IMAGE...", help="Files that Pillow reads.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes to print for each image.")] = 5,
+    labels: Annotated[
+        Optional[Path],
+        typer.Option("--labels", help="Text file, one class name a line [default: those of the bundle's data]."),
+    ] = None,
 ) -> None:
     """Labels and scores of images."""
     from optimize import api

@@ -76,79 +76,98 @@ def read_config(file: Path) -> Dict[str, Dict[str, Any]]:
     }
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", callback=_json)]
+def batches(text: str) -> Any:
+    """`--batch` with several sizes, and what they are for."""
+    return typer.Option("--batch", metavar="1,64", help=f"{text}; repeat or use commas [default: 1,64].")
+
+
+def data(text: str) -> Any:
+    """`--data`, and what a command does with the images."""
+    return typer.Option("--data", metavar="cifar10|DIR|NPZ|synthetic", help=text)
+
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result, and an error in it, as one JSON document.", callback=_json)
+]
 Quiet = Annotated[
     bool,
     typer.Option("-q", "--quiet", help="Say nothing but errors, warnings and what was asked for.", callback=_quiet),
 ]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.", callback=_verbose)]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Show the log of the Python packages on stderr.", callback=_verbose)
+]
 ShowProgress = Annotated[
-    bool, typer.Option("--progress/--no-progress", help="Show progress on stderr.", callback=_progress)
+    bool, typer.Option("--progress/--no-progress", help="Show bars on stderr.", callback=_progress)
 ]
 Config = Annotated[
     Optional[Path],
-    typer.Option("--config", help="TOML file with defaults (default: optimize.toml).", is_eager=True, callback=_config),
+    typer.Option(
+        "--config",
+        help="TOML file of options, a table a command [default: ./optimize.toml].",
+        is_eager=True,
+        callback=_config,
+    ),
 ]
 
 CustomObjects = Annotated[
     Optional[str],
-    typer.Option("--custom-objects", metavar="FILE.py:NAME[,NAME]", help="Custom Keras classes that the model needs."),
+    typer.Option(
+        "--custom-objects", metavar="FILE.py:NAME[,NAME]", help="Classes and functions that a Keras file needs."
+    ),
 ]
 Factory = Annotated[
     Optional[str],
     typer.Option(
-        "--factory", metavar="FILE.py:NAME", help="Function that makes the module of a state_dict, or a model name."
+        "--factory",
+        metavar="FILE.py:NAME|MODEL",
+        help="What makes the module of a PyTorch state_dict: a function or class, or a zoo, torchvision or timm model.",
     ),
 ]
 InputShape = Annotated[
     Optional[str],
-    typer.Option("--input-shape", metavar="3x32x32", help="In the source's own order, without the batch."),
+    typer.Option(
+        "--input-shape", metavar="3x32x32", help="Size of the model's input in its own order, without the batch."
+    ),
 ]
 Preprocess = Annotated[
     Optional[str],
-    typer.Option("--preprocess", help="What the model was trained on: raw, unit, imagenet, mean=..;std=.., resize=.."),
+    typer.Option(
+        "--preprocess",
+        help="What the model was trained on: raw, unit, imagenet, mean=..;std=.., resize=.., or the name of a "
+        "torchvision or timm model.",
+    ),
 ]
-Task = Annotated[Optional[str], typer.Option("--task", help="classify (default) or tensors.")]
-Batch = Annotated[Optional[List[str]], typer.Option("--batch", metavar="1,64", help="Batch sizes.")]
-Data = Annotated[
-    Optional[str],
-    typer.Option("--data", metavar="cifar10|DIR|NPZ|synthetic", help="Images to calibrate with and to measure on."),
+Task = Annotated[
+    Optional[str], typer.Option("--task", help="What the model does: classify (default), or tensors for anything else.")
 ]
-Backend = Annotated[str, typer.Option("--backend", help="auto, tensorrt, openvino or onnxruntime.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves the runtime's default.")]
 
-_TENSORRT = "TensorRT"
 Workspace = Annotated[
-    str, typer.Option("--workspace", help="Scratch memory of the builder: auto, or 512MiB.", rich_help_panel=_TENSORRT)
+    str, typer.Option("--workspace", help="TensorRT: scratch memory of the builder, auto or such as 512MiB.")
 ]
 TimingCache = Annotated[
     Optional[Path],
-    typer.Option("--timing-cache", help="File of measured tactics; kept beside the model.", rich_help_panel=_TENSORRT),
+    typer.Option("--timing-cache", help="TensorRT: file of measured tactics [default: one under .optimize/]."),
 ]
 Dla = Annotated[
-    Optional[int], typer.Option("--dla", metavar="CORE", help="Deep-learning accelerator.", rich_help_panel=_TENSORRT)
+    Optional[int], typer.Option("--dla", metavar="CORE", help="TensorRT: build for this deep-learning accelerator.")
 ]
 GpuFallback = Annotated[
-    bool, typer.Option("--gpu-fallback", help="What the accelerator lacks runs on the GPU.", rich_help_panel=_TENSORRT)
+    bool, typer.Option("--gpu-fallback", help="TensorRT: what the accelerator lacks runs on the GPU.")
 ]
 Int8Mode = Annotated[
     str,
     typer.Option(
         "--int8-mode",
-        help="explicit (Q/DQ), implicit (TensorRT calibrates) or auto: both, the faster kept.",
-        rich_help_panel=_TENSORRT,
+        help="TensorRT: explicit (Q/DQ), implicit (it calibrates) or auto: both, the faster kept.",
     ),
 ]
-Builds = Annotated[
-    int, typer.Option("--builds", help="Plans to build; builds differ, one is kept.", rich_help_panel=_TENSORRT)
-]
-Keep = Annotated[str, typer.Option("--keep", help="The best or the median plan of several.", rich_help_panel=_TENSORRT)]
+Builds = Annotated[int, typer.Option("--builds", help="TensorRT: plans to build; they differ, and one is kept.")]
+Keep = Annotated[str, typer.Option("--keep", help="TensorRT: of several plans keep the best or the median.")]
 OptimizationLevel = Annotated[
-    Optional[int], typer.Option("--optimization-level", help="Of the builder, 0 to 5.", rich_help_panel=_TENSORRT)
+    Optional[int], typer.Option("--optimization-level", help="TensorRT: how long its builder tries, 0 to 5.")
 ]
-SplitBatches = Annotated[
-    bool, typer.Option("--split-batches", help="One plan for each batch.", rich_help_panel=_TENSORRT)
-]
+SplitBatches = Annotated[bool, typer.Option("--split-batches", help="TensorRT: one plan for each batch size.")]
 SearchBudget = Annotated[
     float,
     typer.Option(
@@ -156,5 +175,6 @@ SearchBudget = Annotated[
     ),
 ]
 KeepFp32 = Annotated[
-    Optional[List[str]], typer.Option("--keep-fp32", metavar="NODE", help="ONNX node that stays float; repeat.")
+    Optional[List[str]],
+    typer.Option("--keep-fp32", metavar="NODE", help="ONNX node that stays float in a lower precision; repeat."),
 ]

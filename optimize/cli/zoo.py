@@ -8,6 +8,7 @@ from typing import Optional
 import typer
 from typing_extensions import Annotated
 
+from optimize.cli import options
 from optimize.cli.command import command
 from optimize.cli.console import answer, progress, say
 
@@ -20,9 +21,8 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="resnet18, resnet34, resnet50, resnet101 or resnet152.")]
 Stem = Annotated[str, typer.Option("--stem", help="imagenet (7x7/2 and pooling) or cifar (3x3).")]
-Classes = Annotated[int, typer.Option("--classes", min=1)]
+Classes = Annotated[int, typer.Option("--classes", min=1, help="Classes that it tells apart.")]
 Size = Annotated[int, typer.Option("--size", min=8, help="Height and width of the images, pixels.")]
-Seed = Annotated[int, typer.Option("--seed")]
 
 
 @app.command("list")
@@ -43,8 +43,10 @@ def make(
     stem: Stem = "imagenet",
     classes: Classes = 10,
     size: Size = 32,
-    seed: Seed = 0,
-    out: Annotated[Optional[Path], typer.Option("-o", "--out", help="Default: NAME.keras or NAME.pt here.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the weights.")] = 0,
+    out: Annotated[
+        Optional[Path], typer.Option("-o", "--out", help="File to write [default: NAME.keras or NAME.pt here].")
+    ] = None,
 ) -> None:
     """Make a model with random weights."""
     from optimize import api
@@ -60,13 +62,15 @@ def make(
 @command
 def train(
     name: Name,
-    data: Annotated[str, typer.Option("--data", metavar="cifar10|DIR|NPZ|synthetic")] = "cifar10",
-    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 10,
-    batch: Annotated[int, typer.Option("--batch", min=1)] = 64,
+    data: Annotated[str, options.data("Images to train on, and test images for the held-out accuracy.")] = "cifar10",
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the images.")] = 10,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images in each step.")] = 64,
     stem: Stem = "imagenet",
     images: Annotated[Optional[int], typer.Option("--images", min=1, help="Train on that many images only.")] = None,
-    seed: Seed = 0,
-    out: Annotated[Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Folder for the file.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the weights, the order and the augmentation.")] = 0,
+    out: Annotated[
+        Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Folder for the file [default: .].")
+    ] = None,
 ) -> None:
     """Train a Keras model for some epochs and save it as NAME_DATA_bsBATCH_epochsN.keras."""
     from optimize import api

@@ -82,6 +82,8 @@ CASES: Tuple[Tuple[str, int, Tuple[str, ...], Tuple[Any, ...]], ...] = (
     ("demo --data nowhere", 2, ("error",), ()),
     ("export {tiny} -o e.onnx", 0, ("onnx", "check"), ()),
     ("export {sparkle} -o e.onnx", 1, ("error",), ()),
+    ("calibrate {tiny} --data {cifar} --samples 8 --method minmax --preprocess unit -o c", 0, ("cache", "of"), ()),
+    ("calibrate {tiny}", 2, ("error",), ()),
     ("build {tiny} --precision fp32 --batch 1 -o out", 0, ("bundles", "failures"), ()),
     ("build {tiny} --dry-run", 0, ("backend", "bundles"), ()),
     ("build {empty}", 1, ("error",), ()),
