@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import Any, List
 
 import numpy as np
@@ -108,6 +109,10 @@ class Work:
         self.total.array[:] = 0
         self._addresses = [one.address for one in self.memory]
         self._copy: Any = library().cuMemcpyDtoDAsync_v2
+        self.one = threading.RLock()
+
+    def claim(self, stream: Stream) -> None:
+        """Nothing to wait for: there is no execution context that others use."""
 
     def copy_in(self, stream: Stream) -> None:
         """Queue the copies to the device."""
