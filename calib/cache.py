@@ -146,60 +146,79 @@ def _exposing(onnx: str, tensors: Sequence[str], out: Path) -> Path:
 
 
 class _Fit(NamedTuple):
-    """How a cache fits a graph: the scales that are used, the tensors without one, the nodes that stay float."""
+    """How a cache fits a graph: scales of its tensors, those to quantise without one, the nodes that stay float."""
 
     scales: Dict[str, float]
+    used: int
     missing: List[str]
     kept: List[str]
 
 
-def look(
-    onnx: str, cache: str, target: str = "tensorrt", keep_float: Sequence[str] = (), progress: Progress = quiet
+def fitted(
+    onnx: str,
+    cache: str,
+    out: str,
+    target: str = "tensorrt",
+    keep_float: Sequence[str] = (),
+    names: Optional[Dict[str, str]] = None,
+    progress: Progress = quiet,
 ) -> Dict[str, Any]:
-    """What a calibration cache is to a graph (a stage).
+    """Write a calibration cache with the names of the graph's own tensors (a stage).
 
     Args:
         onnx: FP32 graph.
         cache: TensorRT's text; a sidecar is read where there is one.
+        out: The cache to write, without a sidecar.
         target: Placement: tensorrt, openvino or onnxruntime.
         keep_float: Names of nodes that stay float.
+        names: What the tensors of the graph are called in the model that the cache was made for, where otherwise. The
+            cache is read by these names or by the graph's own, whichever it knows more of.
         progress: Not told anything.
 
     Returns:
         For the manifest: `method` (`{"name": "imported"}`), `imported` ({`name`, `sha256`, `header`, `tensors`, `used`,
         `missing` names, `of`: what its sidecar says, or null}), `samples` and `dataset` (0 and unknown without
-        sidecar), `target`, `keep_float` (layers without a scale are among them).
+        sidecar), `target`, `keep_float` (layers without a scale are among them); and `cache` (`out`).
 
     Raises:
         IncompatibleError: It knows less than `LEAST` of the tensors to quantise.
         DamagedError, UsageError: No calibration cache.
         BuildError, ModelError: Nothing to quantise, or quantised already.
     """
-    return _described(onnx, cache, target, _fit(onnx, cache, target, keep_float))
+    fit = _fit(onnx, cache, target, keep_float, names or {})
+    found = cachefile.read(cache)
+    with jsonfile.replacing_file(out) as part:
+        part.write_bytes(cachefile.render(found._replace(scales=fit.scales)))
+    return {**_described(cache, target, fit), "cache": out}
 
 
 def quantised(
-    onnx: str, cache: str, target: str, out: str, keep_float: Sequence[str] = (), progress: Progress = quiet
+    onnx: str,
+    cache: str,
+    target: str,
+    out: str,
+    keep_float: Sequence[str] = (),
+    names: Optional[Dict[str, str]] = None,
+    progress: Progress = quiet,
 ) -> Dict[str, Any]:
     """Write the Q/DQ graph that a calibration cache gives (a stage).
 
     A layer with an input that the cache does not know stays float.
 
     Args:
-        onnx, cache, target, keep_float, progress: See `look`.
+        onnx, cache, target, keep_float, names, progress: See `fitted`.
         out: The ONNX file to write.
 
     Returns:
-        What `look` does, with `onnx`, `activations`, `weights`, `biases` and `weight_bits`.
+        What `fitted` does but for the cache, with `onnx`, `activations`, `weights`, `biases` and `weight_bits`.
 
     Raises:
-        See `look`.
+        See `fitted`.
     """
-    fit = _fit(onnx, cache, target, keep_float)
+    fit = _fit(onnx, cache, target, keep_float, names or {})
     bits = 7 if target != "tensorrt" and saturates() else 8
     model = graphs.load(onnx)
     positive = nonnegative(model)
-    note = {"optimize.calibration.method": "imported", "optimize.calibration.cache_sha256": jsonfile.sha256(cache)}
     done = quantize(
         model,
         out,
@@ -208,24 +227,25 @@ def quantised(
         nonnegative=positive,
         keep_float=tuple(fit.kept),
         weight_bits=bits,
-        metadata=note,
+        metadata={"optimize.calibration.method": "imported", "optimize.calibration.cache": jsonfile.sha256(cache)},
     )
     require_qdq(out, target)
-    return {**_described(onnx, cache, target, fit), **done, "weight_bits": bits}
+    return {**_described(cache, target, fit), **done, "weight_bits": bits}
 
 
-def _fit(onnx: str, cache: str, target: str, keep_float: Sequence[str]) -> _Fit:
+def _fit(onnx: str, cache: str, target: str, keep_float: Sequence[str], names: Mapping[str, str]) -> _Fit:
     found = cachefile.read(cache)
     model = graphs.load(onnx)
     require_float(model, onnx)
     graph = graphs.Graph(model)
-    known = {name: value for name, value in found.scales.items() if value > 0}
     kept = list(keep_float)
     wanted = placements.points(graph, target, tuple(kept)).measured()
     if not wanted:
         raise BuildError(f"{onnx}: no Conv, Gemm or MatMul with a constant weight", "--precision fp16")
+    known = _known(graph, found.scales, names, wanted)
     missing = [name for name in wanted if name not in known]
-    if len(wanted) - len(missing) < LEAST * len(wanted):
+    used = len(wanted) - len(missing)
+    if used < LEAST * len(wanted):
         shown = ", ".join(repr(name) for name in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise IncompatibleError(
@@ -237,11 +257,23 @@ def _fit(onnx: str, cache: str, target: str, keep_float: Sequence[str]) -> _Fit:
         place = placements.points(graph, target, tuple(kept))
         lost = [name for name in place.measured() if name not in known]
         if not lost:
-            return _Fit({name: known[name] for name in place.measured()}, missing, kept)
+            return _Fit(known, used, missing, kept)
         fresh = _around(graph, place, lost) - set(kept)
         if not fresh:
             raise BuildError(f"{cache}: tensor {lost[0]!r} has no scale", "optimize calibrate ONNX --data cifar10")
         kept += sorted(fresh)
+
+
+def _known(
+    graph: graphs.Graph, scales: Mapping[str, float], names: Mapping[str, str], wanted: Sequence[str]
+) -> Dict[str, float]:
+    """Scales above 0 by the graph's tensors, read by their own names or by those of the source, never by a mixture."""
+    tensors = [*graph.inputs, *graph.producer]
+    readings = (
+        {name: scales[name] for name in tensors if scales.get(name, 0.0) > 0},
+        {name: scales[names.get(name, name)] for name in tensors if scales.get(names.get(name, name), 0.0) > 0},
+    )
+    return max(readings, key=lambda one: sum(name in one for name in wanted))
 
 
 def _around(graph: graphs.Graph, place: placements.Placement, tensors: Sequence[str]) -> Set[str]:
@@ -256,7 +288,7 @@ def _around(graph: graphs.Graph, place: placements.Placement, tensors: Sequence[
     return found
 
 
-def _described(onnx: str, cache: str, target: str, fit: _Fit) -> Dict[str, Any]:
+def _described(cache: str, target: str, fit: _Fit) -> Dict[str, Any]:
     found, about = cachefile.read(cache), cachefile.about(Path(cache))
     of: Mapping[str, Any] = about["of"] if about else {}
     dataset, samples = of.get("dataset"), of.get("samples")
@@ -270,7 +302,7 @@ def _described(onnx: str, cache: str, target: str, fit: _Fit) -> Dict[str, Any]:
             "sha256": jsonfile.sha256(cache),
             "header": f"TRT-{found.version}-{cachefile.ALGORITHMS[found.algorithm]}",
             "tensors": len(found.scales),
-            "used": len(fit.scales),
+            "used": fit.used,
             "missing": fit.missing,
             "of": dict(of) if about else None,
         },

@@ -157,7 +157,10 @@ def _bundle_lines(about: Dict[str, Any], layers: bool) -> List[str]:
         method = calibration["method"]
         if isinstance(method, dict):
             method = " ".join(str(v) for v in (method.get("name"), method.get("percentile")) if v is not None)
-        out.append(f"  calibrated  {method} on {calibration['samples']} images of {data['name']}")
+        cache = calibration.get("imported")
+        by = f"{method} on {calibration['samples']} images of {data['name']}"
+        by = f"by the scales of {cache['name']} ({cache['header']})" if cache else by
+        out.append(f"  calibrated  {by}")
     if accuracy:
         top1 = accuracy.get("top1")
         out.append(

@@ -174,6 +174,10 @@ SearchBudget = Annotated[
         "--search-budget", metavar="SECONDS", help="Time to find layers that must stay float if INT8 fails; 0: none."
     ),
 ]
+CalibrationCache = Annotated[
+    Optional[Path],
+    typer.Option("--calibration-cache", metavar="FILE", help="Scales for INT8 from a TensorRT calibration cache."),
+]
 KeepFp32 = Annotated[
     Optional[List[str]],
     typer.Option("--keep-fp32", metavar="NODE", help="ONNX node that stays float in a lower precision; repeat."),

@@ -49,7 +49,8 @@ def export(
     Returns:
         `onnx` (path); `spec` of the source, with its own inputs, outputs and layout filled in; `boundary`, what the
         graph has instead: `inputs`, `outputs`, `layout`; `opset`; and `graph`: operators by count, `casts`,
-        `batchnorm`, `transposes_inside`, `parameters`.
+        `batchnorm`, `transposes_inside`, `parameters`; and `names`: what tensors were called before, by what they are
+        called now.
 
     Raises:
         UsageError: An opset, batch or layout out of range, or an input size that is needed.
@@ -73,13 +74,14 @@ def export(
     traced = exporter.trace(source, opset, batch, progress)
     check_operators(traced.model, name)
     progress("cleaning up the graph", 0, 0)
+    known = {output for node in traced.model.graph.node for output in node.output}
     net = Net(traced.model)
     boundary.rename(net, [t.name for t in traced.inputs], [t.name for t in traced.outputs])
     boundary.set_batch(net, batch, name, _sizes(source, traced))
     mixed = graph.mixed(net)
     boundary.set_layout(net, traced.layout, layout)
     graph.clean(net)
-    names.tidy(net)
+    before = names.tidy(net, known)
     boundary.settle_outputs(net, batch, name)
     made = graph.finish(net, name.rsplit(".", 1)[0])
     if mixed:
@@ -100,6 +102,7 @@ def export(
         },
         "opset": net.opset,
         "graph": graph.summary(net),
+        "names": before,
     }
 
 

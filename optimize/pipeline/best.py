@@ -21,7 +21,7 @@ def make_best(make: Callable[[str], Built], options: BuildOptions, space: Worksp
     """Build the candidates, drop those that fail to build or to pass their gate, and keep the fastest of the rest.
 
     The fastest has the smallest geometric mean over the batches of its median latency. INT8 is a candidate only where
-    data was given. What was measured is kept like any stage: a second run chooses the same.
+    data or a calibration cache was given. What was measured is kept like any stage: a second run chooses the same.
 
     Raises:
         GateError: No candidate passes.
@@ -29,7 +29,7 @@ def make_best(make: Callable[[str], Built], options: BuildOptions, space: Worksp
     """
     built: List[Built] = []
     failed: List[OptimizeError] = []
-    for name in (c for c in CANDIDATES if c != "int8" or options.data):
+    for name in (c for c in CANDIDATES if c != "int8" or options.data or options.calibration_cache):
         try:
             built.append(make(name))
         except OptimizeError as error:

@@ -109,6 +109,7 @@ class Job:
         )
         self.onnx = export["onnx"]
         self.graph = jsonfile.sha256(self.onnx)
+        self.names: Dict[str, str] = export.get("names", {})
         # a stage of an earlier run may know the same files under other paths
         mine = {name: getattr(self.spec, name) for name in ("path", "custom_objects", "factory", "preprocess")}
         self.spec = RunnerSpec.from_json(export["spec"]).with_(**mine)
@@ -130,7 +131,8 @@ class Job:
         return self.options.batches[0] if fixed and len(self.options.batches) == 1 else "dynamic"
 
     def _look_at_data(self) -> Dict[str, Any]:
-        splits = ["test", "calibration", "holdout"] if {"int8", "best"} & set(self.options.precisions) else ["test"]
+        measures = self.options.may_int8 and self.options.calibration_cache is None
+        splits = ["test", "calibration", "holdout"] if measures else ["test"]
         arguments = {"data": self.options.data, "splits": splits, "seed": self.options.seed}
         return self.space.run(
             "data",
@@ -219,6 +221,10 @@ class Job:
             kept: Layers that stay float, besides those that the user named.
         """
         o = self.options
+        if o.calibration_cache is not None:
+            from optimize.pipeline.imported import imported
+
+            return imported(self, kept)
         arguments = {
             "data": o.data,
             "preprocess": self.spec.preprocess,

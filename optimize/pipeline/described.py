@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional
 from engines.device import DOUBLE
 from engines.spec import TensorSpec
 from optimize.pipeline import engine
+from optimize.pipeline.imported import doubts
 from optimize.pipeline.stages import digest, now, value_of
 from optimize.version import VERSION
 
@@ -46,9 +47,11 @@ def described(
         "batches": list(job.options.batches),
         "options": built["options"],
         "onnx": built["onnx"],
-        "calibration": {k: v for k, v in value_of(calibration).items() if k != "onnx"} if calibration else None,
+        "calibration": {k: v for k, v in value_of(calibration).items() if k not in ("onnx", "cache")}
+        if calibration
+        else None,
         "build_key": digest(identity),
-        "flags": [*built["flags"], *(["double"] if DOUBLE in job.key.version else [])],
+        "flags": [*built["flags"], *doubts(job, calibration), *(["double"] if DOUBLE in job.key.version else [])],
         "seconds": built["seconds"],
     }
 

@@ -8,6 +8,7 @@ from typing import Iterable, Optional, Tuple
 
 from engines.errors import UsageError
 from engines.spec import PRECISIONS
+from engines.tensorrt import cachefile
 from optimize.pipeline.tensorrt import TensorRTOptions
 
 CANDIDATES = ("fp32", "fp16", "int8")
@@ -37,6 +38,7 @@ class BuildOptions:
         force: Build again what is there already.
         strict: A missing fast 16-bit format is an error (exit 4).
         keep_fp32: Names of ONNX nodes that stay float: in INT8 on every backend, in FP16 with TensorRT.
+        calibration_cache: TensorRT's calibration cache whose scales INT8 takes instead of measuring its own, or None.
         search_budget: Seconds for finding layers to take back to float where INT8 fails its gate; 0 for none.
         tensorrt: What only TensorRT is asked.
     """
@@ -56,6 +58,7 @@ class BuildOptions:
     force: bool = False
     strict: bool = False
     keep_fp32: Tuple[str, ...] = ()
+    calibration_cache: Optional[Path] = None
     search_budget: float = 300.0
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 
@@ -67,11 +70,20 @@ class BuildOptions:
             raise UsageError(f"--search-budget {self.search_budget:g}: seconds are expected, 0 for no search")
         check_opset(self.opset)
         check_layout(self.layout)
-        if self.data is None and "int8" in self.precisions:
+        if self.calibration_cache is not None:
+            if not self.may_int8:
+                raise UsageError("--calibration-cache is for INT8", "--precision int8")
+            cachefile.read(self.calibration_cache)
+        elif self.data is None and "int8" in self.precisions:
             raise UsageError(
                 "INT8 needs images to calibrate with, and none were given",
                 "add --data cifar10, a folder or an .npz file (--data synthetic only to try it out)",
             )
+
+    @property
+    def may_int8(self) -> bool:
+        """Whether an INT8 engine may be built."""
+        return bool({"int8", "best"} & set(self.precisions))
 
     @property
     def drop_gate(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from engines import jsonfile
+from optimize.pipeline.imported import imported
 from optimize.pipeline.inputs import CALIBRATION_PACKAGES
 
 if TYPE_CHECKING:
@@ -120,6 +121,13 @@ def _in_fp16(job: Job, onnx: str) -> str:
 
 
 def _implicit(job: Job, settings: Dict[str, Any], unkeyed: Dict[str, Any]) -> Variant:
+    settings = {**settings, "int8_mode": "implicit"}
+    fixed = job.boundary.inputs[0].shape[0]
+    if job.options.calibration_cache is not None:
+        fit = imported(job, write=False)
+        taken = {"batch": fixed or 1, "sha256": fit["imported"]["sha256"]}
+        unkeyed = {**unkeyed, "calibration": {**taken, "imported": fit["cache"]}}
+        return Variant("implicit", job.onnx, fit, {**settings, "calibration": taken}, unkeyed)
     images = _images(job)
     identity = {**images, "data": job.data, "onnx": job.graph}
     feeds = job.space.run(
@@ -133,7 +141,6 @@ def _implicit(job: Job, settings: Dict[str, Any], unkeyed: Dict[str, Any]) -> Va
         force=job.options.force,
         unchanged=job.watch.data_unchanged,
     )
-    fixed = job.boundary.inputs[0].shape[0]
     batch = fixed or whole_batch(feeds["samples"])
     about = {
         "method": {"name": "TensorRT entropy calibrator"},
@@ -156,6 +163,6 @@ def _implicit(job: Job, settings: Dict[str, Any], unkeyed: Dict[str, Any]) -> Va
         "implicit",
         job.onnx,
         about,
-        {**settings, "int8_mode": "implicit", "calibration": calibration},
+        {**settings, "calibration": calibration},
         {**unkeyed, "calibration": {**calibration, "feeds": feeds["feeds"]}},
     )

@@ -159,8 +159,9 @@ def test_layers_of_an_unknown_tensor_stay_float(
         i for node in onnx.load(str(tmp_path / "q.onnx")).graph.node if node.name == "b1_conv2" for i in node.input
     }
     assert "b1_conv2_w" in names
-    looked = cache.look(str(model), str(older), target)
-    assert looked == {key: done[key] for key in looked}
+    fit = cache.fitted(str(model), str(older), str(tmp_path / "fitted.cache"), target)
+    assert fit.pop("cache") == str(tmp_path / "fitted.cache") and fit == {key: done[key] for key in fit}
+    assert "b1_relu1_out" not in cachefile.read(tmp_path / "fitted.cache").scales
 
 
 def test_a_cache_of_another_graph_is_refused(model: Path, mixed_cnn: Path, written: Path, tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_cache_of_another_graph_is_refused(model: Path, mixed_cnn: Path, writt
             cache.quantised(str(mixed_cnn), str(written), target, str(tmp_path / "q.onnx"))
     other = cut(written, tmp_path / "o.cache", "b0_relu1_out", "b1_relu1_out", "b2_relu1_out")
     with pytest.raises(IncompatibleError, match="b0_relu1_out"):
-        cache.look(str(model), str(other))
+        cache.fitted(str(model), str(other), str(tmp_path / "fitted.cache"))
     assert [p.name for p in tmp_path.iterdir()] == ["o.cache"]
 
 
@@ -189,9 +190,30 @@ def test_nothing_to_quantise(written: Path, tmp_path: Path) -> None:
     opset = [onnx.helper.make_opsetid("", 17)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), str(tmp_path / "g.onnx"))
     with pytest.raises(BuildError, match="constant weight"):
-        cache.look(str(tmp_path / "g.onnx"), str(written))
+        cache.fitted(str(tmp_path / "g.onnx"), str(written), str(tmp_path / "fitted.cache"))
 
 
 def test_a_manifest_holds_an_imported_calibration(model: Path, written: Path, tmp_path: Path) -> None:
     for file in (written, cut(written, tmp_path / "older.cache")):
-        manifest._FIELDS["calibration"]("calibration", cache.look(str(model), str(file)))
+        manifest._FIELDS["calibration"](
+            "calibration", cache.fitted(str(model), str(file), str(tmp_path / "fitted.cache"))
+        )
+
+
+def test_a_cache_by_the_names_of_the_source_is_given_the_graphs_own(model: Path, written: Path, tmp_path: Path) -> None:
+    found = cachefile.read(written)
+    names = {name: f"StatefulPartitionedCall/{name}:0" for name in found.scales if name != "image"}
+    theirs = tmp_path / "theirs.cache"
+    # names of the graph stand there too, for other tensors: by one naming or the other, never by both
+    mine = {"b0_relu1_out": 1.0, "b1_relu1_out": 1.0}
+    scales = {**{names.get(name, name): scale for name, scale in found.scales.items()}, **mine}
+    theirs.write_bytes(cachefile.render(found._replace(scales=scales)))
+    done = cache.fitted(str(model), str(theirs), str(tmp_path / "fitted.cache"), names=names)
+    assert done["imported"]["missing"] == []
+    fitted = cachefile.read(tmp_path / "fitted.cache").scales
+    assert fitted == {name: scale for name, scale in found.scales.items() if name in fitted}
+    assert set(found.scales) - set(fitted) == {"head_out"}  # a MatMul that is one with its bias
+    cache.quantised(str(model), str(theirs), "openvino", str(tmp_path / "a.onnx"), names=names)
+    cache.quantised(str(model), str(written), "openvino", str(tmp_path / "b.onnx"))
+    one, two = (onnx.load(str(tmp_path / name)) for name in ("a.onnx", "b.onnx"))
+    assert one.graph == two.graph

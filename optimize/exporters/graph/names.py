@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Dict
+from typing import Any, Collection, Dict
 
 from optimize.exporters.graph.net import Net, attributes
 
@@ -23,15 +23,27 @@ _SLOTS = {
 """What the inputs of operators are called, for the constants among them."""
 
 _COUNTERS = re.compile(r"(__\d+)+(?=/|$)|:\d+$")
+_LAYOUT = re.compile(r"(_first)+(_\d+)?$")
+"""What a tensor's name ends in where only its layout was changed."""
+
 _LEADING = re.compile(r"^(?:(?:StatefulPartitionedCall|PartitionedCall|model|/)/?)+(?=.)")
 
 
-def tidy(net: Net) -> None:
-    """Name nodes, intermediate tensors and constants; inputs and outputs keep their names."""
+def tidy(net: Net, source: Collection[str] = ()) -> Dict[str, str]:
+    """Name nodes, intermediate tensors and constants; inputs and outputs keep their names.
+
+    Args:
+        net: The graph, cleaned up.
+        source: Names of the tensors before it was.
+
+    Returns:
+        What the results of nodes that are called otherwise now were called in the source, where others who know it
+        have them by that name. One whose layout alone was changed holds the same values.
+    """
     from onnx import AttributeProto
 
     if any(item.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for n in net.nodes for item in n.attribute):
-        return  # names inside subgraphs refer to those outside
+        return {}  # names inside subgraphs refer to those outside
     kept = {*net.inputs, *net.outputs}
     new: Dict[str, str] = {name: name for name in kept}
     taken = set(kept)
@@ -50,12 +62,15 @@ def tidy(net: Net) -> None:
         for slot, name in enumerate(node.input):
             if name in net.constants and name not in new:
                 new[name] = _free(f"{node.name}/{words[slot] if slot < len(words) else f'const_{slot}'}", taken)
+    made = [name for node in net.nodes for name in node.output if name]
+    before = {new[name]: name if name in source else _LAYOUT.sub("", name) for name in made}
     for node in net.nodes:
         for slots in (node.input, node.output):
             for slot, name in enumerate(slots):
                 slots[slot] = new.get(name, name)
     net.constants = {new.get(name, name): value for name, value in net.constants.items()}
     net.changed()
+    return {now: name for now, name in before.items() if now != name and name in source}
 
 
 def _plain(name: str) -> str:
