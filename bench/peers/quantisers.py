@@ -14,7 +14,7 @@ import datetime
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from bench.peers import environments, models
 from bench.peers.comparison import Comparison
@@ -35,6 +35,7 @@ def compare(
     tools: Sequence[str] = TOOLS,
     folder: Optional[Path] = None,
     progress: Progress = quiet,
+    keep: Callable[[Dict[str, Any]], None] = lambda found: None,
 ) -> Dict[str, Any]:
     """Compare the quantisers on models.
 
@@ -46,6 +47,7 @@ def compare(
         tools: Of `TOOLS`; ours is needed, since ratios are to it.
         folder: Of the environments.
         progress: Told what is going on.
+        keep: Given the result so far after each model: all of them take hours.
 
     Returns:
         `schema`, `created`, `environment`, `settings`, `models` [{`name`, `onnx_sha256`, `calibration`, `test`,
@@ -64,6 +66,17 @@ def compare(
     before = proc.state(sample_s=0.2)
     done: List[Dict[str, Any]] = []
     failures: List[Dict[str, str]] = []
+
+    def result() -> Dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "environment": {**facts(), "before": before, "after": proc.state(sample_s=0.2)},
+            "settings": settings._asdict(),
+            "models": done,
+            "failures": failures,
+        }
+
     with tempfile.TemporaryDirectory(prefix="optimize-") as scratch:
         for name in names:
             place = Place(data, Path(scratch, f"{len(done) + len(failures)}"), settings.seed, folder, progress)
@@ -77,14 +90,8 @@ def compare(
                 continue
             found = Comparison(graph, settings, tools, place).measure()
             done.append({**found, "claims": claims(found)})
-    return {
-        "schema": SCHEMA,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "environment": {**facts(), "before": before, "after": proc.state(sample_s=0.2)},
-        "settings": settings._asdict(),
-        "models": done,
-        "failures": failures,
-    }
+            keep(result())
+    return result()
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -117,6 +124,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             given.tools.split(","),
             given.environments,
             _Lines(),
+            lambda so_far: jsonfile.write(given.out, so_far),
         )
         written = text(found)
         jsonfile.write(given.out, found)

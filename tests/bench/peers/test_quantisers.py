@@ -92,7 +92,9 @@ def test_a_tool_that_fails_is_a_row_with_its_reason(model, images, monkeypatch, 
     broken = environments.Environment((("--no-index", "no-such-package"),))
     monkeypatch.setitem(environments.TABLE, "nowhere", broken)
     settings = QUICK._replace(samples=8, images=20, batches=(1,), seconds=0.01)
-    found = quantisers.compare([str(model)], settings, str(images), folder=tmp_path / "environments")
+    kept = []
+    found = quantisers.compare([str(model)], settings, str(images), folder=tmp_path / "environments", keep=kept.append)
+    assert [one["models"] for one in kept] == [found["models"]]
     first, second, third, last = found["models"][0]["rows"]
     assert last["failed"] == "not a second time" and "accuracy" not in last
     assert first["latency"]["1"] and second["failed"].startswith("KeyError")
