@@ -56,7 +56,7 @@ MISTAKES = {
     "a calibration that does not wait": Mistake(
         "program.py", "            stream.synchronize()\n", "", "calibration ranges", True
     ),
-    "an unpopped context": Mistake("engines/cuda.py", "self.driver.Context.pop()", "pass", "invalid device context"),
+    "an unpopped context": Mistake("engines/cudaprimary.py", "stack.pop()", "pass", "invalid device context"),
     "a leaked buffer": Mistake(
         "program.py",
         "source, target = gpu.allocate(",
