@@ -120,7 +120,8 @@ def measure_target(
                 del query
                 device = _by_events(runner, given, batch, warmup_s, duration_s, iterations)
             except Exception as error:  # whatever a backend raises at one batch; it is reported and the rest goes on
-                failed.append({"batch": batch, "message": outcome(error).message})
+                told = outcome(error)
+                failed.append({"batch": batch, "message": told.message + (f" (try: {told[2]})" if told[2] else "")})
                 continue
             cells.append({"batch": batch, "started": started, "samples_ms": milliseconds(samples), "device": device})
             cells[-1]["flags"] = list(getattr(runner, "flags", ()))

@@ -62,7 +62,7 @@ def _no_tensorrt() -> Tuple[str, str]:
     """
     gpu, why = driver.ask()
     if gpu is None:
-        return why, _driver_hint()
+        return why, _driver_hint(why)
     jetson = bool(l4t())
     version, why = tensorrt_version()
     if l4t().startswith("32."):
@@ -75,16 +75,17 @@ def _no_tensorrt() -> Tuple[str, str]:
     if not version:
         return why, "optimize doctor" if jetson else "pip install 'optimize-trt[tensorrt]'"
     if importlib.util.find_spec("pycuda") is None:
-        install = "pip install pycuda"
-        return (
-            "the Python package pycuda is not installed",
-            f"export PATH=/usr/local/cuda/bin:$PATH; {install}" if jetson else install,
-        )
+        mend = "./install-jetson.sh, or the line of: optimize doctor" if jetson else "pip install pycuda"
+        return "the Python package pycuda is not installed", mend
     return "", ""
 
 
-def _driver_hint() -> str:
+def _driver_hint(why: str) -> str:
     """What brings a GPU that is there to the driver; where none is, what builds without one."""
+    if l4t() and in_container():
+        return "docker run --runtime nvidia ..."
+    if l4t() and "cuInit" in why:  # the library is there, the device files are not for this user
+        return "sudo usermod -aG video,render $USER, then log in again"
     if l4t():
         return "sudo apt install --reinstall nvidia-l4t-cuda nvidia-l4t-core, then reboot"
     if in_container():

@@ -69,6 +69,7 @@ def bench_targets(
     if len(originals) > 1:
         names = " and ".join(Path(path).name for path in originals)
         raise UsageError(f"{names} are both originals: speed-up and drop need one", "name one with --baseline MODEL")
+    _check_launch(found, launch or {})
     if device == "gpu":
         _check_gpu([t for t in found if t.role == "original"])
     for form in forms or ():
@@ -82,6 +83,27 @@ def bench_targets(
         # what the bundle was verified with is what its original must see too
         found = [t if t.spec.preprocess else t._replace(spec=t.spec.with_(preprocess=known)) for t in found]
     return found
+
+
+_LAUNCH = (
+    ("io", "copy", "--io"),
+    ("cuda_graph", False, "--cuda-graph"),
+    ("spin", False, "--spin"),
+    ("transfers", True, "--no-transfers"),
+)
+"""TensorRT's options of a run: name, default, as it is typed."""
+
+
+def _check_launch(targets: Sequence[Target], launch: Dict[str, Any]) -> None:
+    """Refuse TensorRT's options where nothing here is TensorRT's: they would change nothing, unseen.
+
+    Raises:
+        UsageError: Names them.
+    """
+    given = [option for name, default, option in _LAUNCH if launch.get(name, default) != default]
+    if given and not any(target.backend.startswith("tensorrt") for target in targets):
+        words = ", ".join(given)
+        raise UsageError(f"{words}: only TensorRT has this, and no TensorRT engine is measured", f"leave {words} out")
 
 
 def _check_gpu(originals: Sequence[Target]) -> None:

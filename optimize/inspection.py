@@ -138,13 +138,29 @@ def _weights_lines(about: Dict[str, Any]) -> List[str]:
     return out + [f"    {name:{width}}  {shape:16} {dtype}".rstrip() for name, shape, dtype in shown]
 
 
+def _options_lines(options: Dict[str, Any], batches: List[int]) -> List[str]:
+    """What the engine was built and is run with, one a line; a command as it is typed, tables by their size."""
+    out = []
+    for name, value in options.items():
+        if name == "trtexec":
+            name, value = f"trtexec, batch {batches[-1]}", shlex.join(value)  # it has one profile
+        elif isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items() if not isinstance(v, (dict, list))) or len(value)
+        elif isinstance(value, list) and any(isinstance(one, (dict, list)) for one in value):
+            value = f"{len(value)} (--json shows them)"
+        if value not in (None, "", [], {}):
+            out.append(f"    {name:18} {value}")
+    return out
+
+
 def _bundle_lines(about: Dict[str, Any], layers: bool) -> List[str]:
     m = about["manifest"]
     accuracy, check, calibration = m["accuracy"], m["check"], m["calibration"]
     device = m["device"]
     out = [
         f"  name        {m['name']}, made {m['created']} by optimize {m['version']} from {m['model']['name']}",
-        f"  backend     {m['backend']} {device['version']} on {device['os']} {device['arch']} {m['options']}",
+        f"  backend     {m['backend']} {device['version']} on {device['os']} {device['arch']}",
+        *_options_lines(m["options"], m["batches"]),
         f"  precision   asked {m['precision']}, achieved "
         + ", ".join(f"{n} layers {k}" for k, n in m["achieved"].items()),
         f"  batches     {m['batches']}",

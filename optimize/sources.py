@@ -97,7 +97,9 @@ def kind_of(path: Union[str, Path]) -> Tuple[Path, str]:
     """
     where = Path(path).expanduser()
     if not where.exists():
-        raise UsageError(f"no such file or folder: {path}", "check the path of the model")
+        engines_of = ".optimized" in str(path)
+        hint = "optimize build MODEL makes such bundles" if engines_of else "check the path of the model"
+        raise UsageError(f"no such file or folder: {path}", hint)
     if not (where.is_file() or where.is_dir()):
         raise UsageError(f"{path} is neither a file nor a folder", "check the path of the model")
     place = Path(os.path.abspath(where))  # a link stays: what is built goes beside it

@@ -73,10 +73,8 @@ def test_every_pip_line_has_the_pins_and_none_asks_for_tensorrt() -> None:
         assert "tensorrt" not in line
 
 
-def test_it_ends_as_another_user_with_an_entry_point_and_a_health_check() -> None:
+def test_it_ends_as_another_user_with_an_entry_point() -> None:
     assert words("USER")[-1] not in ("root", "0")
     made = next(i for i, (_, text) in enumerate(steps()) if "useradd" in text)
     assert made < next(i for i, (name, _) in enumerate(steps()) if name == "USER")
     assert words("ENTRYPOINT") == ['["optimize"]']
-    (health,) = words("HEALTHCHECK")
-    assert health.endswith('CMD ["optimize", "doctor"]')

@@ -10,7 +10,8 @@ from engines.tensorrt import compat
 def equivalent(
     trt: Any, onnx: str, precision: str, shapes: Sequence[str], options: Dict[str, Any], workspace: int
 ) -> List[str]:
-    """Words of a trtexec command. trtexec has one profile, so the shapes are those of the last batch.
+    """Words of a trtexec command. trtexec has one profile, so the shapes are those of the last batch;
+    who shows the line says so.
 
     Args:
         trt: The module: from 11 on trtexec has no precision flags.

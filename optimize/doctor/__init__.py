@@ -10,7 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from engines import board, driver
 from engines.device import version_of
 from optimize.doctor import nvidia
-from optimize.doctor.interpreter import Interpreter, look
+from optimize.doctor.interpreter import Interpreter, look, own_pip
 from optimize.doctor.software import tensorflow_wheel
 
 _GB = 1e9
@@ -128,6 +128,10 @@ def _version(*distributions: str) -> str:
     return next((v for v in map(version_of, distributions) if v), "")
 
 
+def _to_type(fix: str) -> List[str]:
+    return [f"            {own_pip(fix)}"] if fix else []
+
+
 def lines(found: Dict[str, Any]) -> List[str]:
     """What `examine` found, one line a thing, with the command that mends it."""
     facts = found["facts"]
@@ -138,16 +142,14 @@ def lines(found: Dict[str, Any]) -> List[str]:
     ]
     for one in found["backends"]:
         state = f"ok  {one['version']}" if one["works"] else f"no  {one['why']}"
-        out.append(f"{one['name']:12}{state}" + (f"\n            {one['fix']}" if one["fix"] else ""))
+        out.append("\n".join([f"{one['name']:12}{state}", *_to_type(one["fix"])]))
     shown = {one["name"] for one in found["backends"]}
     for one in (part for part in found["parts"] if part["name"] not in shown):
         state = f"ok  {one['version']}" if one["works"] else f"no  (for {one['purpose']})"
-        out.append(f"{one['name']:12}{state}" + (f"\n            {one['fix']}" if one["fix"] else ""))
+        out.append("\n".join([f"{one['name']:12}{state}", *_to_type(one["fix"])]))
     marks = {works: state for state, works in _STATES.items()}
     for one in found["board"]["checks"] if found["board"] else []:
-        out.append(f"{one['name']:12}{marks[one['works']]:4}{one['text']}")
-        if one["fix"]:
-            out.append(f"            {one['fix']}")
+        out += [f"{one['name']:12}{marks[one['works']]:4}{one['text']}", *_to_type(one["fix"])]
     if not found["writable"]:
         out.append("folder      no  this folder cannot be written to\n            choose another with -o DIR")
     if found["chosen"]:

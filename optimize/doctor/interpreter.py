@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Match, NamedTuple, Optional
 
 from engines.device import tensorrt_version, version_of
 from engines.errors import OptimizeError
@@ -86,6 +89,26 @@ def cuda_of_tensorflow(build_info: str) -> Optional[str]:
         return None
     version = re.search(r"""['"]cuda_version['"]\s*[,:]\s*['"]([\d.]+)['"]""", build_info)
     return "" if is_cuda.group(1) == "False" else version.group(1) if version else None
+
+
+def own_pip(command: str, prefix: str = sys.prefix, executable: str = sys.executable) -> str:
+    """A command whose `pip` is that of this environment, held to the versions that install-jetson.sh wrote into it.
+
+    Where the environment is not activated, a bare `pip` is another Python's.
+
+    Args:
+        command: As `optimize doctor` has it, such as `pip install onnxruntime`.
+        prefix, executable: The environment and its Python.
+    """
+    held, pip = Path(prefix, "constraints.txt"), shutil.which("pip")
+    ours = pip is not None and Path(pip).parent == Path(executable).parent
+    python = executable if os.path.relpath(executable).startswith("..") else os.path.relpath(executable)
+
+    def words(match: Match[str]) -> str:
+        pins = f" -c {shlex.quote(str(held))}" if match.group(2) == "install" and held.is_file() else ""
+        return f"{match.group(1)}{'pip' if ours else f'{shlex.quote(python)} -m pip'} {match.group(2)}{pins}"
+
+    return re.sub(r"^((?:\w+=\S+ )*)pip (install|uninstall)\b", words, command)
 
 
 def import_module(name: str, progress: Any = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import types
 from pathlib import Path
@@ -13,6 +14,12 @@ sys.path[0] = str(ROOT)
 package = types.ModuleType("tests")
 package.__path__ = [str(ROOT / "tests")]
 sys.modules["tests"] = package
+
+missing = [name for name in ("numpy", "onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+if missing:
+    hint = "./install-jetson.sh, elsewhere: make setup"
+    print(f"error: {sys.executable} has no {', '.join(missing)}\n  {hint}", file=sys.stderr)
+    sys.exit(4)
 
 from tests.device.report import main  # noqa: E402
 

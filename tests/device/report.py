@@ -98,10 +98,14 @@ def assemble(
 
 def _arguments(words: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make test-device", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("-o", "--output", type=Path, default=Path("device-report.json"), metavar="FILE")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("device-report.json"), metavar="FILE", help="%(default)s"
+    )
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="such as 'build.*'")
     parser.add_argument("--list", action="store_true", help="name the cases and end")
-    parser.add_argument("--limit", type=float, default=child.LIMIT_S, metavar="S", help="seconds for one case")
+    parser.add_argument(
+        "--limit", type=float, default=child.LIMIT_S, metavar="S", help="seconds for one case (%(default)g)"
+    )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--tensorrt", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("names", nargs="*", help=argparse.SUPPRESS)

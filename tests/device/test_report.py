@@ -81,6 +81,12 @@ def test_without_pycuda_it_says_so(tmp_path: Path) -> None:
     assert done.returncode == 4 and "pycuda" in done.stderr, done.stderr
 
 
+def test_a_python_without_the_packages_gets_the_command(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-S", "-E", str(ENTRY)], cwd=str(tmp_path), capture_output=True, text=True)
+    assert done.returncode == 4 and "has no numpy, onnx, onnxruntime" in done.stderr, done.stderr
+    assert "install-jetson.sh" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_cases_are_listed_and_unknown_ones_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = started(tmp_path, "--list")
     assert done.returncode == 0 and len(done.stdout.splitlines()) == len(CASES)

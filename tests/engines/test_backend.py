@@ -47,11 +47,12 @@ GPU = driver.Gpu("Orin", "8.7", True, "11.4")
     [
         ((None, "no driver"), "", ("", "not here"), None, "no driver", "leave --backend out"),
         ((None, "no driver"), "35.4.1", ("", "not here"), None, "no driver", "nvidia-l4t-cuda"),
+        ((None, "cuInit gives 100"), "35.4.1", ("", "not here"), None, "cuInit", "usermod -aG video"),
         ((GPU, ""), "35.4.1", ("", "not here"), None, "JetPack's", "--system-site-packages"),
         ((GPU, ""), "32.7.4", ("", "not here"), None, "Python 3.6", "optimize doctor"),
         ((GPU, ""), "35.4.1", ("", "does not load: libnvinfer"), True, "does not load", "optimize doctor"),
         ((GPU, ""), "", ("", "not installed"), None, "not installed", "optimize-trt[tensorrt]"),
-        ((GPU, ""), "35.4.1", ("8.5.2.2", ""), None, "pycuda is not installed", "/usr/local/cuda/bin"),
+        ((GPU, ""), "35.4.1", ("8.5.2.2", ""), None, "pycuda is not installed", "install-jetson.sh"),
         ((GPU, ""), "", ("10.3.0", ""), None, "pycuda is not installed", "pip install pycuda"),
         ((GPU, ""), "", ("10.3.0", ""), True, "", ""),
     ],
@@ -82,6 +83,9 @@ def test_a_gpu_without_its_driver_gets_the_command_for_it(monkeypatch: pytest.Mo
         monkeypatch.setattr(backend, "in_container", lambda inside=inside: inside)
         monkeypatch.setattr(backend.driver, "on_the_bus", lambda there=on_the_bus: there)
         assert hint in backend.hint("tensorrt")
+    monkeypatch.setattr(backend, "in_container", lambda: True)
+    monkeypatch.setattr(backend, "l4t", lambda: "35.4.1")
+    assert backend.hint("tensorrt") == "docker run --runtime nvidia ..."
 
 
 def test_an_onnx_file_is_run_by_what_needs_no_engine(monkeypatch: pytest.MonkeyPatch):

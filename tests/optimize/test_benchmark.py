@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines import child, driver
-from engines.errors import IncompatibleError
+from engines.errors import IncompatibleError, UsageError
 from optimize import api, benchmark
 
 PROBES = str(Path(__file__).parent.parent / "engines" / "probes")
@@ -53,3 +53,15 @@ def test_a_tensorflow_without_the_gpu_is_told_before_and_its_rows_say_where_it_r
     run, failures = api.bench([saved], [1], rounds=1, warmup=0.0, duration=0.01, out=None)
     assert failures == [] and run["settings"]["device"] == "auto"
     assert [row["on"] for row in run["rows"]] == ["cpu"] and run["rows"][0]["rounds"][0]["on"] == "cpu"
+
+
+@pytest.mark.parametrize("asked", [{"io": "zero-copy"}, {"cuda_graph": True}, {"spin": True}, {"transfers": False}])
+def test_options_of_tensorrt_alone_are_not_taken_silently(tiny_onnx, asked):
+    with pytest.raises(UsageError, match="only TensorRT has this"):
+        api.bench([tiny_onnx], backend="onnxruntime", out=None, **asked)
+
+
+def test_a_folder_without_bundles_says_what_makes_them():
+    with pytest.raises(UsageError, match="no such file") as error:
+        targets("resnet34.optimized/*")
+    assert error.value.hint.startswith("optimize build MODEL")

@@ -418,3 +418,26 @@ def test_nothing_heavy_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
     assert done.stdout.split() == [b"[]"]
+
+
+def test_the_pip_of_a_command_is_that_of_this_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    python, pip = folder / "python", folder / "pip"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+
+    def told(command: str) -> str:
+        return interpreter.own_pip(command, str(folder.parent), str(python))
+
+    assert told("pip install onnxruntime") == ".venv/bin/python -m pip install onnxruntime"
+    assert told("CUDA_ROOT=/c pip install x") == "CUDA_ROOT=/c .venv/bin/python -m pip install x"
+    plain = "make setup TORCH=1 (the CPU build; a plain pip install brings CUDA)"
+    assert told(plain) == plain
+    held = folder.parent / "constraints.txt"
+    held.touch()
+    assert told("pip install x") == f".venv/bin/python -m pip install -c {held} x"
+    assert told("pip uninstall x") == ".venv/bin/python -m pip uninstall x"
+    pip.touch(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    assert told("pip uninstall x") == "pip uninstall x"

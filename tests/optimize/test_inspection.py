@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from optimize import inspection
+
 
 @pytest.mark.parametrize("factory", ["resnet18", "resnet50_cifar"])
 def test_weights_tell_what_they_hold_and_what_building_needs(
@@ -40,3 +42,16 @@ def test_other_weights_need_a_factory_of_the_users(optimize_command: Any, tmp_pa
     assert done.exit_code == 0 and "looks like" not in done.stdout
     assert "--factory FILE.py:NAME" in done.stdout and "2x3" in done.stdout
     assert optimize_command("build", tmp_path / "w.pt").exit_code == 2, "to build takes more"
+
+
+def test_options_are_told_one_a_line_and_tables_by_their_size():
+    options = {
+        "trtexec": ["trtexec", "--onnx=a b.onnx"],
+        "dla": None,
+        "clocks": {"state": "free"},
+        "builds": [{"ms": 1}],
+    }
+    told = inspection._options_lines(options, [1, 64])
+    assert [line.split("  ")[0] for line in (line.strip() for line in told)][1:] == ["clocks", "builds"]
+    assert told[0].strip() == "trtexec, batch 64  trtexec '--onnx=a b.onnx'"
+    assert [line.split()[-1] for line in told[1:]] == ["free", "them)"]
