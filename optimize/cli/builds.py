@@ -297,7 +297,8 @@ def _told(about: Dict[str, Any]) -> List[str]:
             f"{about['precision']}: {len(medians)} plans, {min(medians):.3f} ms the fastest, {spread:.1f}% apart"
         )
     if options_.get("trtexec"):
-        found.append(f"{about['precision']} by trtexec: {shlex.join(options_['trtexec'])}")
+        last = f", for batch {about['batches'][-1]} alone" if len(about["batches"]) > 1 else ""  # it has one profile
+        found.append(f"{about['precision']} by trtexec{last}: {shlex.join(options_['trtexec'])}")
     return found
 
 
