@@ -9,7 +9,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= tensorflow,openvino,report,dev
-PIP_OPTIONS ?=
+# install-jetson.sh writes what this board's packages are held to.
+PIP_OPTIONS ?= $(addprefix -c ,$(wildcard $(VENV)/constraints.txt))
 PYTEST_OPTIONS ?= -m 'not slow'
 TORCH ?=
 TRT ?=

@@ -141,7 +141,7 @@ install_packages() {
   run "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "pip==$PIP"
   pip_install setuptools wheel numpy
 
-  step "pycuda $(pinned pycuda), built here with nvcc: some minutes"
+  step "pycuda $(pinned pycuda), built here with nvcc"
   # Without isolation: a build environment of its own would take a newer setuptools and another numpy.
   PATH=$CUDA/bin:$PATH CUDA_ROOT=$CUDA pip_install --no-build-isolation pycuda
 

@@ -136,7 +136,7 @@ def main(words: Optional[Sequence[str]] = None) -> int:
         return 2
     if not version:
         print(f"Without TensorRT ({without}): only what needs CUDA alone is tried.")
-    print(f"{len(names)} cases; some minutes on a board. Nothing is sent anywhere.")
+    print(f"{len(names)} cases. Nothing is sent anywhere.")
     try:
         outcomes = child.run_all(names, bool(version), _teller(len(names)), asked.limit)
     except KeyboardInterrupt:
