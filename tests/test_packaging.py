@@ -256,3 +256,8 @@ def test_make_setup_asks_for_the_cpu_build_of_torch_only_when_told(tmp_path: Pat
     build = "+cpu" if sys.platform == "linux" else ""
     assert f"'torch==2.13.0{build}'" in plan("TORCH=1")
     assert "'torch==2.4.1'" in plan("TORCH=1", "TORCH_SPEC=torch==2.4.1")
+    held = tmp_path / "venv" / "constraints.txt"
+    assert str(held) not in plan()
+    held.parent.mkdir()
+    held.touch()  # as install-jetson.sh leaves it
+    assert f"install -qq -c {held} -e" in plan()

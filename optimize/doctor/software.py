@@ -132,7 +132,8 @@ def tensorflow(found: Mapping[str, Any], python: Interpreter) -> List[Row]:
     if jetson and found["cuda"] and found["cuda"].split(".")[0] != cuda.split(".")[0]:
         text = f"TensorFlow {python.tensorflow} is built for CUDA {cuda}, the board has {found['cuda']}"
         return [Row("tf-cuda", "no", text, fix)]
-    return [Row("tf-cuda", "ok", f"TensorFlow {python.tensorflow}, built for CUDA {cuda}")]
+    text = f"TensorFlow {python.tensorflow}, built for CUDA {cuda}; optimize bench --device gpu says whether it loads"
+    return [Row("tf-cuda", "ok", text)]
 
 
 def too_old(found: Mapping[str, Any]) -> Row:
