@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import numpy.typing as npt
 
+from bench import paired
 from engines import jsonfile
 from engines.errors import DataError, UsageError
 from engines.spec import Progress, Query, Runner, RunnerSpec, quiet
@@ -20,8 +21,17 @@ CHECKED = 512
 CANDIDATES = ("unit", "raw", "imagenet", "tf", "caffe")
 """Preprocessing that labels can tell apart; among equals the first."""
 
-_Z95 = 1.959963984540054
-"""97.5th percentile of the normal distribution: half of a two-sided 95% interval."""
+_LABELLED = (
+    "top1_drop",
+    "drop_interval",
+    "lost",
+    "won",
+    "mcnemar_p",
+    "top5_drop",
+    "top5_drop_interval",
+    "worst_classes",
+)
+"""What `compare` can tell with labels only."""
 
 _LARGEST = float(np.finfo(np.float32).max)
 """Stands for a difference that is not finite: JSON holds no infinity."""
@@ -57,8 +67,8 @@ def evaluate(
 
     Returns:
         `top1` and `top5` (fractions of 1, None without labels; top5 None below six classes), `n`,
-        `dataset` ({name, n, sha256}), `classes` (names), `batch`, `batches` ([{batch, n, agreement}]),
-        `predictions` (`out`).
+        `dataset` ({name, n, sha256}), `classes` (names), `class_count` (of the model), `batch`,
+        `batches` ([{batch, n, agreement}]), `predictions` (`out`).
 
     Raises:
         UsageError: Not a classifier with one image input.
@@ -86,6 +96,7 @@ def evaluate(
         "n": len(scores),
         "dataset": about,
         "classes": list(dataset.classes),
+        "class_count": scores.shape[1],
         "batch": batch,
         "batches": checks,
         "predictions": out,
@@ -171,21 +182,28 @@ def top(scores: npt.NDArray[Any], labels: Optional[npt.NDArray[Any]], k: int) ->
     """
     if labels is None or len(labels) == 0:
         return None
+    return float(among(scores, labels, k).mean())
+
+
+def among(scores: npt.NDArray[Any], labels: npt.NDArray[Any], k: int) -> npt.NDArray[Any]:
+    """Of each image, whether its label is among the `k` largest scores: bool, see `top`."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    right = (best == labels[:, None]).any(axis=1) & np.isfinite(scores).all(axis=1)
-    return float(right.mean())
+    return (best == labels[:, None]).any(axis=1) & np.isfinite(scores).all(axis=1)
 
 
-def compare(reference: Path, candidate: Path) -> Dict[str, Any]:
+def compare(reference: Path, candidate: Path, classes: Sequence[str] = ()) -> Dict[str, Any]:
     """Two results of `evaluate` on the same images.
 
     Args:
         reference: Scores of the original.
         candidate: Scores of the engine.
+        classes: Names by label.
 
     Returns:
-        `agreement` (share of images with the same first class), `top1_drop` (points of 100, None without labels),
-        `drop_interval` (95%, points) and `max_abs` (largest difference of scores).
+        `agreement` (share of images with the same first class) and its `agreement_interval` (95%), `max_abs` (largest
+        difference of scores); without labels None, else: `top1_drop` (points of 100) and `drop_interval` (95%),
+        `lost` and `won` (images that only the original, only the engine is right on), `mcnemar_p`, `top5_drop` and
+        `top5_drop_interval` (None below six classes), `worst_classes` (see `bench.paired`).
 
     Raises:
         DataError: They are not of the same images, or the original's scores are not finite.
@@ -202,33 +220,20 @@ def compare(reference: Path, candidate: Path) -> Dict[str, Any]:
     largest = float(np.abs(before - after).max())
     found: Dict[str, Any] = {
         "agreement": float((first == second).mean()),
+        "agreement_interval": paired.wilson(int((first == second).sum()), len(first)),
         "max_abs": largest if math.isfinite(largest) else _LARGEST,
-        "top1_drop": None,
-        "drop_interval": None,
+        **dict.fromkeys(_LABELLED),
     }
     if len(labels):
-        found["top1_drop"], found["drop_interval"] = drop(first == labels, second == labels)
+        right, still = first == labels, second == labels
+        found["top1_drop"], found["drop_interval"] = paired.drop(right, still)
+        found["lost"], found["won"] = paired.discordant(right, still)
+        found["mcnemar_p"] = paired.mcnemar(found["lost"], found["won"])
+        found["worst_classes"] = paired.worst_classes(right, still, labels, classes)
+        if before.shape[1] > 5:
+            five = among(before, labels, 5), among(after, labels, 5)
+            found["top5_drop"], found["top5_drop_interval"] = paired.drop(*five)
     return found
-
-
-def drop(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> Tuple[float, List[float]]:
-    """Drop of top-1 in points of 100 and its 95% interval.
-
-    The images are the same, so only those count on which the two differ: with b right before and wrong after, c the
-    other way round and n images, the drop is (b - c) / n. The interval is Wald's for matched pairs after adding 1/2 to
-    each of the four cells, which holds its level where b and c are small and is not empty where both are 0.
-    Source: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched proportions", Statistics
-    in Medicine 24 (2005), 729-740.
-
-    Args:
-        before: bool, shape (images,): the original is right.
-        after: The same for the engine.
-    """
-    b, c = int((before & ~after).sum()), int((~before & after).sum())
-    n = len(before) + 2
-    middle = (b - c) / n
-    half = _Z95 * math.sqrt(max(b + c + 1 - (b - c) ** 2 / n, 0.0)) / n
-    return 100 * (b - c) / len(before), [100 * max(middle - half, -1.0), 100 * min(middle + half, 1.0)]
 
 
 def choose_preprocess(

@@ -39,7 +39,8 @@ def verify(
         source: Options of `optimize.sources.recognise` for the original.
 
     Returns:
-        `passed`, `reasons`, `accuracy` (None without data), `check` (None with data of a classifier), and `lines`.
+        `passed`, `reasons`, `accuracy` (None without data), `check` (None with data of a classifier),
+        `warnings` (of images that are not what the original knows) and `lines`.
 
     Raises:
         UsageError: A gate without data, or `bundle` is no bundle.
@@ -74,6 +75,7 @@ def verify(
             "reasons": reasons,
             "accuracy": None,
             "check": check,
+            "warnings": [],
             "lines": [*_lines(None, check), *_verdict(about, original, reasons)],
         }
     with scratch.folder() as folder:
@@ -84,12 +86,14 @@ def verify(
                 child.call("bench.accuracy:evaluate", {"spec": spec.to_json(), **arguments}, progress, child_env(spec))
             )
         accuracy = accuracy_against(scores[0], scores[1])
+    warnings = surprise(scores[0], about["accuracy"])
     gate = judge(accuracy, DEFAULT_MAX_DROP if max_drop is None else max_drop, min_agreement)
     return {
         "passed": gate["passed"],
         "reasons": gate["reasons"],
         "accuracy": accuracy,
         "check": None,
+        "warnings": warnings,
         "lines": [*_lines(accuracy, None), *_verdict(about, original, gate["reasons"])],
     }
 
@@ -112,8 +116,9 @@ def accuracy_against(source: Dict[str, Any], engine: Dict[str, Any]) -> Dict[str
     from bench.accuracy import compare
 
     accuracy = {k: engine.get(k) for k in ("top1", "top5", "n", "dataset", "batches")}
-    accuracy.update(compare(Path(source["predictions"]), Path(engine["predictions"])))
-    accuracy["source_top1"] = source["top1"]
+    classes = engine.get("classes") or ()
+    accuracy.update(compare(Path(source["predictions"]), Path(engine["predictions"]), classes))
+    accuracy["source_top1"], accuracy["source_top5"] = source["top1"], source.get("top5")
     return accuracy
 
 
@@ -122,9 +127,12 @@ def judge(accuracy: Dict[str, Any], max_drop: float, min_agreement: Optional[flo
     reasons = []
     drop, agreement = accuracy.get("top1_drop"), 100 * accuracy["agreement"]
     if drop is not None and drop > max_drop:
-        reasons.append(f"top-1 drops by {drop:.2f} points, {max_drop:g} are allowed")
+        reasons.append(
+            f"top-1 drops by {drop:.2f} points{_between(accuracy, 'drop_interval')}, {max_drop:g} are allowed"
+        )
     if min_agreement is not None and agreement < min_agreement:
-        reasons.append(f"agreement is {agreement:.2f}%, {min_agreement:g}% are asked")
+        within = _between(accuracy, "agreement_interval", 100)
+        reasons.append(f"agreement is {agreement:.2f}%{within}, {min_agreement:g}% are asked")
     return {
         "passed": not reasons,
         "max_drop": max_drop if drop is not None else None,
@@ -133,16 +141,18 @@ def judge(accuracy: Dict[str, Any], max_drop: float, min_agreement: Optional[flo
     }
 
 
+def _between(accuracy: Dict[str, Any], name: str, scale: float = 1) -> str:
+    """An interval in brackets, in the unit of what stands before it."""
+    ends = accuracy.get(name)
+    return f" (95%: {scale * ends[0]:.2f} to {scale * ends[1]:.2f})" if ends else ""
+
+
 def _lines(accuracy: Optional[Dict[str, Any]], check: Optional[Dict[str, Any]]) -> List[str]:
     if accuracy is not None:
         about = accuracy["dataset"]
-        known = accuracy["top1"] is not None
         return [
-            f"top-1      {100 * accuracy['top1']:.2f}% (original {100 * accuracy['source_top1']:.2f}%), "
-            f"drop {accuracy['top1_drop']:+.2f} points"
-            if known
-            else "top-1      unmeasured: the images have no labels",
-            f"agreement  {100 * accuracy['agreement']:.2f}%",
+            *_labelled(accuracy),
+            f"agreement  {100 * accuracy['agreement']:.2f}%{_between(accuracy, 'agreement_interval', 100)}",
             f"images     {about['n']} of {about['name']}",
         ]
     assert check is not None
@@ -150,3 +160,48 @@ def _lines(accuracy: Optional[Dict[str, Any]], check: Optional[Dict[str, Any]]) 
     if check.get("top1_agreement") is not None:
         out.append(f"top-1 agreement {100 * check['top1_agreement']:.2f}%")
     return [*out, "accuracy unmeasured: add --data cifar10|DIR|FILE.npz"]
+
+
+def _labelled(accuracy: Dict[str, Any]) -> List[str]:
+    """What labels tell: both accuracies, the drops, whether chance explains them, and the classes that lose most."""
+    if accuracy["top1"] is None:
+        return ["top-1      unmeasured: the images have no labels"]
+    out = []
+    for k, interval in ((1, "drop_interval"), (5, "top5_drop_interval")):
+        if accuracy.get(f"top{k}_drop") is not None:
+            out.append(
+                f"top-{k}      {100 * accuracy[f'top{k}']:.2f}% (original {100 * accuracy[f'source_top{k}']:.2f}%), "
+                f"drop {accuracy[f'top{k}_drop']:+.2f} points{_between(accuracy, interval)}"
+            )
+    out.append(
+        f"images     {accuracy['lost']} right before only, {accuracy['won']} now only; "
+        f"by chance with p = {accuracy['mcnemar_p']:.2g} (McNemar, exact)"
+    )
+    for one in accuracy["worst_classes"]:
+        out.append(f"  class    {one['name']}: {one['after']} of {one['n']} right, {one['before']} before")
+    return out
+
+
+def surprise(source: Dict[str, Any], recorded: Optional[Dict[str, Any]], expected: Optional[float] = None) -> List[str]:
+    """Warnings where the original itself is less accurate than it should be: then the images are not what it knows.
+
+    Args:
+        source: Of the original: `top1`, `n`, `class_count`; empty where nothing was measured.
+        recorded: Accuracy in a manifest, whose `source_top1` was measured before; or None.
+        expected: Percent of top-1 that the user expects, or None.
+    """
+    from bench.paired import by_chance, unexpected
+
+    top1, n = source.get("top1"), source.get("n", 0)
+    if top1 is None:
+        return []
+    seen = f"the original is right on {100 * top1:.2f}% of these {n} images"
+    why = "images of another scale, order of colours or labels than it was trained on? see --preprocess"
+    before = recorded.get("source_top1") if recorded else None
+    if expected is not None and unexpected(top1, n, expected / 100):
+        return [f"{seen}, {expected:g}% are expected: {why}"]
+    if recorded and before is not None and unexpected(top1, n, before, recorded["dataset"]["n"]):
+        return [f"{seen}, {100 * before:.2f}% were recorded of {recorded['dataset']['name']}: {why}"]
+    if source.get("class_count", 0) > 1 and by_chance(top1, n, source["class_count"]):
+        return [f"{seen}, no more than by guessing: {why}"]
+    return []

@@ -90,12 +90,16 @@ class Dataset:
         """
         return self._source.images(self.indices[np.asarray(indices, np.int64)])
 
+    def digests(self, progress: Progress = quiet) -> List[bytes]:
+        """SHA-256 of each image, see `Source.digests`."""
+        return self._source.digests(self.indices, progress)
+
     @property
     def sha256(self) -> str:
         """Hash of the content in the split's order: each image's hash and label. Names and places do not enter."""
         if not self._sha256:
             whole = hashlib.sha256()
-            for digest in self._source.digests(self.indices):
+            for digest in self.digests():
                 whole.update(digest)
             if self.labels is not None:
                 whole.update(self.labels.astype("<i8"))

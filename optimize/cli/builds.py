@@ -102,6 +102,7 @@ def build(
     ] = False,
     keep_fp32: options.KeepFp32 = None,
     calibration_cache: options.CalibrationCache = None,
+    expect_top1: options.ExpectTop1 = None,
     search_budget: options.SearchBudget = 300.0,
     workspace: options.Workspace = "auto",
     timing_cache: options.TimingCache = None,
@@ -147,6 +148,7 @@ def build(
         "force": force,
         "strict": strict,
         "keep_fp32": tuple(keep_fp32 or ()),
+        "expect_top1": expect_top1,
         "calibration_cache": calibration_cache.resolve() if calibration_cache else None,
         "search_budget": search_budget,
         "workspace": workspace,
@@ -190,6 +192,9 @@ def build(
             _show(one)
 
     answer(answers if len(todo) > 1 else answers[0], show)
+    for one in done:
+        for text in one.warnings:
+            warn(f"warning: {text}")
     if not done:
         raise failed[0]
     for one in done:
@@ -238,6 +243,8 @@ def verify(
             **source,
         )
     answer(done, done["lines"])
+    for text in done["warnings"]:
+        warn(f"warning: {text}")
     if not done["passed"]:
         raise GateError(
             "; ".join(done["reasons"]),

@@ -174,6 +174,10 @@ SearchBudget = Annotated[
         "--search-budget", metavar="SECONDS", help="Time to find layers that must stay float if INT8 fails; 0: none."
     ),
 ]
+ExpectTop1 = Annotated[
+    Optional[float],
+    typer.Option("--expect-top1", metavar="PERCENT", help="Top-1 the model is known for; far less is warned of."),
+]
 CalibrationCache = Annotated[
     Optional[Path],
     typer.Option("--calibration-cache", metavar="FILE", help="Scales for INT8 from a TensorRT calibration cache."),

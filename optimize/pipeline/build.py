@@ -12,13 +12,14 @@ from engines.errors import GateError, IncompatibleError, OptimizeError, UsageErr
 from engines.spec import Progress, RunnerSpec, quiet
 from optimize.pipeline import engine
 from optimize.pipeline.described import described
-from optimize.pipeline.inputs import CALIBRATION_PACKAGES, EXPORT_PACKAGES, child_env
+from optimize.pipeline.imported import imported
+from optimize.pipeline.inputs import CALIBRATION_PACKAGES, EXPORT_PACKAGES, child_env, overlapping
 from optimize.pipeline.options import BuildOptions
 from optimize.pipeline.results import Build, Built, Candidate, unchanged
 from optimize.pipeline.stages import Workspace, value_of
 from optimize.pipeline.variants import Variant, variants
 from optimize.pipeline.watch import Watch
-from optimize.verification import accuracy_against, judge, reference
+from optimize.verification import accuracy_against, judge, reference, surprise
 
 _SEEDED_IMAGES = 64
 """Inputs of a numerical check where no data is given."""
@@ -88,12 +89,14 @@ class Job:
         self.watch = Watch(spec, options.data)
         self.source, self.data = self.watch.source, self.watch.data
         self.classes: List[str] = []
+        self.warnings: List[str] = []
 
     def prepare(self, out: Path) -> Build:
         """Export, check against the source and, with data, measure the source's accuracy in float32."""
         o = self.options
         if self.data:
-            self.classes = self._look_at_data()["classes"]
+            seen = self._look_at_data()
+            self.classes, self.warnings = seen["classes"], overlapping(seen)
             self.data = self.watch.data  # by now it is on this machine
         export = self.space.run(
             "export",
@@ -123,7 +126,8 @@ class Job:
             )
         self.source_scores = self._scores("source", reference(self.spec), self.source, [])
         about = {k: v for k, v in self.source_scores.items() if k in ("top1", "top5", "dataset")}
-        return Build(Path(self.spec.path), out, self.backend, self.spec, check, about or None)
+        self.warnings += surprise(self.source_scores, None, self.options.expect_top1)
+        return Build(Path(self.spec.path), out, self.backend, self.spec, check, about or None, self.warnings)
 
     def _export_batch(self) -> Union[str, int]:
         """A free batch, unless the source itself has a fixed one that is the only one asked for."""
@@ -131,9 +135,9 @@ class Job:
         return self.options.batches[0] if fixed and len(self.options.batches) == 1 else "dynamic"
 
     def _look_at_data(self) -> Dict[str, Any]:
-        measures = self.options.may_int8 and self.options.calibration_cache is None
-        splits = ["test", "calibration", "holdout"] if measures else ["test"]
-        arguments = {"data": self.options.data, "splits": splits, "seed": self.options.seed}
+        o = self.options
+        more = ["calibration", "holdout"] if o.may_int8 and o.calibration_cache is None else []
+        arguments = {"data": o.data, "splits": ["test", *more], "seed": o.seed, "samples": o.samples}
         return self.space.run(
             "data",
             "optimize.pipeline.inputs:look_at_data",
@@ -222,8 +226,6 @@ class Job:
         """
         o = self.options
         if o.calibration_cache is not None:
-            from optimize.pipeline.imported import imported
-
             return imported(self, kept)
         arguments = {
             "data": o.data,

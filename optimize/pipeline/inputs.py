@@ -7,7 +7,7 @@ import importlib
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 from engines import jsonfile
 from engines.spec import Progress, RunnerSpec, quiet
@@ -109,19 +109,53 @@ def _tensors(graph: Any) -> Iterator[Any]:
                 yield from _tensors(inner)
 
 
-def look_at_data(data: str, splits: List[str], seed: int, progress: Progress = quiet) -> Dict[str, Any]:
+def look_at_data(
+    data: str, splits: List[str], seed: int, samples: Optional[int] = None, progress: Progress = quiet
+) -> Dict[str, Any]:
     """Open the splits that a build will need, so that bad data is told before any long work (runs in a child process).
+
+    Args:
+        data: Data set reference.
+        splits: test, and calibration and holdout where INT8 needs them.
+        seed: Of their choice.
+        samples: Of calibration.
+        progress: Told of downloads and hashing.
+
+    Returns:
+        `splits` (how many images of each), `classes` (names), `overlap` (how many of the images that calibrate or
+        choose are among those that measure: accuracy on them says too much).
 
     Raises:
         DataError: Damaged, without labels, or too few images.
     """
     from calib.datasets import open_dataset
 
-    found = {}
+    found, digests = {}, {}
     for split in splits:
-        dataset = open_dataset(data, split, seed=seed, labelled=True, progress=progress)
+        dataset = open_dataset(
+            data, split, samples if split == "calibration" else None, seed, labelled=True, progress=progress
+        )
         found[split] = len(dataset)
-    return {"splits": found, "classes": list(dataset.classes)}
+        if len(splits) > 1:
+            digests[split] = dataset.digests(progress)
+    measured = set(digests.get("test", ()))
+    overlap = sum(one in measured for split, known in digests.items() if split != "test" for one in known)
+    return {"splits": found, "classes": list(dataset.classes), "overlap": overlap}
+
+
+def overlapping(seen: Dict[str, Any]) -> List[str]:
+    """A warning where images that make an engine are among those that measure it.
+
+    Args:
+        seen: From `look_at_data`.
+    """
+    if not seen.get("overlap"):
+        return []
+    those = sum(count for split, count in seen["splits"].items() if split != "test")
+    return [
+        f"{seen['overlap']} of the {those} images that calibrate INT8 and choose its method are among the "
+        f"{seen['splits']['test']} test images: the accuracy measured on them is too good"
+    ]
 
 
 def child_env(spec: RunnerSpec) -> Dict[str, str]:

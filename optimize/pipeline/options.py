@@ -39,6 +39,7 @@ class BuildOptions:
         strict: A missing fast 16-bit format is an error (exit 4).
         keep_fp32: Names of ONNX nodes that stay float: in INT8 on every backend, in FP16 with TensorRT.
         calibration_cache: TensorRT's calibration cache whose scales INT8 takes instead of measuring its own, or None.
+        expect_top1: Percent of top-1 that the source is known to reach on this data; far less is warned of.
         search_budget: Seconds for finding layers to take back to float where INT8 fails its gate; 0 for none.
         tensorrt: What only TensorRT is asked.
     """
@@ -59,11 +60,12 @@ class BuildOptions:
     strict: bool = False
     keep_fp32: Tuple[str, ...] = ()
     calibration_cache: Optional[Path] = None
+    expect_top1: Optional[float] = None
     search_budget: float = 300.0
     tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
 
     def __post_init__(self) -> None:
-        check_gates(self.max_drop, self.min_agreement, self.data)
+        check_gates(self.max_drop, self.min_agreement, self.data, self.expect_top1)
         if self.samples < 1:
             raise UsageError(f"--samples {self.samples}: at least one image is needed")
         if not 0 <= self.search_budget < float("inf"):
@@ -91,7 +93,12 @@ class BuildOptions:
         return DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
 
 
-def check_gates(max_drop: Optional[float], min_agreement: Optional[float], data: Optional[str]) -> None:
+def check_gates(
+    max_drop: Optional[float],
+    min_agreement: Optional[float],
+    data: Optional[str],
+    expect_top1: Optional[float] = None,
+) -> None:
     """Refuse gates that mean nothing (NaN compares with nothing), or that cannot be checked.
 
     Raises:
@@ -100,6 +107,7 @@ def check_gates(max_drop: Optional[float], min_agreement: Optional[float], data:
     for option, value, what in (
         ("--max-drop", max_drop, "points of top-1"),
         ("--min-agreement", min_agreement, "a percentage"),
+        ("--expect-top1", expect_top1, "a percentage"),
     ):
         if value is not None and not 0 <= value <= 100:
             raise UsageError(f"{option} {value:g}: {what} from 0 to 100 are expected")

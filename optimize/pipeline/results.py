@@ -79,6 +79,7 @@ class Build:
     spec: RunnerSpec
     check: Dict[str, Any]
     source_accuracy: Optional[Dict[str, Any]]
+    warnings: List[str] = field(default_factory=list)
     bundles: List[Built] = field(default_factory=list)
     failures: List[Tuple[str, OptimizeError]] = field(default_factory=list)
 
@@ -92,6 +93,7 @@ class Build:
             "check": self.check,
             "source": self.source_accuracy,
             "bundles": [b.to_json() for b in self.bundles],
+            "warnings": self.warnings,
             "failures": [{"precision": p, "message": e.message, "hint": e.hint} for p, e in self.failures],
         }
 
