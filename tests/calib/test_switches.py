@@ -60,6 +60,23 @@ def test_switched_activations_leave_weights_as_they_are(resnet: Build, images: A
     assert 0 < np.abs(ends[1] - exact).mean() < np.abs(ends[0] - exact).mean()
 
 
+def test_corrected_biases_are_those_of_fp32_again(resnet: Build, images: Any, tmp_path: Path) -> None:
+    import onnx
+
+    quantised = pair(resnet(), tmp_path, "openvino", images)
+    model = onnx.load(str(quantised))
+    node = next(node for node in model.graph.node if node.name == "b1_conv1")
+    (bias,) = (item for item in model.graph.initializer if item.name == node.input[2])
+    changed = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(9), "b1_conv1_corrected_bias")
+    model.graph.initializer.remove(bias)
+    model.graph.initializer.append(changed)
+    node.input[2] = changed.name
+    corrected = tmp_path / "corrected.onnx"
+    onnx.save(model, str(corrected))
+    board = Switchboard(resnet(), corrected, "openvino")
+    np.testing.assert_allclose(board.mix(()).run({"image": images})[0], scores(quantised, images), atol=1e-6)
+
+
 def test_a_fixed_batch_is_filled_up(resnet: Build, images: Any, tmp_path: Path) -> None:
     onnx = resnet(batch=4)
     board = Switchboard(onnx, pair(onnx, tmp_path, "openvino", images[:4]), "openvino")
