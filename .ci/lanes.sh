@@ -25,9 +25,10 @@ find_python() {
 }
 
 # lane NAME PYTHON-VERSION COMMAND...: the command runs with PYTHON set; a missing Python skips it, with the reason.
+# Its temporary files lie in a folder of its own that goes with it: built models of five lanes are gigabytes.
 # The subshell's status is read after it and not by `if` or `||`, because bash ignores `set -e` inside those.
 lane() {
-  local name=$1 version=$2 begun=$SECONDS status
+  local name=$1 version=$2 begun=$SECONDS status scratch
   shift 2
   PYTHON=$(find_python "$version")
   if [ -z "$PYTHON" ]; then
@@ -37,13 +38,16 @@ lane() {
   fi
   echo "=== lane $name (Python $version)"
   export PYTHON
+  scratch=$(mktemp -d)
   set +e
   (
     set -euo pipefail
+    export TMPDIR=$scratch
     "$@"
   ) </dev/null 2>&1
   status=$?
   set -e
+  rm -rf "$scratch"
   if [ "$status" = 0 ]; then
     SUMMARY+=("passed   $name in $((SECONDS - begun)) s")
   else
