@@ -22,7 +22,7 @@ import numpy.typing as npt
 from calib import graph as graphs
 from calib import ranges
 from calib.placement import Placement, Weight
-from calib.quantize import quant, quantise_weight, weight_scales
+from calib.quantize import quant, rounded_weight
 from engines.spec import Progress, quiet
 
 _CORRECTABLE = ("Conv", "ConvTranspose", "Gemm")
@@ -165,10 +165,7 @@ def _layer(view: graphs.Graph, weight: Weight, means: Means, bits: int) -> npt.N
     node, value = view.nodes[weight.edge.node], view.array(weight.tensor)
     assert value is not None
     limit = 63 if bits == 7 else 127
-    steps = weight_scales(value, weight.axis, limit)
-    shape = [1] * value.ndim
-    shape[weight.axis] = -1
-    rounded = quantise_weight(value, steps, weight.axis, limit).astype(np.float32) * steps.reshape(shape)
+    rounded = rounded_weight(value, weight.axis, limit)
     nodes, outs = [], []
     for x, w in (("shift", "rounded"), ("mean", "off")):
         one = type(node)()

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import numpy as np
 import numpy.typing as npt
 
-from calib import bias, choice, ranges
+from calib import bias, choice, ranges, weightfile
 from calib import graph as graphs
 from calib import placement as placements
 from calib.agreement import Agreement, Scores, choose
@@ -108,7 +108,6 @@ def calibrate(
     if not place.weights:
         raise BuildError(f"{onnx}: no Conv, Gemm or MatMul with a constant weight", "--precision fp16")
     batch = batch_size(model, place.measured(), image)
-    del model  # the pass needs room for its own
     pre = Preprocess.from_json(preprocess)
     calibration = open_dataset(data, "calibration", samples, seed)
 
@@ -123,15 +122,18 @@ def calibrate(
         checkpoint = Checkpoint(Path(state), key)
     start = checkpoint.done if checkpoint else 0
     arguments = (feeds(start), progress, len(calibration), momenta(tried), checkpoint)
-    release()
-    seen = ranges.collect(onnx, place.measured(), *arguments)
-    release()
-    holdout = Holdout(open_dataset(data, "holdout", HOLDOUT, seed), pre, image, onnx, task)
     notes = {"target": target, "samples": str(len(calibration)), "seed": str(seed), "data_sha256": calibration.sha256}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".candidates-", dir=str(Path(out).parent)) as folder:
+        fp32 = str(Path(folder, "fp32.onnx"))
+        weightfile.write(model, fp32)
+        del model  # the pass needs room for its own
+        release()
+        seen = ranges.collect(fp32, place.measured(), *arguments)
+        release()
+        holdout = Holdout(open_dataset(data, "holdout", HOLDOUT, seed), pre, image, fp32, task)
         job = _Job(
-            onnx, target, image, place, seen, holdout, backend, task, Path(folder), notes, tuple(keep_float), progress
+            fp32, target, image, place, seen, holdout, backend, task, Path(folder), notes, tuple(keep_float), progress
         )
         best, record = job.choose(tried)
         few = min(BIAS_IMAGES, len(calibration))
@@ -240,6 +242,7 @@ class _Job:
         """The graph with its biases corrected where that is better, and what was measured."""
         release()
         means = bias.mean_inputs(self.onnx, self.place, best.scales, self.nonnegative, feeds, self.progress, images)
+        release()
         record: Dict[str, Any] = {"tried": bool(means), "kept": False, "layers": 0, "images": images}
         if not means:
             return best, record
@@ -262,6 +265,7 @@ class _Job:
         path = self.folder / f"{self._count}.onnx"
         model = graphs.load(self.onnx)
         change(model)
+        release()
         written = quantize(
             model,
             path,

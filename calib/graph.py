@@ -8,6 +8,7 @@ from typing import Any, Collection, Dict, List, NamedTuple, Optional, Tuple, Uni
 import numpy as np
 import numpy.typing as npt
 
+from calib import weightfile
 from engines.errors import ModelError
 
 COMPUTE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -19,15 +20,20 @@ _PASS = ("BatchNormalization", "Identity", "Reshape", "Squeeze", "Unsqueeze", "D
 
 def load(path: Union[str, Path]) -> Any:
     """Read an ONNX file as a ModelProto in one form: constants as initializers, MatMul and its bias as one Gemm, and
-    a name for every node.
+    a name for every node. What `calib.weightfile` wrote has that form and leaves its weights in their file.
 
     Raises:
         ModelError: Not a readable ONNX file.
     """
     import onnx
+    from onnx import external_data_helper
 
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=False)
+        if weightfile.is_split(model):
+            weightfile.attach(model, path)
+            return model
+        external_data_helper.load_external_data_for_model(model, str(Path(path).parent))
     except OSError:
         raise
     except Exception:  # protobuf's DecodeError, whose module moves between its versions
@@ -172,10 +178,8 @@ class Graph:
 
     def array(self, tensor: str) -> Optional[npt.NDArray[Any]]:
         """The value of an initializer, or None."""
-        from onnx import numpy_helper
-
         found = self.constants.get(tensor)
-        return None if found is None else np.asarray(numpy_helper.to_array(found))
+        return None if found is None else weightfile.array(self.model, found)
 
     def is_float(self, tensor: str) -> bool:
         """Whether an initializer holds float32."""

@@ -11,6 +11,7 @@ from calib import ranges
 from calib.agreement import Agreement, Scores, compare
 from calib.datasets.base import Dataset
 from calib.feeds import batches
+from calib.memory import release
 from calib.preprocess import Preprocess
 from engines.spec import TensorSpec
 
@@ -50,6 +51,7 @@ class Holdout:
         if image.size is not None and len(dataset) * image.size[0] * image.size[1] * 12 <= _KEEP_BYTES:
             self._held = np.concatenate(list(self._read(0, len(dataset))))
         session = ranges.session(onnx)
+        release()  # the weights as they were before their layout changed
         self._reference = self.run(lambda feeds: list(session.run(None, feeds)))
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from calib import graph as graphs
 from calib import placement as placements
+from calib import weightfile
 from calib.placement import Bias, Placement, Weight
 from engines import jsonfile
 from engines.errors import BuildError, ModelError
@@ -49,9 +50,22 @@ def quantise_weight(
     weight: npt.NDArray[Any], scales: npt.NDArray[Any], axis: int, limit: int = 127
 ) -> npt.NDArray[Any]:
     """Round half to even of weight / scale, clamped to [-limit, limit]: what QuantizeLinear does, as int8."""
-    shape = [1] * weight.ndim
+    units = weight / _along(scales, axis, weight.ndim)
+    np.rint(units, units)  # in place: weights are large, boards small
+    return np.clip(units, -limit, limit, units).astype(np.int8)
+
+
+def rounded_weight(weight: npt.NDArray[Any], axis: int, limit: int = 127) -> npt.NDArray[Any]:
+    """What a weight is after quantisation with its own scales, float32."""
+    scales = weight_scales(weight, axis, limit)
+    return quantise_weight(weight, scales, axis, limit) * _along(scales, axis, weight.ndim)
+
+
+def _along(scales: npt.NDArray[Any], axis: int, rank: int) -> npt.NDArray[Any]:
+    """Scales of channels in the shape that multiplies a weight."""
+    shape = [1] * rank
     shape[axis] = -1
-    return np.clip(np.rint(weight / scales.reshape(shape)), -limit, limit).astype(np.int8)
+    return scales.reshape(shape)
 
 
 def quant(scale: float, nonnegative: bool, target: str) -> Quant:
@@ -111,6 +125,7 @@ def quantize(
             f"{name}: no Conv, Gemm or MatMul with a constant weight, nothing to quantise", "--precision fp16"
         )
     counts = insert(model, place, scales, nonnegative, weight_bits)
+    weightfile.fill(model)
     _set_metadata(model, metadata)
     with jsonfile.replacing_file(out) as part:
         part.write_bytes(model.SerializeToString())

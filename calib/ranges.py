@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 import numpy as np
 import numpy.typing as npt
 
+from calib import weightfile
 from calib.checkpoint import Checkpoint
 from calib.histogram import MOMENTA, TensorRange
 from calib.memory import release
@@ -57,13 +58,16 @@ def session(onnx: Union[str, Path, bytes], threads: int = 0, simulate: bool = Fa
 def session_from(make: Callable[[], Any], simulate: bool = False) -> Any:
     """A session of the graph that `make` gives; it is written and dropped first, so that it is in memory only once.
 
-    From bytes, ONNX Runtime would hold its own copy beside the bytes and the graph they came from.
+    From bytes, ONNX Runtime would hold its own copy beside the bytes and the graph they came from; weights in a file
+    of their own are mapped (ResNet-34: 156 instead of 238 MB while it loads).
     """
     with tempfile.TemporaryDirectory(prefix="optimize-") as folder:
         path = Path(folder, "graph.onnx")
-        path.write_bytes(make().SerializeToString())
+        weightfile.write(make(), path)
         release()
-        return session(path, simulate=simulate)
+        made = session(path, simulate=simulate)
+    release()  # the weights as they were before their layout changed (ResNet-34: 65 MB)
+    return made
 
 
 def collect(

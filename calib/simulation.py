@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Collection, Dict, List, Mapping, Union
+from typing import Any, Collection, Dict, List, Mapping, Sequence, Set, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from calib import graph as graphs
 from calib import ranges
 from calib.holdout import Query
-from calib.placement import Placement
-from calib.quantize import insert, quant
+from calib.placement import Placement, Weight
+from calib.quantize import insert, quant, rounded_weight
 
 
 class Simulation:
@@ -35,23 +35,26 @@ class Simulation:
     ) -> None:
         from onnx import TensorProto, helper
 
-        model = graphs.load(onnx)
         self._place, self._nonnegative = place, frozenset(nonnegative)
-        # A bias in int32 has steps far below those of the activations; in float it depends on no scale.
-        insert(model, replace(place, biases=[]), dict.fromkeys(place.measured(), 1.0), nonnegative, weight_bits)
         self._inputs: Dict[str, str] = {}
-        for node in model.graph.node:
-            if node.op_type == "QuantizeLinear" and node.input[0] in place.activations:
-                self._inputs[str(node.input[0])] = str(node.input[1])
-        scales = set(self._inputs.values())
-        kept = [item for item in model.graph.initializer if item.name not in scales]
-        del model.graph.initializer[:]
-        model.graph.initializer.extend(kept)
-        for name in self._inputs.values():
-            model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
-        content = model.SerializeToString()
-        del model, kept, node  # the session needs the room
-        self._session = ranges.session(content, simulate=True)
+
+        def scaled_by_inputs() -> Any:
+            model = graphs.load(onnx)
+            _round_weights(model, place.weights, 63 if weight_bits == 7 else 127)
+            # A bias in int32 has steps far below those of the activations; in float it depends on no scale.
+            activations = replace(place, weights=[], biases=[])
+            insert(model, activations, dict.fromkeys(place.measured(), 1.0), nonnegative, weight_bits)
+            for node in model.graph.node:
+                if node.op_type == "QuantizeLinear" and node.input[0] in place.activations:
+                    self._inputs[str(node.input[0])] = str(node.input[1])
+            scales = set(self._inputs.values())
+            for item in [item for item in model.graph.initializer if item.name in scales]:
+                model.graph.initializer.remove(item)
+            for name in scales:
+                model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
+            return model
+
+        self._session = ranges.session_from(scaled_by_inputs, simulate=True)
 
     def query(self, scales: Mapping[str, float]) -> Query:
         """What runs the graph with these symmetric int8 scales, by measured tensor."""
@@ -65,3 +68,23 @@ class Simulation:
             return list(self._session.run(None, {**images, **feeds}))
 
         return run
+
+
+def _round_weights(model: Any, weights: Sequence[Weight], limit: int) -> None:
+    """Let layers read what their weights are after quantisation, in place.
+
+    As Q/DQ nodes would say, but nothing has to be computed, or kept twice, when the graph is loaded.
+    """
+    from onnx import numpy_helper
+
+    view = graphs.Graph(model)
+    done: Set[str] = set()
+    for weight in weights:
+        name = f"{weight.tensor}/rounded/{weight.axis}"
+        if name not in done:
+            value = view.array(weight.tensor)
+            assert value is not None
+            rounded = rounded_weight(value, weight.axis, limit)
+            model.graph.initializer.append(numpy_helper.from_array(rounded, name))
+            done.add(name)
+        view.nodes[weight.edge.node].input[weight.edge.slot] = name

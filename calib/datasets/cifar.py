@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calib.datasets.base import Indices, Source
+from calib.memory import forget
 from engines.errors import DataError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -49,6 +50,7 @@ class Cifar(Source):
         for number in np.unique(part):
             here = part == number
             flat[here] = self._planes[number][wanted[here] - self._starts[number]]
+            forget(self._planes[number])
         return np.ascontiguousarray(flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
 
@@ -82,6 +84,7 @@ def read_binary(path: Path) -> Tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         raise DataError(f"{path}: {size} bytes, no multiple of {RECORD}: cut short, or not CIFAR-10", _HINT)
     records = np.memmap(path, np.uint8, "r", shape=(size // RECORD, RECORD))
     labels: npt.NDArray[Any] = records[:, 0].astype(np.int64)
+    forget(records)
     _check_labels(path, labels)
     return records[:, 1:], labels
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calib.datasets.base import Indices, Source
+from calib.memory import forget
 from engines.errors import DataError
 
 _PAIRS = (("x", "y"), ("images", "labels"), ("image", "label"), ("data", "labels"))
@@ -172,6 +173,7 @@ class _Images:
 
     def read(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         taken = np.asarray(self._array[rows])
+        forget(self._array)
         if taken.dtype != np.uint8:
             scaled = taken.astype(np.float64) * self._factor
             taken = np.rint(scaled).astype(np.uint8)

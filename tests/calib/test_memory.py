@@ -54,6 +54,34 @@ def test_freed_memory_goes_back() -> None:
     assert left < 8 << 10 and (left < kept or kept < 8 << 10), done.stdout
 
 
+_FORGOTTEN = """
+import sys
+from pathlib import Path
+sys.path[0] = sys.argv[1]
+import numpy as np
+from calib.datasets.cifar import read_binary, RECORD
+from calib.memory import forget
+def mapped(): return int(next(l for l in open("/proc/self/status") if l.startswith("RssFile")).split()[1])
+before = mapped()
+planes, labels = read_binary(Path(sys.argv[2]))
+first = mapped() - before
+total = int(planes.sum(dtype=np.int64))
+read = mapped() - before
+forget(planes)
+after = mapped() - before
+assert int(planes.sum(dtype=np.int64)) == total == 7 * planes.size
+print(first, read, after)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_pages_of_a_data_set_go_back(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(bytes([7]) * 3073 * 4000)
+    words = [sys.executable, "-c", _FORGOTTEN, str(ROOT), str(tmp_path / "a.bin")]
+    first, read, after = map(int, subprocess.run(words, check=True, capture_output=True, text=True).stdout.split())
+    assert read > 10_000 and max(first, after) < 4_000, (first, read, after)  # kB, of 12,292
+
+
 @pytest.fixture(scope="module")
 def resnet18_at_224(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The zoo's ResNet-18 with random weights, exported for 224x224 images."""
