@@ -1,11 +1,13 @@
 """Where quantisation goes: one description of a model's layers, a placement per target.
 
-All targets quantise the input and the weight of every Conv, Gemm and MatMul with a constant weight. They differ in the
-residual additions and in what surrounds them:
+All targets quantise the input and the weight of every Conv, Gemm and MatMul with a constant weight; gates (the
+multiplication of squeeze-excite, swish) stay float. They differ in the residual additions and in what surrounds them:
 
 - tensorrt: only the skip of a residual addition, so that the other branch's Conv, addition and activation fuse into one
   kernel; results stay float (TensorRT derives the output type of a layer from the Q that follows).
 - openvino: both inputs of a residual addition (measured: 10% faster than the skip alone).
+- both: where everyone who reads a tensor reads integers, so do concatenations and pooling. The inputs of a
+  concatenation then share the scale of its result, so that joining them is copying bytes.
 - onnxruntime: every activation between two quantised operators, because its CPU kernels (QLinearConv, QLinearAdd,
   QGemm) want quantised inputs, bias and output. Nothing goes between a Conv and its Relu, for which the zero point of
   the result stands.
@@ -25,8 +27,11 @@ TARGETS = ("tensorrt", "openvino", "onnxruntime")
 _CLAMPS = ("Relu", "Clip")
 """Activations that ONNX Runtime folds into the output range of the operator before them."""
 
-_POOLS = ("GlobalAveragePool", "AveragePool")
-"""Operators with a quantised kernel in ONNX Runtime whose output has a range of its own."""
+_JOINS = ("Concat", "MaxPool")
+"""Operators of which TensorRT and OpenVINO give integers as they read them."""
+
+_MEANS = ("AveragePool", "GlobalAveragePool")
+"""Operators that may read integers, and whose results have a range of their own."""
 
 _SAME_RANGE = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice")
 """Operators that only select or move values: they run on int8 as they are, their output has their input's scale."""
@@ -113,7 +118,36 @@ def points(model: Any, target: str, keep_float: Tuple[str, ...] = ()) -> Placeme
         placement.add(node.input[add.skip], Edge(add.node, add.skip))
         if target == "openvino":
             placement.add(node.input[add.main], Edge(add.node, add.main))
+    _joins(graph, placement, keep_float)
     return placement
+
+
+def _joins(graph: Graph, placement: Placement, keep_float: Tuple[str, ...]) -> None:
+    """Let concatenations and pooling read pairs of the tensors that all others read so."""
+    takes = {i for i, n in enumerate(graph.nodes) if n.op_type in (*_JOINS, *_MEANS) and n.name not in keep_float}
+    joins = {i for i in takes if graph.nodes[i].op_type in _JOINS and len(graph.nodes[i].output) == 1}
+
+    def integers(tensor: str) -> bool:
+        """Whether nobody needs a tensor's floats, and someone reads a pair of it or joins it."""
+        if tensor in graph.outputs or tensor in graph.constants:
+            return False
+        pairs, edges = placement.activations.get(tensor, []), graph.readers.get(tensor, [])
+        wanted = any(edge in pairs or edge.node in joins for edge in edges)
+        return wanted and all(edge in pairs or edge.node in takes for edge in edges)
+
+    before = -1
+    while before != len(joins):  # one counts as long as those behind it do
+        before = len(joins)
+        joins = {i for i in joins if integers(str(graph.nodes[i].output[0]))}
+        takes -= {i for i in takes - joins if graph.nodes[i].op_type == "Concat"}
+    for index in sorted(takes, reverse=True):  # those behind first: theirs is the scale
+        result = str(graph.nodes[index].output[0])
+        root = placement.scale_of.get(result, result)
+        for slot, tensor in enumerate(graph.nodes[index].input):
+            if integers(tensor):
+                placement.add(tensor, Edge(index, slot))
+                if index in joins:
+                    placement.scale_of.setdefault(tensor, root)
 
 
 def _layer(graph: Graph, placement: Placement, index: int) -> Weight:
@@ -150,13 +184,16 @@ def _whole_tensors(graph: Graph, layers: List[int], keep_float: Tuple[str, ...])
             continue
         if index in compute:
             _kernel(graph, placement, index, emit)
+        elif node.op_type == "Concat" and made.issuperset(node.input):
+            if node.output[0] not in graph.outputs:
+                emit(index)
         elif node.op_type == "Add" and all(_quantised(graph, name, made) for name in node.input):
             if _result(graph, index) not in graph.outputs:
                 for slot, name in enumerate(node.input):
                     placement.add(name, Edge(index, slot))
                 emit(index)
         elif node.input and node.input[0] in made and node.output[0] not in graph.outputs:
-            if node.op_type in _POOLS:
+            if node.op_type in _MEANS:
                 emit(index)
             elif node.op_type in _SAME_RANGE and len(node.output) == 1:
                 emit(index)

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from engines import irfile, onnxfile
+from engines import fakequantize, irfile, onnxfile
 from engines.backend import hint
 from engines.backend import unavailable as _unavailable
 from engines.device import backend_version, cpu_features
@@ -123,6 +123,7 @@ def build(
     try:
         model = core.read_model(str(onnx))
         _name_ports(model, graph)
+        fakequantize.fuse(model)
         for done, batch in enumerate(batches):
             progress(f"compiling batch {batch}", done, len(batches))
             shapes = [(batch, *_rest(port)) for port in model.inputs]
@@ -169,6 +170,8 @@ def load(spec: RunnerSpec) -> Runner:
         model = core.read_model(str(path))
     except RuntimeError as error:
         raise _unreadable(path, error) from None
+    if path.suffix == ".onnx":
+        fakequantize.fuse(model)
     return _OpenVINORunner(spec, core, model)
 
 

@@ -3,56 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Optional
 
 import numpy as np
 import pytest
 
+from tests.calib.architectures import Net
+
 Build = Callable[..., Path]
 
 
-class _Net:
-    """Collects nodes and initializers."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.nodes: List[Any] = []
-        self.weights: List[Any] = []
-
-    def const(self, name: str, value: Any) -> str:
-        from onnx import numpy_helper
-
-        self.weights.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def node(self, op: str, inputs: List[str], name: str, **attributes: Any) -> str:
-        from onnx import helper
-
-        self.nodes.append(helper.make_node(op, inputs, [f"{name}_out"], name=name, **attributes))
-        return f"{name}_out"
-
-    def conv(self, x: str, name: str, i: int, o: int, kernel: int = 3, stride: int = 1, group: int = 1) -> str:
-        shape = (o, i // group, kernel, kernel)
-        weight = self.rng.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape).astype(np.float32)
-        w = self.const(f"{name}_w", weight)
-        b = self.const(f"{name}_b", self.rng.normal(0, 0.1, o).astype(np.float32))
-        pad = kernel // 2
-        return self.node("Conv", [x, w, b], name, strides=[stride] * 2, pads=[pad] * 4, group=group)
-
-    def save(self, path: Path, inputs: Any, outputs: Dict[str, Any], opset: int = 17) -> Path:
-        import onnx
-        from onnx import TensorProto, helper
-
-        ins = [helper.make_tensor_value_info("image", TensorProto.FLOAT, inputs)]
-        outs = [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in outputs.items()]
-        graph = helper.make_graph(self.nodes, "net", ins, outs, self.weights)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-        onnx.checker.check_model(model, full_check=True)
-        onnx.save(model, str(path))
-        return path
-
-
-def _shortcut(net: _Net, x: str, name: str, kind: str, i: int, o: int) -> str:
+def _shortcut(net: Net, x: str, name: str, kind: str, i: int, o: int) -> str:
     if kind == "conv":
         return net.conv(x, f"{name}_short", i, o, 1, 2)
     ends = net.const(f"{name}_ends", np.array([2**31 - 1] * 2, np.int64))
@@ -83,7 +44,7 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Build:
         key = (shortcut, head, layout, softmax, batch, opset)
         if key in made:
             return made[key]
-        net, width = _Net(7), 8
+        net, width = Net(7), 8
         x = "image"
         if layout == "NHWC":
             x = net.node("Transpose", [x], "to_nchw", perm=[0, 3, 1, 2])
@@ -115,7 +76,7 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Build:
 @pytest.fixture(scope="session")
 def mixed_cnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Depthwise and transposed convolutions, a gate by multiplication, an operator that nobody quantises, two heads."""
-    net = _Net(3)
+    net = Net(3)
     x = net.node("Relu", [net.conv("image", "stem", 3, 8)], "relu")
     x = net.node("HardSwish", [net.conv(x, "depthwise", 8, 8, group=8)], "swish")
     gate = net.node("Sigmoid", [net.conv(net.node("GlobalAveragePool", [x], "squeeze"), "gate", 8, 8, 1)], "sigmoid")

@@ -27,6 +27,7 @@ def readers(path: Path, target: str, **options: Any) -> Dict[str, Set[str]]:
 def test_tensorrt_quantises_inputs_of_layers_and_skips_alone(resnet: Build) -> None:
     assert readers(resnet(), "tensorrt") == {
         "to_nchw_out": {"stem"},
+        "stem_relu_out": {"pool"},  # whose readers all read integers
         "pool_out": {"b0_conv1", "b0_add"},  # an identity skip reuses the DQ of conv1
         "b0_relu1_out": {"b0_conv2"},
         "b0_relu2_out": {"b1_conv1", "b1_short"},
