@@ -134,7 +134,7 @@ def _with_other_weights(source: Path, target: Path, factor: float = 1.0) -> None
 def test_a_failed_gate_is_exit_3_and_keeps_the_bundle(
     optimize_command: Any, squeezed_onnx: Path, cifar: Path, tmp_path: Path
 ) -> None:
-    """A gate that nothing can meet: an agreement of 100% with 8-bit scores squeezed to one step."""
+    """Nothing in INT8 agrees on all images with scores squeezed to one step, and no layer may stay float."""
     done = optimize_command(
         "build",
         squeezed_onnx,
@@ -149,6 +149,8 @@ def test_a_failed_gate_is_exit_3_and_keeps_the_bundle(
         "--min-agreement",
         "100",
         "--max-drop",
+        "0",
+        "--search-budget",
         "0",
         "-o",
         tmp_path / "out",
