@@ -97,6 +97,9 @@ def validate(value: Any) -> None:
         if name not in value:
             raise DamagedError(f"the field {name} is missing", _AGAIN)
         check(name, value[name])
+    for name, check in _OPTIONAL.items():
+        if name in value:
+            check(name, value[name])
     device = DeviceKey.from_json(value["device"])
     if device.backend != value["backend"]:
         raise DamagedError(f"device.backend is {device.backend!r}, backend is {value['backend']!r}", _AGAIN)
@@ -279,3 +282,13 @@ _FIELDS: Dict[str, fields.Check] = {
     "seconds": fields.number,
 }
 """Required fields, and what each must be."""
+
+_OPTIONAL: Dict[str, fields.Check] = {
+    "comparison": fields.an_object(
+        asked=fields.whole(0, 1 << 31),
+        met=fields.whole(0, 1 << 31),
+        unread=fields.whole(0, 1 << 31),
+        differ=fields.a_list(fields.an_object(name=fields.word, type=fields.word, asked=fields.word, ran=fields.word)),
+    ),
+}
+"""Fields that manifests of earlier builds lack, and what each must be where it is."""

@@ -6,7 +6,7 @@ import importlib
 import re
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from engines.errors import BuildError, ModelError, UsageError
 
@@ -181,7 +181,7 @@ def halve_weights(model: Any) -> int:
     return len(casts)
 
 
-def counts(layers: Sequence[Dict[str, str]]) -> Dict[str, int]:
+def counts(layers: Sequence[Mapping[str, Any]]) -> Dict[str, int]:
     """Layers by precision, the most frequent first."""
     found: Dict[str, int] = {}
     for layer in layers:

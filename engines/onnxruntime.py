@@ -174,7 +174,7 @@ def _session(path: Path, threads: int) -> Any:
         raise ModelError(refused.message, refused.hint) from None
 
 
-def _layers(model: Union[str, bytes], threads: int) -> List[Dict[str, str]]:
+def _layers(model: Union[str, bytes], threads: int) -> List[Dict[str, Any]]:
     """The computing nodes of the graph as the runtime has optimised it for this CPU, in order, with their precision."""
     import onnx
 
@@ -185,8 +185,11 @@ def _layers(model: Union[str, bytes], threads: int) -> List[Dict[str, str]]:
         return precisions(onnx.load(settings.optimized_model_filepath))
 
 
-def precisions(graph: Any) -> List[Dict[str, str]]:
-    """`name`, `type` and `precision` of the computing nodes of an optimised graph, followed from tensor to tensor."""
+def precisions(graph: Any) -> List[Dict[str, Any]]:
+    """`name`, `type` and `precision` of the computing nodes of an optimised graph, followed from tensor to tensor.
+
+    `names` are the tensors that a node makes: the runtime renames nodes, and leaves tensors their names.
+    """
     from onnx import TensorProto
 
     kinds = {TensorProto.FLOAT16: "f16", TensorProto.DOUBLE: "f64", TensorProto.INT8: "int8", TensorProto.UINT8: "int8"}
@@ -207,7 +210,8 @@ def precisions(graph: Any) -> List[Dict[str, str]]:
             gives = kinds.get(to, "f32")
         of.update(dict.fromkeys(node.output, gives))
         if kind not in _NO_COMPUTE:
-            found.append({"name": node.name or node.output[0], "type": kind, "precision": runs})
+            name = node.name or node.output[0]
+            found.append({"name": name, "type": kind, "precision": runs, "names": list(node.output)})
     return found
 
 

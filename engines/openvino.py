@@ -218,15 +218,21 @@ def _reported(compiled: Any) -> Dict[str, Any]:
     }
 
 
-def _layers(compiled: Any) -> List[Dict[str, str]]:
-    """The computing layers of the execution graph, in order, with the precision that each runs in."""
+def _layers(compiled: Any) -> List[Dict[str, Any]]:
+    """The computing layers of the execution graph, in order, with the precision that each runs in.
+
+    `names` are those of the layers that were fused into one.
+    """
     found = []
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         kind, precision = (str(getattr(info[k], "value", info[k])) for k in ("layerType", "runtimePrecision"))
         if kind not in _NO_COMPUTE and precision not in _WHOLE:
             name = node.get_friendly_name()
-            found.append({"name": name, "type": kind, "precision": _PRECISIONS.get(precision, precision)})
+            fused = str(getattr(info["originalLayersNames"], "value", info["originalLayersNames"])).split(",")
+            found.append(
+                {"name": name, "type": kind, "precision": _PRECISIONS.get(precision, precision), "names": fused}
+            )
     return found
 
 

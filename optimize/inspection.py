@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
-from engines import jsonfile, manifest
+from engines import asked, jsonfile, manifest
 from engines.errors import OptimizeError, UsageError
 from engines.spec import RunnerSpec
 
@@ -16,9 +16,10 @@ def inspect(path: Path) -> Dict[str, Any]:
     """Describe a bundle, a model or a JSON file of this project.
 
     Returns:
-        `what` and the facts of it: a bundle's manifest with `whole` and `why_not` (empty where it runs here), a model's
-        kind, an ONNX graph's inputs, outputs, opset and operators, the tensors of a PyTorch file of weights with what
-        building it needs, a run file's environment and rows.
+        `what` and the facts of it: a bundle's manifest with `damaged` and `why_not` (empty where it runs here) and
+        `warnings` (layers that run in another precision than asked), a model's kind, an ONNX graph's inputs, outputs,
+        opset and operators, the tensors of a PyTorch file of weights with what building it needs, a run file's
+        environment and rows.
 
     Raises:
         UsageError: No such file.
@@ -38,6 +39,8 @@ def inspect(path: Path) -> Dict[str, Any]:
     about: Dict[str, Any] = {"what": spec.kind, "path": str(path)}
     if spec.kind == "bundle":
         about["manifest"] = manifest.read(path)
+        text = asked.warning(about["manifest"].get("comparison"))
+        about["warnings"] = [text] if text else []
         about["why_not"] = manifest.why_not(path)
         try:
             manifest.check_files(path)
@@ -153,6 +156,16 @@ def _options_lines(options: Dict[str, Any], batches: List[int]) -> List[str]:
     return out
 
 
+def _compared(found: Optional[Mapping[str, Any]]) -> str:
+    """How many layers got the precision that was asked of them."""
+    if found is None:
+        return "unknown: built before it was recorded"
+    if not found["asked"]:
+        return "no layer was asked for a precision of its own: the backend chooses"
+    unread = f", {found['unread']} unknown" if found["unread"] else ""
+    return f"{found['met']} of {found['asked']} layers run in the precision asked of them{unread}"
+
+
 def _bundle_lines(about: Dict[str, Any], layers: bool) -> List[str]:
     m = about["manifest"]
     accuracy, check, calibration = m["accuracy"], m["check"], m["calibration"]
@@ -163,6 +176,7 @@ def _bundle_lines(about: Dict[str, Any], layers: bool) -> List[str]:
         *_options_lines(m["options"], m["batches"]),
         f"  precision   asked {m['precision']}, achieved "
         + ", ".join(f"{n} layers {k}" for k, n in m["achieved"].items()),
+        f"  compared    {_compared(m.get('comparison'))}",
         f"  batches     {m['batches']}",
         f"  preprocess  {preprocess_text(m['preprocess'], bool(accuracy and accuracy.get('top1') is not None))}",
     ]
@@ -191,6 +205,7 @@ def _bundle_lines(about: Dict[str, Any], layers: bool) -> List[str]:
         out.append("  gate        " + ("passed" if m["gate"]["passed"] else f"FAILED: {m['gate'].get('reasons')}"))
     if m["flags"]:
         out.append(f"  flags       {', '.join(m['flags'])}")
+    out += [f"  warning     {text}" for text in about["warnings"]]
     if about["damaged"]:
         out.append(f"  damaged     {about['damaged']}")
     out.append(f"  runs here   {'no: ' + about['why_not'] if about['why_not'] else 'yes'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from typing import Any, Dict, List, Mapping
 
@@ -28,6 +29,9 @@ _MOVES = ("reformat", "shuffle", "noop", "constant", "slice", "concat", "reshape
 
 _WHOLE = ("i32", "i64", "bool", "")
 
+_ONNX = "[ONNX Layer: "
+_JOINED = re.compile(r" \+ | \|\| ")
+
 
 def inspect(trt: Any, engine: Any) -> Dict[str, Any]:
     """Layers of an engine built with detailed verbosity, as they are in its first profile.
@@ -35,7 +39,8 @@ def inspect(trt: Any, engine: Any) -> Dict[str, Any]:
     The JSON of 8.5 to 10 gives a tensor's `Format/Datatype` in one text, 11 gives `Format` and `DataType`.
 
     Returns:
-        `layers` ({name, type, precision, tactic}, those that compute), `reformats` and `qdq` (how many layers only
+        `layers` ({name, type, precision, tactic, names}, those that compute; `names` are those of the ONNX nodes that
+        were fused into one, as far as it is told), `reformats` and `qdq` (how many layers only
         change a tensor's format, or quantise and dequantise).
 
     Raises:
@@ -60,7 +65,9 @@ def read(text: str) -> Dict[str, Any]:
     for one in told:
         if not isinstance(one, Mapping):  # built without detailed verbosity: a name alone
             if " [profile " not in str(one):
-                layers.append({"name": str(one), "type": "", "precision": "", "tactic": ""})
+                layers.append(
+                    {"name": str(one), "type": "", "precision": "", "tactic": "", "names": _names(str(one), "")}
+                )
             continue
         kind, origin = str(one.get("LayerType", "")), str(one.get("Origin", ""))
         name = str(one.get("Name", ""))
@@ -73,8 +80,16 @@ def read(text: str) -> Dict[str, Any]:
         elif not any(word in kind.lower() for word in _MOVES):
             precision = _precision(one)
             if precision not in _WHOLE:
-                layers.append({"name": name, "type": kind, "precision": precision, "tactic": str(_tactic(one))})
+                told_names = _names(name, str(one.get("Metadata") or ""))
+                found = {"name": name, "type": kind, "precision": precision, "tactic": str(_tactic(one))}
+                layers.append({**found, "names": told_names})
     return {"layers": layers, "reformats": reformats, "qdq": qdq}
+
+
+def _names(name: str, metadata: str) -> List[str]:
+    """The ONNX nodes of a layer: by its metadata from 8.6 on, before by its name (`conv1 + relu1`, `a || b`)."""
+    told = [part.strip()[len(_ONNX) : -1] for part in metadata.split("\x1e") if part.strip().startswith(_ONNX)]
+    return told or _JOINED.split(name)
 
 
 def _tactic(one: Mapping[str, Any]) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple, Union
 
+from engines import asked, jsonfile, manifest
 from engines import backend as backends
-from engines import jsonfile, manifest
 from engines.device import DeviceKey, device_key
 from engines.errors import GateError, IncompatibleError, OptimizeError, UsageError
 from engines.spec import Progress, RunnerSpec, quiet
@@ -72,6 +72,8 @@ def build(spec: RunnerSpec, options: BuildOptions, progress: Progress = quiet) -
                 done.bundles.append(job.make(precision, out))
             except OptimizeError as error:
                 done.failures.append((precision, error))
+    told = [(one.path.name, asked.warning(one.manifest.get("comparison"))) for one in done.bundles]
+    done.warnings += [f"{name}: {text}" for name, text in told if text]
     if done.failures and not done.bundles:
         raise done.failures[0][1]
     return done

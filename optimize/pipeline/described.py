@@ -36,6 +36,7 @@ def described(
         "precision": precision,
         "achieved": built["achieved"],
         "layers": built["layers"],
+        **({"comparison": built["comparison"]} if "comparison" in built else {}),
         "files": engine.file_entries(stage, built["files"]),
         "device": job.key.to_json(),
         "inputs": [_tensor(t) for t in job.boundary.inputs],

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
-from engines import jsonfile
+from engines import asked, jsonfile
 from engines.spec import Progress
 
 
@@ -17,7 +17,8 @@ def build_engine(
     """Build an engine into the empty folder `out` (runs in a child process).
 
     Returns:
-        What `engines.backend.Backend.build` returned, and the SHA-256 and opset of the graph.
+        What `engines.backend.Backend.build` returned, the SHA-256 and opset of the graph, and `comparison`: whether the
+        layers got the precision that the graph asks (see `engines.asked.compare`).
 
     Raises:
         BuildError: The backend could not build it.
@@ -30,9 +31,11 @@ def build_engine(
     if backend == "tensorrt":
         options = _at_build_time(options, Path(out))
     built = backends.get(backend).build(Path(onnx), Path(out), precision, batches, options, progress)
-    opsets = onnx_package.load(onnx, load_external_data=False).opset_import
-    opset = next(o.version for o in opsets if o.domain in ("", "ai.onnx"))
-    return {**built, "onnx": {"sha256": jsonfile.sha256(onnx), "opset": opset}}
+    graph = onnx_package.load(onnx, load_external_data=False)
+    opset = next(o.version for o in graph.opset_import if o.domain in ("", "ai.onnx"))
+    # a graph without Q/DQ pairs lets TensorRT choose where INT8 goes, and so asks it of no layer
+    compared = asked.compare(graph, precision, built["layers"], options.get("keep_fp32", ()))
+    return {**built, "onnx": {"sha256": jsonfile.sha256(onnx), "opset": opset}, "comparison": compared}
 
 
 def _at_build_time(options: Dict[str, Any], out: Path) -> Dict[str, Any]:

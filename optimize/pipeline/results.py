@@ -28,6 +28,7 @@ class Built:
             "precision": self.precision,
             "backend": about["backend"],
             "achieved": about["achieved"],
+            "comparison": about.get("comparison"),
             "size_bytes": sum(f["bytes"] for f in about["files"]),
             "seconds": about["seconds"],
             "reused": self.reused,

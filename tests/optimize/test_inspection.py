@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from engines import manifest
+from engines.errors import DamagedError
 from optimize import inspection
 
 
@@ -55,3 +57,31 @@ def test_options_are_told_one_a_line_and_tables_by_their_size():
     assert [line.split("  ")[0] for line in (line.strip() for line in told)][1:] == ["clocks", "builds"]
     assert told[0].strip() == "trtexec, batch 64  trtexec '--onnx=a b.onnx'"
     assert [line.split()[-1] for line in told[1:]] == ["free", "them)"]
+
+
+def test_layers_in_another_precision_than_asked_are_warned_of_and_fail_nothing(
+    optimize_command: Any, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    """ONNX Runtime computes FP16 in float32 on a CPU; a bundle of before this was recorded is read as it is."""
+    pytest.importorskip("onnxruntime")
+    words = ("build", tiny_onnx, "--precision", "fp16", "--batch", 1, "--backend", "onnxruntime", "-o", tmp_path)
+    done = optimize_command(*words)
+    assert done.exit_code == 0
+    (line,) = [one for one in done.stderr.splitlines() if one.startswith("warning: ")]
+    assert line.startswith("warning: fp16-onnxruntime") and "layers of which f16 was asked run in another" in line
+    told = json.loads(optimize_command(*words, "--json").stdout)
+    assert told["warnings"] == [line[len("warning: ") :]]
+    (bundle,) = tmp_path.glob("fp16-*")
+    about = json.loads(optimize_command("inspect", bundle, "--json").stdout)
+    found = about["manifest"]["comparison"]
+    assert found == told["bundles"][0]["comparison"] and found["met"] == 0 < len(found["differ"]) == found["asked"]
+    assert told["warnings"] == [f"{bundle.name}: {text}" for text in about["warnings"]]
+    text = optimize_command("inspect", bundle).stdout
+    assert f"  warning     {about['warnings'][0]}" in text and f"0 of {found['asked']} layers run in" in text
+
+    old = {key: value for key, value in about["manifest"].items() if key != "comparison"}
+    manifest.write(bundle, old)
+    shown = optimize_command("inspect", bundle)
+    assert shown.exit_code == 0 and "unknown: built before it was recorded" in shown.stdout
+    with pytest.raises(DamagedError, match=r"comparison\.differ"):
+        manifest.write(bundle, {**old, "comparison": {**found, "differ": 4}})
