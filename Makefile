@@ -5,6 +5,7 @@
 #   TORCH=1               adds PyTorch's CPU build
 #   TRT=1                 adds what the TensorRT tests need without a GPU: a C compiler must be there
 #   PIP_OPTIONS='-c constraints/jetpack5.txt'
+#   WORKERS=2             test files run side by side; each process may hold a gigabyte of TensorFlow
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,6 +13,7 @@ EXTRAS ?= tensorflow,openvino,report,dev
 # install-jetson.sh writes what this board's packages are held to.
 PIP_OPTIONS ?= $(addprefix -c ,$(wildcard $(VENV)/constraints.txt))
 PYTEST_OPTIONS ?= -m 'not slow'
+WORKERS ?= 2
 TORCH ?=
 TRT ?=
 TORCH_SPEC ?= torch==2.13.0
@@ -84,7 +86,7 @@ demo: setup
 	$(BIN)/optimize demo
 
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_OPTIONS)
 
 test-all:
 	bash .ci/full

@@ -14,6 +14,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("environments")
 
 
+@pytest.mark.slow
 def test_an_environment_is_made_once_and_stands_alone(folder, monkeypatch):
     monkeypatch.setitem(environments.TABLE, "empty", Environment(()))
     inside = environments.python("empty", folder)

@@ -24,6 +24,7 @@ def done(model, images, tmp_path_factory):
     return quantisers.main(words), out
 
 
+@pytest.mark.slow
 def test_everyone_is_measured(done):
     code, out = done
     found = jsonfile.read(out, quantisers.SCHEMA)
@@ -44,6 +45,7 @@ def test_everyone_is_measured(done):
     assert model["fp32"]["top1"] == pytest.approx(50 / 70)
 
 
+@pytest.mark.slow
 def test_ratios_are_theirs_to_ours(done):
     (model,) = jsonfile.read(done[1])["models"]
     rows = {row["name"]: row for row in model["rows"]}
@@ -56,6 +58,7 @@ def test_ratios_are_theirs_to_ours(done):
     assert theirs["ratios"]["latency_b64"]["interval"] is None  # one round says nothing of the spread
 
 
+@pytest.mark.slow
 def test_claims_and_table_say_the_same_numbers(done):
     (model,) = jsonfile.read(done[1])["models"]
     text = done[1].with_suffix(".md").read_text(encoding="utf-8")
@@ -69,12 +72,14 @@ def test_claims_and_table_say_the_same_numbers(done):
     assert all(one["verdict"] in text for one in model["claims"])
 
 
+@pytest.mark.slow
 def test_files_name_no_place(done, tmp_path):
     written = done[1].read_text(encoding="utf-8")
     assert str(tmp_path.parent) not in written and "/tmp" not in written
     assert json.loads(written)["settings"]["repeats"] == 1
 
 
+@pytest.mark.slow
 def test_a_tool_that_fails_is_a_row_with_its_reason(model, images, monkeypatch, tmp_path):
     refused = _ort("None")
     absent = Contender("absent", "onnxruntime", ({},), "nowhere")
