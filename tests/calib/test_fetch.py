@@ -199,7 +199,11 @@ def test_only_what_belongs_there_is_unpacked(server: Server, tmp_path: Path, cha
     assert left(tmp_path) == ["c"]
 
 
-@pytest.mark.parametrize("content", [b"no archive", WHOLE[:-200], gzip.compress(b"no tar" * 200)])
+@pytest.mark.parametrize(
+    "content",
+    [b"no archive", WHOLE[:-200], gzip.compress(b"no tar" * 200)],
+    ids=["no archive", "cut short", "no tar"],  # the contents hold the time, and all workers must name a test alike
+)
 def test_damaged_archives(server: Server, tmp_path: Path, content: bytes) -> None:
     server.content = content
     with pytest.raises(DataError, match=r"damaged|missing"):
