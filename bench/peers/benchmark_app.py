@@ -4,6 +4,9 @@ Both run the same model at the same batch and inference precision, one synchrono
 processes that take turns (ours first in even rounds, last in odd ones). benchmark_app runs as it is: its own loop, its
 own options, its JSON report. That report rounds latencies to 10 µs, which is 2% of 0.5 ms, so the value that its loop
 returns is taken before it is rounded, and checked against the report.
+
+Its latency is what the request says of itself, without the call from Python (ResNet-34 in INT8, batch 1: 3% of 0.5 ms);
+ours is the whole call. So the mean time of a whole query is compared as well: its total time over its iterations.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from bench import stats
 from bench.rounds import Target, run
@@ -38,7 +41,8 @@ def compare(
 
     Returns:
         `ours_ms` and `theirs_ms` (medians by round), `ratio` (ours to theirs), `interval` (90%; None with fewer than
-        five rounds), `within` ([low, high]) and `passed`: the ratio is within.
+        five rounds), `whole_query` ({`ratio`, `interval`} of the mean times), `within` ([low, high]) and `passed`: the
+        interval (with fewer rounds the ratio) meets it.
 
     Raises:
         UsageError: Not a model that OpenVINO runs.
@@ -48,18 +52,23 @@ def compare(
     peer["seconds"] = seconds
     ours: List[float] = []
     theirs: List[float] = []
+    whole: Tuple[List[float], List[float]] = ([], [])
     for turn in range(rounds):
         progress("rounds", turn, rounds)
         for side in ("ours", "theirs") if turn % 2 == 0 else ("theirs", "ours"):
             if side == "theirs":
-                theirs.append(child.call("bench.peers.benchmark_app:benchmark", peer)["median_ms"])
+                told = child.call("bench.peers.benchmark_app:benchmark", peer)
+                theirs.append(told["median_ms"])
+                whole[1].append(told["total_ms"] / told["iterations"])
                 continue
             done = run([target], [batch], 1, 0.2, float(seconds))
             if done.failures:
                 raise OptimizeError(done.failures[0][1])
             ours.append(float(done.rows[0]["p50_ms"]))
+            whole[0].append(1e3 * batch / float(done.rows[0]["images_per_s"]))
     progress("rounds", rounds, rounds)
-    found = stats.ratio_interval([[v] for v in ours], [[v] for v in theirs], paired=True)
+    ratio, interval = _ratio(ours, theirs)
+    low, high = interval or (ratio, ratio)
     return {
         "model": Path(path).name,
         "batch": batch,
@@ -67,11 +76,17 @@ def compare(
         "rounds": rounds,
         "ours_ms": ours,
         "theirs_ms": theirs,
-        "ratio": found.ratio,
-        "interval": None if found.low is None else [found.low, found.high],
+        "ratio": ratio,
+        "interval": interval,
+        "whole_query": dict(zip(("ratio", "interval"), _ratio(*whole))),
         "within": [LOW, HIGH],
-        "passed": LOW <= found.ratio <= HIGH,
+        "passed": low <= HIGH and high >= LOW,
     }
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> Tuple[float, Optional[List[float]]]:
+    found = stats.ratio_interval([[v] for v in ours], [[v] for v in theirs], paired=True)
+    return found.ratio, None if found.low is None or found.high is None else [found.low, found.high]
 
 
 def _sides(path: Path, batch: int, precision: str) -> Any:
