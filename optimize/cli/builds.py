@@ -13,7 +13,6 @@ from typing_extensions import Annotated
 from engines.errors import GateError, OptimizeError, PartialError, UsageError
 from optimize.cli import options
 from optimize.cli.console import VOICE, answer, console, failure, line, progress, say, warn
-from optimize.inspection import preprocess_text
 
 if TYPE_CHECKING:
     from optimize.pipeline.results import Build
@@ -254,6 +253,8 @@ def verify(
 
 def _show(done: Build) -> None:
     from rich.table import Table
+
+    from optimize.inspection import preprocess_text
 
     table = Table(title=f"{done.model.name} -> {done.backend}", title_justify="left")
     for column in ("precision", "layers", "size", "top-1", "drop", "agreement", "gate", "built in", "bundle"):

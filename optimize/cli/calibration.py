@@ -11,7 +11,6 @@ from typing_extensions import Annotated
 
 from engines.errors import UsageError
 from optimize.cli.console import answer, progress, say
-from optimize.inspection import preprocess_text
 
 
 def calibrate(
@@ -62,6 +61,8 @@ def calibrate(
 
 
 def _lines(done: Dict[str, Any]) -> List[str]:
+    from optimize.inspection import preprocess_text
+
     of, data = done["of"], done["dataset"]
     images = f"{of['samples']} images of {data['name']}"
     return [

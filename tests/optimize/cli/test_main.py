@@ -86,6 +86,15 @@ def test_hardly_anything_is_imported_before_an_interrupt_is_expected() -> None:
     assert set(done.stdout.split()) <= {"__future__", "optimize", "optimize.cli"}
 
 
+def test_help_loads_no_engines() -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import optimize.cli.app; "
+        "print(*sorted(name for name in sys.modules if name.startswith(('engines', 'bench', 'calib', 'numpy'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT)], stdout=subprocess.PIPE, text=True, check=True)
+    assert set(done.stdout.split()) <= {f"engines{part}" for part in ("", ".errors", ".open", ".spec", ".text")}, done.stdout
+
+
 @posix
 @pytest.mark.parametrize(
     ("words", "code"), [(["--version"], 0), (["zoo", "list"], 0), (["--help"], 0), (["nonsense"], 2)]
