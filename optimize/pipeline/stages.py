@@ -144,9 +144,9 @@ class Workspace:
             if found is not None:
                 self.note("reused", name, key)
                 return {**found, "folder": str(folder), "reused": True}
-        self.note("started", name, key)
         begun = time.perf_counter()
         try:
+            self.note("started", name, key)  # in here: Ctrl-C may come before this line has returned
             with jsonfile.replacing_folder(folder) as part:
                 call = dict(arguments)
                 if out is not None:

@@ -256,6 +256,20 @@ def test_ctrl_c_ends_the_child_and_leaves_nothing(space: Workspace, tmp_path: Pa
     assert not write(space)["reused"]
 
 
+def test_ctrl_c_as_the_stage_begins_is_in_the_journal(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = space.note
+
+    def interrupted(event: str, *rest: Any, **more: Any) -> None:
+        note(event, *rest, **more)
+        if event == "started":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(space, "note", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(space)
+    assert events(space) == ["started", "interrupted"]
+
+
 def test_one_build_at_a_time(space: Workspace) -> None:
     waited = threading.Event()
     order = []
