@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from calib.methods import Method
+T = TypeVar("T")
 
 Scores = List[npt.NDArray[Any]]
 """A model's outputs in order, batch first, float32, all images concatenated."""
@@ -27,8 +27,8 @@ class Agreement(NamedTuple):
     top1: Optional[float]
 
 
-def choose(results: Sequence[Tuple[Method, Agreement]]) -> Method:
-    """The method of best agreement; among equals the smaller error, then the first."""
+def choose(results: Sequence[Tuple[T, Agreement]]) -> T:
+    """The candidate of best agreement; among equals the smaller error, then the first."""
     return max(results, key=lambda item: (item[1].agreement, -item[1].error))[0]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import numpy as np
 import numpy.typing as npt
 
-from calib import bias, choice, ranges, weightfile
+from calib import bias, choice, equalize, ranges, weightfile
 from calib import graph as graphs
 from calib import placement as placements
 from calib.agreement import Agreement, Scores, choose
@@ -36,6 +36,9 @@ HOLDOUT = 512
 BIAS_IMAGES = 128
 """Calibration images that tell the mean errors of the layers."""
 
+REFINEMENTS = ("equalization", "bias-correction")
+"""What is done to weights and biases where it makes the answers better; each can be left out."""
+
 _BATCH_BYTES = 32 << 20
 """Activations of one batch kept at once, bytes."""
 
@@ -56,6 +59,7 @@ def calibrate(
     methods: Optional[List[str]] = None,
     backend: str = "onnxruntime",
     keep_float: Sequence[str] = (),
+    without: Sequence[str] = (),
     task: str = "classify",
     state: Optional[str] = None,
     progress: Progress = quiet,
@@ -64,7 +68,9 @@ def calibrate(
 
     All methods run on a few hold-out images in simulated arithmetic, those far behind drop out, and the finalists are
     measured on all of them by the backend itself. Then tensors with heavy tails may get another method, chosen on one
-    half of the hold-out and confirmed on the other, and biases are corrected where that brings the outputs nearer.
+    half of the hold-out and confirmed on the other. Where channels of a tensor differ severely, all this is done with
+    the equalised graph as well, and the better of the two is kept. Last, biases are corrected where that brings the
+    outputs nearer.
 
     Args:
         onnx: FP32 graph with one image input.
@@ -78,6 +84,7 @@ def calibrate(
         methods: Such as `["minmax", "percentile:99.9", "entropy"]`; all of `calib.methods.METHODS` by default.
         backend: What runs the finalists: openvino or onnxruntime; for tensorrt, Q and DQ in float32 stand in.
         keep_float: Names of nodes that stay float.
+        without: Of `REFINEMENTS`, what is not tried.
         task: classify or tensors.
         state: File that keeps the state of the pass every few seconds, so that an interrupted one goes on; removed at
             the end.
@@ -86,9 +93,11 @@ def calibrate(
     Returns:
         `{"onnx", "target", "method": {"name", "percentile"}, "candidates": [{"method", "agreement", "error", "top1",
         "images"}], "tensors": {name: method}, "bias_correction": {"tried", "kept", "layers", "images", "agreement",
-        "error", "top1"}, "samples", "holdout", "seed", "dataset", "keep_float", "weight_bits", "activations",
-        "weights", "biases"}`. Candidates with `images` below `holdout` dropped out in the race, in simulated
-        arithmetic. `tensors` names those with a method of their own.
+        "error", "top1"}, "equalization": {"layers", "kept", "plain", "equalized"}, "float_onnx", "samples", "holdout",
+        "seed", "dataset", "keep_float", "weight_bits", "activations", "weights", "biases"}`. Candidates with `images`
+        below `holdout` dropped out in the race, in simulated arithmetic. `tensors` names those with a method of their
+        own. `float_onnx` is the FP32 graph that was quantised: None for `onnx` itself, else its equalised form, a file
+        beside `out`.
 
     Raises:
         BuildError: Nothing to quantise, or the written graph breaks a rule of the target.
@@ -104,7 +113,8 @@ def calibrate(
     model = graphs.load(onnx)
     require_float(model, onnx)
     image = image_input(model, onnx, layout)
-    place = placements.points(model, target, tuple(keep_float))
+    kept = tuple(keep_float)
+    place = placements.points(model, target, kept)
     if not place.weights:
         raise BuildError(f"{onnx}: no Conv, Gemm or MatMul with a constant weight", "--precision fp16")
     batch = batch_size(model, place.measured(), image)
@@ -115,33 +125,47 @@ def calibrate(
         found = batches(calibration, pre, image.layout, image.size, batch, start=start, stop=stop)
         return ({image.spec.name: x} for x, _ in found)
 
-    checkpoint = None
-    if state:
-        key = {"graph": jsonfile.sha256(onnx), "tensors": place.measured(), "data": calibration.sha256, "seed": seed}
-        key = {**key, "preprocess": pre.to_json(), "batch": batch, "momenta": momenta(tried)}
-        checkpoint = Checkpoint(Path(state), key)
-    start = checkpoint.done if checkpoint else 0
-    arguments = (feeds(start), progress, len(calibration), momenta(tried), checkpoint)
+    key = {"graph": jsonfile.sha256(onnx), "tensors": place.measured(), "data": calibration.sha256, "seed": seed}
+    key = {**key, "preprocess": pre.to_json(), "batch": batch, "momenta": momenta(tried)}
+    checkpoints: List[Checkpoint] = []
     notes = {"target": target, "samples": str(len(calibration)), "seed": str(seed), "data_sha256": calibration.sha256}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".candidates-", dir=str(Path(out).parent)) as folder:
-        fp32 = str(Path(folder, "fp32.onnx"))
+
+        def quantised(form: str) -> Tuple[_Job, _Built, Dict[str, Any]]:
+            """The best graph from one form of the FP32 graph."""
+            name = "" if form == fp32 else ".equalized"
+            found = [Checkpoint(Path(state + name), {**key, "form": name})] if state else []
+            checkpoints.extend(found)
+            start, checkpoint = (found[0].done, found[0]) if found else (0, None)
+            arguments = (feeds(start), progress, len(calibration), momenta(tried), checkpoint)
+            seen = ranges.collect(form, place.measured(), *arguments)
+            release()
+            job = _Job(form, target, image, place, seen, holdout, backend, task, Path(folder), notes, kept, progress)
+            return (job, *job.choose(tried))
+
+        fp32, equal = (str(Path(folder, name)) for name in ("fp32.onnx", "equalized.onnx"))
         weightfile.write(model, fp32)
         del model  # the pass needs room for its own
         release()
-        seen = ranges.collect(fp32, place.measured(), *arguments)
-        release()
+        few = feeds(0, min(equalize.IMAGES, len(calibration)))
+        scaled = [] if "equalization" in without else equalize.equalize(fp32, few, equal)
         holdout = Holdout(open_dataset(data, "holdout", HOLDOUT, seed), pre, image, fp32, task)
-        job = _Job(
-            fp32, target, image, place, seen, holdout, backend, task, Path(folder), notes, tuple(keep_float), progress
-        )
-        best, record = job.choose(tried)
-        few = min(BIAS_IMAGES, len(calibration))
-        best, record["bias_correction"] = job.corrected(best, feeds(0, few), few)
+        job, best, record = quantised(fp32)
+        about: Dict[str, Any] = {"layers": scaled, "kept": False, "plain": None, "equalized": None}
+        if scaled:
+            other = quantised(equal)
+            about.update(plain=best.found._asdict(), equalized=other[1].found._asdict())
+            about["kept"] = choose([(False, best.found), (True, other[1].found)])
+            if about["kept"]:
+                job, best, record = other
+        count = 0 if "bias-correction" in without else min(BIAS_IMAGES, len(calibration))
+        best, record["bias_correction"] = job.corrected(best, feeds(0, count), count)
         with jsonfile.replacing_file(out) as part:
             os.replace(best.path, part)
+        record.update(equalization=about, float_onnx=_keep(equal, out) if about["kept"] else None)
     require_qdq(out, target)
-    if checkpoint:
+    for checkpoint in checkpoints:
         checkpoint.remove()
     return {
         "onnx": out,
@@ -155,6 +179,16 @@ def calibrate(
         "keep_float": list(keep_float),
         "weight_bits": job.bits,
     }
+
+
+def _keep(equal: str, out: str) -> str:
+    """The equalised graph as one file beside the quantised one."""
+    model = graphs.load(equal)
+    weightfile.fill(model)
+    kept = Path(out).with_suffix(".float.onnx")
+    with jsonfile.replacing_file(kept) as part:
+        part.write_bytes(model.SerializeToString())
+    return str(kept)
 
 
 Change = Callable[[Any], None]
@@ -241,7 +275,9 @@ class _Job:
     def corrected(self, best: _Built, feeds: Any, images: int) -> Tuple[_Built, Dict[str, Any]]:
         """The graph with its biases corrected where that is better, and what was measured."""
         release()
-        means = bias.mean_inputs(self.onnx, self.place, best.scales, self.nonnegative, feeds, self.progress, images)
+        means = {}
+        if images:
+            means = bias.mean_inputs(self.onnx, self.place, best.scales, self.nonnegative, feeds, self.progress, images)
         release()
         record: Dict[str, Any] = {"tried": bool(means), "kept": False, "layers": 0, "images": images}
         if not means:

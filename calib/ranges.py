@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,20 @@ def session_from(make: Callable[[], Any], simulate: bool = False) -> Any:
     return made
 
 
+def exposing(onnx: Union[str, Path], tensors: Sequence[str]) -> Any:
+    """The graph with float tensors as further outputs, those that it is fed left out."""
+    from onnx import TensorProto, helper
+
+    from calib import graph
+
+    model = graph.load(onnx)
+    present = {item.name for item in [*model.graph.output, *model.graph.input]}
+    for name in tensors:
+        if name not in present:
+            model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return model
+
+
 def collect(
     onnx: Union[str, Path],
     tensors: Sequence[str],
@@ -99,22 +113,8 @@ def collect(
         DataError: No batch came, or a tensor got NaN or an infinity (named).
         ModelError: ONNX Runtime cannot run the graph.
     """
-    from onnx import TensorProto, helper
-
-    from calib import graph
-
-    inputs: Set[str] = set()
-
-    def extended() -> Any:
-        model = graph.load(onnx)
-        inputs.update(item.name for item in model.graph.input)
-        present = {item.name for item in model.graph.output}
-        for name in tensors:
-            if name not in present and name not in inputs:
-                model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-        return model
-
-    runner = session_from(extended)
+    runner = session_from(lambda: exposing(onnx, tensors))
+    inputs = {item.name for item in runner.get_inputs()}
     wanted = [name for name in tensors if name not in inputs]
     fixed = fixed_batch(runner)
     found = {name: TensorRange(averages=dict.fromkeys(momenta, (0.0, 0.0))) for name in tensors}

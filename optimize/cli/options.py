@@ -182,6 +182,10 @@ CalibrationCache = Annotated[
     Optional[Path],
     typer.Option("--calibration-cache", metavar="FILE", help="Scales for INT8 from a TensorRT calibration cache."),
 ]
+Without = Annotated[
+    Optional[List[str]],
+    typer.Option("--without", metavar="STEP", help="INT8 step not to try: equalization, bias-correction; repeat."),
+]
 KeepFp32 = Annotated[
     Optional[List[str]],
     typer.Option("--keep-fp32", metavar="NODE", help="ONNX node that stays float in a lower precision; repeat."),

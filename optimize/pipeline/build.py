@@ -238,6 +238,7 @@ class Job:
             "seed": o.seed,
             "backend": "onnxruntime" if self.backend == "tensorrt" else self.backend,
             "keep_float": [*o.keep_fp32, *(name for name in kept if name not in o.keep_fp32)],
+            "without": list(o.without),
         }
         return self.space.run(
             "calibrate",

@@ -48,7 +48,7 @@ def described(
         "batches": list(job.options.batches),
         "options": built["options"],
         "onnx": built["onnx"],
-        "calibration": {k: v for k, v in value_of(calibration).items() if k not in ("onnx", "cache")}
+        "calibration": {k: v for k, v in value_of(calibration).items() if k not in ("onnx", "float_onnx", "cache")}
         if calibration
         else None,
         "build_key": digest(identity),

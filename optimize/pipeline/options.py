@@ -38,6 +38,7 @@ class BuildOptions:
         force: Build again what is there already.
         strict: A missing fast 16-bit format is an error (exit 4).
         keep_fp32: Names of ONNX nodes that stay float: in INT8 on every backend, in FP16 with TensorRT.
+        without: Refinements of INT8 that are not tried, of `calib.calibrate.REFINEMENTS`.
         calibration_cache: TensorRT's calibration cache whose scales INT8 takes instead of measuring its own, or None.
         expect_top1: Percent of top-1 that the source is known to reach on this data; far less is warned of.
         search_budget: Seconds for finding layers to take back to float where INT8 fails its gate; 0 for none.
@@ -59,6 +60,7 @@ class BuildOptions:
     force: bool = False
     strict: bool = False
     keep_fp32: Tuple[str, ...] = ()
+    without: Tuple[str, ...] = ()
     calibration_cache: Optional[Path] = None
     expect_top1: Optional[float] = None
     search_budget: float = 300.0
@@ -70,6 +72,11 @@ class BuildOptions:
             raise UsageError(f"--samples {self.samples}: at least one image is needed")
         if not 0 <= self.search_budget < float("inf"):
             raise UsageError(f"--search-budget {self.search_budget:g}: seconds are expected, 0 for no search")
+        if self.without:
+            from calib.calibrate import REFINEMENTS
+
+            for word in set(self.without) - set(REFINEMENTS):
+                raise UsageError(f"--without {word}: {', '.join(REFINEMENTS)} are known")
         check_opset(self.opset)
         check_layout(self.layout)
         if self.calibration_cache is not None:

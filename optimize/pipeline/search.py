@@ -52,6 +52,7 @@ def _aim(job: Job, kept: Tuple[str, ...], part: float, settle: bool) -> Dict[str
     calibration = job.calibrate(kept)
     agreement = None if o.min_agreement is None else 100 - (100 - o.min_agreement) * part
     sha = jsonfile.sha256(calibration["onnx"])
+    equalized = calibration.get("float_onnx")  # an imported cache has none
     arguments = {
         "data": o.data,
         "preprocess": job.spec.preprocess,
@@ -68,7 +69,7 @@ def _aim(job: Job, kept: Tuple[str, ...], part: float, settle: bool) -> Dict[str
     done = job.space.run(
         "search",
         "calib.sensitivity:search",
-        {**arguments, "onnx": job.onnx, "quantised": calibration["onnx"], "journal": str(journal)},
+        {**arguments, "onnx": equalized or job.onnx, "quantised": calibration["onnx"], "journal": str(journal)},
         {**arguments, "data": job.data, "onnx": job.graph, "quantised": sha},
         job.progress,
         CALIBRATION_PACKAGES,

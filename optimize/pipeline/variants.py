@@ -50,8 +50,7 @@ def kept_variant(job: Job, kept: Sequence[str], name: str) -> Variant:
     if job.backend != "tensorrt":
         return Variant(name, done["onnx"], done, settings, {})
     able, settings, unkeyed = _capable(job, settings)
-    onnx = done["onnx"] if able["weakly_typed"] else _in_fp16(job, done["onnx"])
-    return Variant(name, onnx, done, {**settings, "int8_mode": "explicit"}, unkeyed)
+    return Variant(name, _typed(job, done, able), done, {**settings, "int8_mode": "explicit"}, unkeyed)
 
 
 def _capable(job: Job, settings: Dict[str, Any]) -> Tuple[Dict[str, Any], Dict[str, Any], Dict[str, Any]]:
@@ -77,8 +76,8 @@ def _tensorrt(job: Job, precision: str, settings: Dict[str, Any]) -> List[Varian
     modes = asked.int8_modes(able)
     if "explicit" in modes:
         calibration = job.calibrate()
-        onnx = calibration["onnx"] if able["weakly_typed"] else _in_fp16(job, calibration["onnx"])
-        found.append(Variant("explicit", onnx, calibration, {**settings, "int8_mode": "explicit"}, unkeyed))
+        graph = _typed(job, calibration, able)
+        found.append(Variant("explicit", graph, calibration, {**settings, "int8_mode": "explicit"}, unkeyed))
     if "implicit" in modes:
         found.append(_implicit(job, settings, unkeyed))
     return found
@@ -102,14 +101,27 @@ def _images(job: Job) -> Dict[str, Any]:
     }
 
 
-def _in_fp16(job: Job, onnx: str) -> str:
-    """The graph in FP16. What images of the calibration tell of overflow counts where there are such images."""
+def _typed(job: Job, calibration: Dict[str, Any], able: Dict[str, Any]) -> str:
+    """The Q/DQ graph, what stays float in it in FP16 where flags of the builder cannot say so."""
+    if able["weakly_typed"]:
+        return str(calibration["onnx"])
+    return _in_fp16(job, calibration["onnx"], calibration.get("float_onnx"))  # an imported cache has no such graph
+
+
+def _in_fp16(job: Job, onnx: str, fp32: Optional[str] = None) -> str:
+    """The graph in FP16. What images of the calibration tell of overflow counts where there are such images.
+
+    Args:
+        job: Its images.
+        onnx: What is cast.
+        fp32: The FP32 graph that it was made from, where that is not the job's.
+    """
     keep = list(job.options.keep_fp32)
     images = _images(job) if job.data and job.spec.task == "classify" else None
     done = job.space.run(
         "fp16",
         "optimize.pipeline.tensorrt:cast_fp16",
-        {"onnx": onnx, "keep": keep, "measured": job.onnx, "images": images},
+        {"onnx": onnx, "keep": keep, "measured": fp32 or job.onnx, "images": images},
         {"onnx": jsonfile.sha256(onnx), "keep": keep, "measured": job.graph, "images": images, "data": job.data},
         job.progress,
         CALIBRATION_PACKAGES,

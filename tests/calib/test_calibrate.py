@@ -20,19 +20,6 @@ from engines.errors import BuildError, DataError, ModelError, UsageError
 Build = Callable[..., Path]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder of CIFAR-10's binary form: 240 training and 40 test images of smooth noise."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(5)
-    for name, count in (("data_batch_1.bin", 240), ("test_batch.bin", 40)):
-        coarse = rng.integers(0, 256, (count, 3, 4, 4), np.uint8)
-        rows = coarse.repeat(8, 2).repeat(8, 3).reshape(count, -1)
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        (folder / name).write_bytes(np.concatenate([labels[:, None], rows], axis=1).tobytes())
-    return str(folder)
-
-
 def arguments(onnx: Path, data: str, out: Path, **changes: Any) -> Dict[str, Any]:
     base = {
         "onnx": str(onnx),
