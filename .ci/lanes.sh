@@ -5,6 +5,7 @@ SUMMARY=()
 FAILED=0
 # Every skipped test says why.
 export PYTEST_ADDOPTS="${PYTEST_ADDOPTS:-} -rs"
+export PIP_NO_COMPILE=1  # of the thousands of files of an environment few are ever imported
 
 # usable PATH VERSION: it runs, is that version (a pyenv shim may be there for a Python that is not), and can make
 # environments.
@@ -102,12 +103,13 @@ tensorrt() {
   make test "${options[@]}" PYTEST_OPTIONS="-m 'tensorrt and not slow' --surface $2"
 }
 
+# jetpack5 MARKS: which tests.
 jetpack5() {
   local options=(VENV=.venv-jp5 EXTRAS=tensorflow,openvino,report,dev TRT=1 PIP_OPTIONS='-c constraints/jetpack5.txt')
   step make setup "${options[@]}"
   make setup "${options[@]}"
   step make test "${options[@]}" with TensorRT 8.5.2
-  make test "${options[@]}" PYTEST_OPTIONS="-m 'not slow' --surface 8.5.2"
+  make test "${options[@]}" PYTEST_OPTIONS="-m '$1' --surface 8.5.2"
   step export, build and bench of a small model
   command_line .venv-jp5
 }

@@ -26,6 +26,7 @@ def test_resnets_give_the_same_classes(
     source, out = resnet(shortcut=shortcut, layout=layout, head=head), tmp_path / "half.onnx"
     done = fp16.cast(source, out)
     sound(source, out)
+    images = images[:16]  # the reference takes its time
     feeds = {"image": images if layout == "NHWC" else np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
     (a,), (b,) = run(source, feeds), both(out, feeds)
     assert np.abs(a - b).max() < 4e-3 and (a.argmax(1) == b.argmax(1)).mean() > 0.95

@@ -28,6 +28,7 @@ def journal(out: Path) -> list:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+@pytest.mark.journey
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_every_stage_can_be_interrupted_and_resumed(tmp_path: Path, tiny_onnx: Path, cifar: Path) -> None:
     out = tmp_path / "out"

@@ -27,6 +27,7 @@ def optimize(folder: Path, *words: object, code: int = 0) -> subprocess.Complete
     return done
 
 
+@pytest.mark.slow
 def test_the_plain_build(tmp_path: Path) -> None:
     """`optimize build resnet34.keras --precision fp16` in an empty folder: exit 0, unmeasured, the next command."""
     pytest.importorskip("tensorflow")
@@ -59,6 +60,7 @@ def hostile(tmp_path: Path, tiny_onnx: Path) -> Path:
     return folder
 
 
+@pytest.mark.journey
 def test_every_command_in_a_folder_of_hostile_names(hostile: Path, cifar: Path) -> None:
     data = ("--data", cifar, "--preprocess", "unit")
     optimize(hostile, "doctor")
@@ -77,6 +79,7 @@ def test_every_command_in_a_folder_of_hostile_names(hostile: Path, cifar: Path) 
     optimize(hostile, "zoo", "list")
 
 
+@pytest.mark.journey
 def test_zoo_make_in_a_folder_of_hostile_names(hostile: Path) -> None:
     pytest.importorskip("tensorflow")
     optimize(hostile, "zoo", "make", "resnet18", "-o", "r.keras")
@@ -131,6 +134,7 @@ def _with_other_weights(source: Path, target: Path, factor: float = 1.0) -> None
     onnx.save(model, str(target))
 
 
+@pytest.mark.journey
 def test_a_failed_gate_is_exit_3_and_keeps_the_bundle(
     optimize_command: Any, squeezed_onnx: Path, cifar: Path, tmp_path: Path
 ) -> None:
@@ -188,6 +192,7 @@ def test_options_can_stand_in_a_file(optimize_command: Any, tiny_onnx: Path, tmp
     assert optimize_command("build", tiny_onnx, "--dry-run").exit_code == 2
 
 
+@pytest.mark.journey
 def test_several_models_and_a_bad_one(optimize_command: Any, tiny_onnx: Path, tmp_path: Path) -> None:
     good = tmp_path / "good.onnx"
     shutil.copy(tiny_onnx, good)
@@ -206,6 +211,7 @@ def test_removing_the_cache_keeps_the_bundles(optimize_command: Any, tiny_onnx: 
     assert "runs here   yes" in optimize_command("inspect", bundle).stdout
 
 
+@pytest.mark.journey
 def test_best_is_one_of_the_candidates(optimize_command: Any, tiny_onnx: Path, cifar: Path, tmp_path: Path) -> None:
     done = optimize_command(
         "build",
@@ -230,6 +236,7 @@ def test_best_is_one_of_the_candidates(optimize_command: Any, tiny_onnx: Path, c
     assert about["chosen"]["log_ms"][about["chosen"]["precision"]] == min(about["chosen"]["log_ms"].values())
 
 
+@pytest.mark.journey
 def test_bench_takes_one_original(optimize_command: Any, built: Any, tiny_onnx: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorflow")
     for name in ("a", "b"):

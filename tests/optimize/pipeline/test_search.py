@@ -38,6 +38,7 @@ ASKED = {"precision": "int8", "batch": (1, 8), "preprocess": "unit", "samples": 
 PLAIN = {**ASKED, "without": ("equalization",)}
 
 
+@pytest.mark.journey
 def test_the_layer_at_fault_stays_float_and_the_gate_is_met(hard_onnx: Path, cifar: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = optimize.build(hard_onnx, data=str(cifar), out=out, **PLAIN)
@@ -55,6 +56,7 @@ def test_the_layer_at_fault_stays_float_and_the_gate_is_met(hard_onnx: Path, cif
     assert again.bundles[0].reused and again.bundles[0].manifest["search"] == about["search"]
 
 
+@pytest.mark.journey
 def test_equalising_leaves_nothing_to_search(hard_onnx: Path, cifar: Path, tmp_path: Path) -> None:
     (built,) = optimize.build(hard_onnx, data=str(cifar), out=tmp_path / "out", **ASKED).bundles
     about = built.manifest
@@ -64,6 +66,7 @@ def test_equalising_leaves_nothing_to_search(hard_onnx: Path, cifar: Path, tmp_p
     assert found["equalized"]["agreement"] > 0.9 > found["plain"]["agreement"]
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_from_the_equalised_graph(hard_onnx: Path, cifar: Path, tmp_path: Path) -> None:
     asked = {**ASKED, "max_drop": None, "min_agreement": 100.0, "samples": 1}
     (built,) = optimize.build(hard_onnx, data=str(cifar), out=tmp_path / "out", **asked).bundles
@@ -74,6 +77,7 @@ def test_a_search_goes_on_from_the_equalised_graph(hard_onnx: Path, cifar: Path,
     assert max(mixes) > 0.9
 
 
+@pytest.mark.journey
 def test_without_a_search_the_gate_fails(
     hard_onnx: Path, cifar: Path, tmp_path: Path, optimize_command: Callable[..., Any]
 ) -> None:

@@ -145,6 +145,7 @@ def test_keras_and_torch_give_the_same_numbers(tmp_path):
         assert seen["parameters"] == shapes.parameters(case[0], case[1], 5)
 
 
+@pytest.mark.journey
 @needs_tensorflow
 def test_training_learns_and_saves_under_the_users_naming(tmp_path, cifar):
     told = []
