@@ -38,7 +38,7 @@ def claims(model: Dict[str, Any]) -> List[Dict[str, Any]]:
         what = "TensorRT placement loses against the OpenVINO one, both in ONNX Runtime, points"
         found.append(_claim(what, pair["top1_drop"], pair["drop_interval"], MAX_DROP, most=True))
     nncf = [row for row in peers if row["tool"] == "nncf"]
-    entropy = [row for row in peers if row["name"] == "ONNX Runtime, entropy"]
+    entropy = [row for row in peers if row["name"] == "ONNX Runtime, entropy" and model["wide"]]
     for of, name, group, limit in (
         ("time of calibration", "seconds", nncf, 1.0),
         ("peak memory", "peak_bytes", nncf, 1.0),

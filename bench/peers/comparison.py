@@ -122,6 +122,7 @@ class Comparison:
             "onnx_bytes": size_of(onnx),
             "about": self.graph.about,
             "trained": self.graph.trained,
+            "wide": self.graph.wide,
             "calibration": self.calibrated,
             "test": self.reference["dataset"],
             "accuracy_precision": "f32",

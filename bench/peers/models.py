@@ -30,6 +30,7 @@ class Graph(NamedTuple):
         trained: Whether labels mean something; else only the numbers are compared.
         images: Test images at most; None for all.
         about: Of a model that was drawn: name, size, parameters, seed.
+        wide: Whether activations are large beside the weights (no pooling in the stem), where histograms cost most.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Graph(NamedTuple):
     trained: bool
     images: Optional[int] = None
     about: Optional[Dict[str, Any]] = None
+    wide: bool = False
 
 
 class Place(NamedTuple):
@@ -67,7 +69,9 @@ def _resnet20(place: Place) -> Graph:
 
 def _pad(place: Place) -> Graph:
     about, onnx = _drawn("pad", "imagenet", place)
-    return Graph(f"{about['name']} (random weights)", onnx, "imagenet", place.data or _cifar(), False, None, about)
+    return Graph(
+        f"{about['name']} (random weights)", onnx, "imagenet", place.data or _cifar(), False, None, about, True
+    )
 
 
 def _timm(place: Place) -> Graph:
