@@ -10,6 +10,7 @@ import pytest
 from calib import graph as graphs
 from calib.placement import TARGETS, points
 from engines.errors import UsageError
+from tests.calib.architectures import Net
 
 Build = Callable[..., Path]
 
@@ -48,9 +49,23 @@ def test_pad_shortcuts_get_one_pair_on_their_output(resnet: Build) -> None:
 def test_openvino_quantises_both_sides_of_an_addition(resnet: Build) -> None:
     tensorrt, openvino = readers(resnet(), "tensorrt"), readers(resnet(), "openvino")
     assert {k: v for k, v in openvino.items() if k not in tensorrt} == {
-        f"b{n}_conv2_out": {f"b{n}_add"} for n in range(3)
+        **{f"b{n}_conv2_out": {f"b{n}_add"} for n in range(3)},
+        "b2_relu2_out": {"gap"},
     }
     assert all(openvino[name] == found for name, found in tensorrt.items())
+
+
+@pytest.mark.parametrize("op", ["GlobalAveragePool", "ReduceMean", "ReduceMax"])
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_mean_between_two_layers_reads_integers_on_openvino(op: str, ends: bool, tmp_path: Path) -> None:
+    net = Net(4)
+    attributes = {} if op.startswith("Global") else {"axes": [2, 3], "keepdims": 1}
+    mean = net.node(op, [net.relu("image", "a", 3, 8)], "mean", **attributes)
+    y = net.conv(mean, "b", 8, 4, 1)
+    outputs = {y: ["N", 4, 1, 1], **({} if ends else {mean: ["N", 8, 1, 1]})}
+    path = net.save(tmp_path / "net.onnx", ["N", 3, 16, 16], outputs)
+    found = {target: readers(path, target).get("a_relu_out", set()) for target in ("openvino", "tensorrt")}
+    assert found == {"openvino": {"mean"} if ends and op != "ReduceMax" else set(), "tensorrt": set()}
 
 
 def test_onnxruntime_quantises_what_lies_between(resnet: Build) -> None:
