@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -15,10 +14,10 @@ import numpy.typing as npt
 from calib import bias, choice, equalize, ranges, weightfile
 from calib import graph as graphs
 from calib import placement as placements
-from calib.agreement import Agreement, Scores, choose
+from calib.agreement import Agreement, choose
 from calib.check import require_qdq
 from calib.checkpoint import Checkpoint
-from calib.choice import Entry, Scales
+from calib.choice import Scales
 from calib.histogram import TensorRange
 from calib.holdout import Holdout, ImageInput
 from calib.memory import release
@@ -28,9 +27,9 @@ from calib.quantize import levels, quantize, require_float
 from calib.simulation import Simulation
 from engines import jsonfile
 from engines.errors import BuildError, UsageError
-from engines.spec import Progress, RunnerSpec, TensorSpec, quiet
+from engines.spec import Progress, TensorSpec, quiet
 
-HOLDOUT = 512
+HOLDOUT = 256
 """Images that choose between the methods; none of them is among those that gave the ranges."""
 
 BIAS_IMAGES = 128
@@ -39,7 +38,7 @@ BIAS_IMAGES = 128
 REFINEMENTS = ("equalization", "bias-correction")
 """What is done to weights and biases where it makes the answers better; each can be left out."""
 
-_BATCH_BYTES = 32 << 20
+_BATCH_BYTES = 16 << 20
 """Activations of one batch kept at once, bytes."""
 
 _BATCH = 32
@@ -57,7 +56,6 @@ def calibrate(
     samples: int = 512,
     seed: int = 0,
     methods: Optional[List[str]] = None,
-    backend: str = "onnxruntime",
     keep_float: Sequence[str] = (),
     without: Sequence[str] = (),
     task: str = "classify",
@@ -66,8 +64,8 @@ def calibrate(
 ) -> Dict[str, Any]:
     """Quantise an FP32 graph: measure the ranges, try the methods on hold-out images, write the best.
 
-    All methods run on a few hold-out images in simulated arithmetic, those far behind drop out, and the finalists are
-    measured on all of them by the backend itself. Then tensors with heavy tails may get another method, chosen on one
+    All methods run on a few hold-out images, those far behind drop out, and the last ones run on all of them, in
+    float32 arithmetic that rounds as Q and DQ say. Then tensors with heavy tails may get another method, chosen on one
     half of the hold-out and confirmed on the other. Where channels of a tensor differ severely, all this is done with
     the equalised graph as well, and the better of the two is kept. Last, biases are corrected where that brings the
     outputs nearer.
@@ -82,7 +80,6 @@ def calibrate(
         samples: Images that give the ranges.
         seed: Of the choice of images.
         methods: Such as `["minmax", "percentile:99.9", "entropy"]`; all of `calib.methods.METHODS` by default.
-        backend: What runs the finalists: openvino or onnxruntime; for tensorrt, Q and DQ in float32 stand in.
         keep_float: Names of nodes that stay float.
         without: Of `REFINEMENTS`, what is not tried.
         task: classify or tensors.
@@ -95,9 +92,8 @@ def calibrate(
         "images"}], "tensors": {name: method}, "bias_correction": {"tried", "kept", "layers", "images", "agreement",
         "error", "top1"}, "equalization": {"layers", "kept", "plain", "equalized"}, "float_onnx", "samples", "holdout",
         "seed", "dataset", "keep_float", "weight_bits", "activations", "weights", "biases"}`. Candidates with `images`
-        below `holdout` dropped out in the race, in simulated arithmetic. `tensors` names those with a method of their
-        own. `float_onnx` is the FP32 graph that was quantised: None for `onnx` itself, else its equalised form, a file
-        beside `out`.
+        below `holdout` dropped out in the race. `tensors` names those with a method of their own. `float_onnx` is the
+        FP32 graph that was quantised: None for `onnx` itself, else its equalised form, a file beside `out`.
 
     Raises:
         BuildError: Nothing to quantise, or the written graph breaks a rule of the target.
@@ -121,8 +117,9 @@ def calibrate(
     pre = Preprocess.from_json(preprocess)
     calibration = open_dataset(data, "calibration", samples, seed)
 
-    def feeds(start: int = 0, stop: Optional[int] = None) -> Any:
-        found = batches(calibration, pre, image.layout, image.size, batch, start=start, stop=stop)
+    def feeds(start: int = 0, stop: Optional[int] = None, size: int = batch) -> Any:
+        size = image.batch or size
+        found = batches(calibration, pre, image.layout, image.size, size, start=start, stop=stop)
         return ({image.spec.name: x} for x, _ in found)
 
     key = {"graph": jsonfile.sha256(onnx), "tensors": place.measured(), "data": calibration.sha256, "seed": seed}
@@ -132,8 +129,8 @@ def calibrate(
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".candidates-", dir=str(Path(out).parent)) as folder:
 
-        def quantised(form: str) -> Tuple[_Job, _Built, Dict[str, Any]]:
-            """The best graph from one form of the FP32 graph."""
+        def chosen(form: str) -> Tuple[_Job, _Chosen, Dict[str, Any]]:
+            """The best scales for one form of the FP32 graph."""
             name = "" if form == fp32 else ".equalized"
             found = [Checkpoint(Path(state + name), {**key, "form": name})] if state else []
             checkpoints.extend(found)
@@ -141,7 +138,7 @@ def calibrate(
             arguments = (feeds(start), progress, len(calibration), momenta(tried), checkpoint)
             seen = ranges.collect(form, place.measured(), *arguments)
             release()
-            job = _Job(form, target, image, place, seen, holdout, backend, task, Path(folder), notes, kept, progress)
+            job = _Job(form, target, place, seen, holdout, kept, progress)
             return (job, *job.choose(tried))
 
         fp32, equal = (str(Path(folder, name)) for name in ("fp32.onnx", "equalized.onnx"))
@@ -151,25 +148,24 @@ def calibrate(
         few = feeds(0, min(equalize.IMAGES, len(calibration)))
         scaled = [] if "equalization" in without else equalize.equalize(fp32, few, equal)
         holdout = Holdout(open_dataset(data, "holdout", HOLDOUT, seed), pre, image, fp32, task)
-        job, best, record = quantised(fp32)
+        job, best, record = chosen(fp32)
         about: Dict[str, Any] = {"layers": scaled, "kept": False, "plain": None, "equalized": None}
         if scaled:
-            other = quantised(equal)
+            other = chosen(equal)
             about.update(plain=best.found._asdict(), equalized=other[1].found._asdict())
             about["kept"] = choose([(False, best.found), (True, other[1].found)])
             if about["kept"]:
                 job, best, record = other
         count = 0 if "bias-correction" in without else min(BIAS_IMAGES, len(calibration))
-        best, record["bias_correction"] = job.corrected(best, feeds(0, count), count)
-        with jsonfile.replacing_file(out) as part:
-            os.replace(best.path, part)
+        best, record["bias_correction"] = job.corrected(best, feeds(0, count, max(1, batch // 4)), count)
+        counts = job.write(best, out, notes)
         record.update(equalization=about, float_onnx=_keep(equal, out) if about["kept"] else None)
     require_qdq(out, target)
     for checkpoint in checkpoints:
         checkpoint.remove()
     return {
         "onnx": out,
-        **best.counts,
+        **counts,
         "target": target,
         **record,
         "samples": len(calibration),
@@ -191,151 +187,115 @@ def _keep(equal: str, out: str) -> str:
     return str(kept)
 
 
-Change = Callable[[Any], None]
-"""What is done to an FP32 graph, in place."""
+class _Chosen(NamedTuple):
+    """Scales that were chosen, what the hold-out says of them, and the mean errors that biases are corrected by."""
 
-
-class _Built(NamedTuple):
-    """A quantised graph on disk, with its outputs for the hold-out by the backend."""
-
-    path: Path
-    counts: Dict[str, int]
     scales: Scales
-    scores: Scores
     found: Agreement
     notes: Dict[str, str]
+    errors: Mapping[str, npt.NDArray[Any]] = {}
 
 
 @dataclass
 class _Job:
-    """What all candidates share."""
+    """What all candidates of one FP32 graph share."""
 
     onnx: str
     target: str
-    image: ImageInput
     place: Placement
     seen: Mapping[str, TensorRange]
     holdout: Holdout
-    backend: str
-    task: str
-    folder: Path
-    notes: Dict[str, str]
-    keep_float: Sequence[str]
+    keep_float: Tuple[str, ...]
     progress: Progress
-    _count: int = field(default=0)
 
     def __post_init__(self) -> None:
         self.bits = 7 if self.target != "tensorrt" and saturates() else 8
         self.nonnegative = [name for name, found in self.seen.items() if found.nonnegative]
 
-    def choose(self, tried: List[Method]) -> Tuple[_Built, Dict[str, Any]]:
-        """The graph of the best method, and what was measured on the way."""
+    def choose(self, tried: List[Method]) -> Tuple[_Chosen, Dict[str, Any]]:
+        """The best method, single tensors with another where that is better, and what was measured on the way."""
         steps = {name: levels(found.nonnegative, self.target) for name, found in self.seen.items()}
         scales = {
             method: {name: scale(found, method, steps[name]) for name, found in self.seen.items()} for method in tried
         }
         release()
-        order, switched = self._race(scales) if len(scales) > 1 else ([Entry(tried[0], _NOTHING, 0)], {})
-        figures = {entry.method: (entry.found, entry.images) for entry in order}
-        finalists = [entry.method for entry in order if entry.alive][: choice.FINALISTS]
-        built = {}
-        for index, method in enumerate(finalists):
-            self.progress(f"method {method}", index, len(finalists))
-            built[method] = one = self.build(scales[method], {"method": str(method)})
-            figures[method] = one.found, len(self.holdout)
-        best = choose([(method, one.found) for method, one in built.items()])
-        result, tensors = built[best], {}
-        if switched and best == finalists[0]:
+        simulation = self.simulation()
+        order = choice.race(self.holdout, simulation, scales, self.progress)
+        best = choose([(entry.method, entry.found) for entry in order if entry.images == len(self.holdout)])
+        figures = {entry.method: entry for entry in order}
+        chosen = _Chosen(scales[best], figures[best].found, {"method": str(best)})
+        others = [(entry.method, scales[entry.method]) for entry in order if entry.method != best]
+        tails = choice.heavy_tails(self.seen, scales[best])
+        switched = choice.per_tensor(self.holdout, simulation, scales[best], others, tails, self.progress)
+        if switched:
             mixed = {**scales[best], **{name: scales[method][name] for name, method in switched.items()}}
-            one = self.build(mixed, {"method": str(best), "tensors": str(len(switched))})
-            if self._confirmed(one, result):
-                result, tensors = one, {name: str(method) for name, method in switched.items()}
+            found = self._confirmed(simulation, mixed, scales[best])
+            if found is None:
+                switched = {}
+            else:
+                chosen = _Chosen(mixed, found, {"method": str(best), "tensors": str(len(switched))})
         record = {
             "method": {k: v for k, v in best._asdict().items() if k != "momentum" or v is not None},
-            "candidates": [{"method": str(m), **figures[m][0]._asdict(), "images": figures[m][1]} for m in scales],
-            "tensors": tensors,
+            "candidates": [
+                {"method": str(method), **figures[method].found._asdict(), "images": figures[method].images}
+                for method in scales
+            ],
+            "tensors": {name: str(method) for name, method in switched.items()},
         }
-        return result, record
+        return chosen, record
 
-    def _race(self, scales: Mapping[Method, Scales]) -> Tuple[List[Entry], Dict[str, Method]]:
-        """Methods by what simulation tells of them, and the tensors where the first of them is not the best."""
-        simulation = Simulation(self.onnx, self.place, self.nonnegative, self.bits)
-        order = choice.race(self.holdout, simulation, scales, self.progress)
-        first = order[0].method
-        others = [(entry.method, scales[entry.method]) for entry in order[1:]]
-        tails = choice.heavy_tails(self.seen, scales[first])
-        return order, choice.per_tensor(self.holdout, simulation, scales[first], others, tails, self.progress)
+    def simulation(self, change: Callable[[Any], None] = lambda model: None) -> Simulation:
+        """The quantised graph with its scales as inputs, after a change to the FP32 graph."""
+        return Simulation(self.onnx, self.place, self.nonnegative, self.bits, change)
 
-    def _confirmed(self, one: _Built, base: _Built) -> bool:
-        """Whether a graph is better on the second half of the hold-out, which had no part in making it."""
+    def _confirmed(self, simulation: Simulation, scales: Scales, base: Scales) -> Optional[Agreement]:
+        """What scales give where the second half of the hold-out, which did not choose them, says they are better."""
         half = len(self.holdout) // 2
-        found, before = (self.holdout.compare([v[half:] for v in x.scores], half) for x in (one, base))
-        return choice.improves(found, before)
+        one, before = (self.holdout.run(simulation.query(tried)) for tried in (scales, base))
+        found, was = (self.holdout.compare([values[half:] for values in scores], half) for scores in (one, before))
+        return self.holdout.compare(one) if self._better(found, was, len(self.holdout) - half) else None
 
-    def corrected(self, best: _Built, feeds: Any, images: int) -> Tuple[_Built, Dict[str, Any]]:
-        """The graph with its biases corrected where that is better, and what was measured."""
+    def _better(self, found: Agreement, base: Agreement, images: int) -> bool:
+        return choice.improves(found, base, images if self.holdout.task == "classify" else 0)
+
+    def corrected(self, chosen: _Chosen, feeds: Any, images: int) -> Tuple[_Chosen, Dict[str, Any]]:
+        """The choice with corrected biases where that is better, and what was measured."""
         release()
         means = {}
         if images:
-            means = bias.mean_inputs(self.onnx, self.place, best.scales, self.nonnegative, feeds, self.progress, images)
+            means = bias.mean_inputs(
+                self.onnx, self.place, chosen.scales, self.nonnegative, feeds, self.progress, images
+            )
         release()
         record: Dict[str, Any] = {"tried": bool(means), "kept": False, "layers": 0, "images": images}
         if not means:
-            return best, record
-
-        def correct(model: Any) -> None:
-            errors = bias.mean_errors(model, self.place, means, self.bits)
-            bias.correct(model, errors)
-            record["layers"] = len(errors)
-
-        one = self.build(best.scales, {**best.notes, "bias_correction": "mean"}, correct)
-        record.update(one.found._asdict())
-        record["kept"] = choice.improves(one.found, best.found)
-        return (one if record["kept"] else best), record
-
-    def build(
-        self, scales: Scales, notes: Dict[str, str], change: Callable[[Any], None] = lambda model: None
-    ) -> _Built:
-        """Write the graph with these scales, after a change to the FP32 graph, and measure it."""
-        self._count += 1
-        path = self.folder / f"{self._count}.onnx"
-        model = graphs.load(self.onnx)
-        change(model)
+            return chosen, record
+        errors = bias.mean_errors(graphs.load(self.onnx), self.place, means, self.bits)
         release()
+        simulation = self.simulation(lambda model: bias.correct(model, errors))
+        found = self.holdout.compare(self.holdout.run(simulation.query(chosen.scales)))
+        record.update(layers=len(errors), **found._asdict(), kept=self._better(found, chosen.found, len(self.holdout)))
+        if record["kept"]:
+            notes = {**chosen.notes, "bias_correction": "mean"}
+            chosen = chosen._replace(found=found, notes=notes, errors=errors)
+        return chosen, record
+
+    def write(self, chosen: _Chosen, out: str, notes: Mapping[str, str]) -> Dict[str, int]:
+        """Write the quantised graph; how many activations, weights and biases are quantised in it."""
+        release()
+        model = graphs.load(self.onnx)
+        bias.correct(model, chosen.errors)
         written = quantize(
             model,
-            path,
-            scales,
+            out,
+            chosen.scales,
             self.target,
             nonnegative=self.nonnegative,
-            keep_float=tuple(self.keep_float),
+            keep_float=self.keep_float,
             weight_bits=self.bits,
-            metadata={f"optimize.calibration.{key}": value for key, value in {**self.notes, **notes}.items()},
+            metadata={f"optimize.calibration.{key}": value for key, value in {**notes, **chosen.notes}.items()},
         )
-        del model  # the backend needs the room
-        release()
-        counts = {key: written[key] for key in ("activations", "weights", "biases")}
-        scores = self._scores(path)
-        return _Built(path, counts, scales, scores, self.holdout.compare(scores), notes)
-
-    def _scores(self, path: Path) -> Scores:
-        import engines
-
-        if self.target == "tensorrt":
-            # ONNX Runtime stands in for TensorRT, and its kernels for this form are slow (ResNet-34, 512 images: 12 s
-            # of processor time); what Q and DQ say in float32 is as near to TensorRT's.
-            session = ranges.session(path, simulate=True)
-            return self.holdout.run(lambda feeds: list(session.run(None, feeds)))
-        options = {"inference_precision": "f32"}  # what INT8 costs, not what a 16-bit float beside it costs
-        spec = RunnerSpec(str(path.resolve()), "onnx", layout=self.image.layout, backend=self.backend, task=self.task)
-        with engines.open(spec.with_(options=options)) as runner:
-            names = [output.name for output in runner.outputs]
-
-            def query(feeds: Dict[str, npt.NDArray[Any]]) -> Scores:
-                result = runner.infer(feeds)
-                return [result[name] for name in names]
-
-            return self.holdout.run(query)
+        return {key: written[key] for key in ("activations", "weights", "biases")}
 
 
 def saturates() -> bool:

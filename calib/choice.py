@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
@@ -13,11 +14,9 @@ from calib.methods import Method
 from calib.simulation import Simulation
 from engines.spec import Progress, quiet
 
-STAGES = ((32, 2.0), (128, 1.25))
-"""Images after which a method is out whose error is so many times the least; images come in balanced order."""
-
-FINALISTS = 2
-"""Methods, at most, that are measured on all hold-out images with the backend's own arithmetic."""
+STAGES = ((32, 2.0, 5), (96, 1.25, 2))
+"""Images after which a method is out whose error is so many times the least, and how many go on at most. Images come in
+balanced order."""
 
 TRIALS = 4
 """Tensors that are tried with another method."""
@@ -32,6 +31,9 @@ _ANOTHER = 1.1
 
 _BETTER = 0.99
 """The error must fall to this part: what falls less is as likely an accident of the images."""
+
+_CHANCE = 1.64
+"""Standard deviations that chance exceeds in one of twenty cases, on one side."""
 
 Scales = Dict[str, float]
 
@@ -48,7 +50,7 @@ class Entry(NamedTuple):
 def race(
     holdout: Holdout, simulation: Simulation, scales: Mapping[Method, Scales], progress: Progress = quiet
 ) -> List[Entry]:
-    """Measure methods on more and more images, dropping after each stage those far behind.
+    """Measure methods on more and more images, dropping after each stage those far behind; the last ones on all.
 
     Returns:
         All methods, best first: those of more images before the others, by error among themselves.
@@ -56,7 +58,7 @@ def race(
     entries = {method: Entry(method, Agreement(0.0, np.inf, None), 0) for method in scales}
     scores: Dict[Method, Scores] = {}
     alive = list(scales)
-    for images, behind in STAGES:
+    for images, behind, most in (*STAGES, (len(holdout), np.inf, len(scales))):
         for index, method in enumerate(alive):
             progress(f"method {method}", index, len(alive))
             more = holdout.run(simulation.query(scales[method]), entries[method].images, images)
@@ -65,6 +67,7 @@ def race(
             entries[method] = Entry(method, holdout.compare(scores[method]), len(scores[method][0]))
         limit = behind * min(entries[method].found.error for method in alive)
         alive = [method for method in alive if entries[method].found.error <= limit]
+        alive = sorted(alive, key=lambda method: entries[method].found.error)[:most]
         if min(images, len(holdout)) == len(holdout):
             break
     found = [entry._replace(alive=entry.method in alive) for entry in entries.values()]
@@ -117,9 +120,21 @@ def per_tensor(
     return kept
 
 
-def improves(found: Agreement, base: Agreement) -> bool:
-    """Whether one is better than the other in what chooses, and worse in nothing."""
-    return found.agreement >= base.agreement and found.error < base.error
+def improves(found: Agreement, base: Agreement, images: int = 0) -> bool:
+    """Whether one is better than the other: a smaller error, and no fewer answers of FP32 than chance explains.
+
+    The error is the mean of thousands of numbers, the agreement a count of a few images that differ. Of n images of
+    which b and c differ from FP32, b - c has a standard deviation of at most sqrt(b + c) where neither is better
+    (McNemar 1947).
+
+    Args:
+        found, base: What was measured of both on the same images.
+        images: How many, where the agreement counts answers; 0 where it does not, and may not fall.
+    """
+    lost = images * (base.agreement - found.agreement)
+    differ = images * (2.0 - base.agreement - found.agreement)
+    enough = lost <= _CHANCE * math.sqrt(differ) if images else found.agreement >= base.agreement
+    return enough and found.error < base.error
 
 
 def _differ(a: float, b: float) -> bool:

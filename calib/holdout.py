@@ -41,11 +41,11 @@ class Holdout:
         pre: What is done to each.
         image: The graph's input.
         onnx: FP32 graph.
-        task: classify or tensors.
+        task: classify or tensors, kept as an attribute.
     """
 
     def __init__(self, dataset: Dataset, pre: Preprocess, image: ImageInput, onnx: str, task: str) -> None:
-        self._dataset, self._pre, self._image, self._task = dataset, pre, image, task
+        self._dataset, self._pre, self._image, self.task = dataset, pre, image, task
         self._labels = dataset.labels if task == "classify" else None
         self._held: Optional[npt.NDArray[Any]] = None
         if image.size is not None and len(dataset) * image.size[0] * image.size[1] * 12 <= _KEEP_BYTES:
@@ -82,4 +82,4 @@ class Holdout:
         """Agreement of the outputs for as many images, from `start` on, with those of FP32."""
         part = slice(start, start + len(scores[0]))
         labels = None if self._labels is None else self._labels[part]
-        return compare([value[part] for value in self._reference], scores, labels, self._task)
+        return compare([value[part] for value in self._reference], scores, labels, self.task)

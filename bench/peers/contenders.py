@@ -40,8 +40,8 @@ OURS = "ours, OpenVINO placement"
 TENSORRT = "ours, TensorRT placement"
 
 CONTENDERS: Tuple[Contender, ...] = (
-    Contender(OURS, "ours", ({"target": "openvino", "backend": "openvino"},)),
-    Contender(TENSORRT, "ours", ({"target": "tensorrt", "backend": "onnxruntime"},)),
+    Contender(OURS, "ours", ({"target": "openvino"},)),
+    Contender(TENSORRT, "ours", ({"target": "tensorrt"},)),
     _ort("MinMax"),
     _ort("Entropy"),
     _ort("Percentile", ({"percentile": 99.999}, {"percentile": 99.9})),

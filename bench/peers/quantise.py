@@ -38,10 +38,6 @@ def _ours(job: Dict[str, Any]) -> Callable[[], str]:
 
     from calib.calibrate import calibrate
 
-    if job["arguments"]["backend"] == "openvino":
-        import openvino
-
-        assert openvino
     assert onnx and onnxruntime
     out = os.path.join(job["out"], "model.onnx")
 

@@ -236,7 +236,6 @@ class Job:
             "target": self.backend,
             "samples": o.samples,
             "seed": o.seed,
-            "backend": "onnxruntime" if self.backend == "tensorrt" else self.backend,
             "keep_float": [*o.keep_fp32, *(name for name in kept if name not in o.keep_fp32)],
             "without": list(o.without),
         }

@@ -160,7 +160,7 @@ def test_the_same_seed_gives_the_same_file(resnet: Build, data: str, tmp_path: P
 
 def test_it_runs_as_a_child_with_openvino(resnet: Build, data: str, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    job = arguments(resnet(), data, tmp_path / "q.onnx", target="openvino", backend="openvino", methods=["minmax"])
+    job = arguments(resnet(), data, tmp_path / "q.onnx", target="openvino", methods=["minmax"])
     result = child.call("calib.calibrate:calibrate", job)
     assert result["method"] == {"name": "minmax", "percentile": None} and Path(result["onnx"]).exists()
     assert result["candidates"][0]["agreement"] > 0.8
