@@ -39,7 +39,11 @@ def test_a_short_name_is_hidden_as_a_word(before: str, name: str, after: str) ->
     assert not re.search(f"(?<![0-9A-Za-z]){re.escape(name)}(?![0-9A-Za-z])", found, re.IGNORECASE)
 
 
-@given(TEXTS, st.sampled_from(["/", "/home/", "/root/.ssh/", "~/", "C:\\Users\\", "\\\\server\\"]), NAMES)
+@given(
+    TEXTS.filter(lambda text: "Q7" not in text),  # what the name is known by
+    st.sampled_from(["/", "/home/", "/root/.ssh/", "~/", "C:\\Users\\", "\\\\server\\"]),
+    NAMES,
+)
 def test_nothing_of_a_path_without_blanks_stays(before: str, start: str, name: str) -> None:
     name = name.replace(" ", "_") + "Q7"
     assert "Q7" not in bare(redact.text(f"{before} {start}{name}/weights.plan", {}))
