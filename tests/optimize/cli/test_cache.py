@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from optimize.pipeline import cache
 from optimize.pipeline.stages import now
+from tests.terminal import ctrl_c
 
 ROOT = Path(__file__).resolve().parents[3]
 CODE = """
@@ -88,10 +88,10 @@ def test_on_a_terminal_it_asks(kept: Path, typed: Any, code: int, removed: bool)
     while b"[y/N]" not in said:
         said += os.read(ours, 1000)
     if typed is None:
-        process.send_signal(signal.SIGINT)
+        out, _ = ctrl_c(process)
     else:
         os.write(ours, typed)
-    out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=60)
     os.close(ours)
     told = json.loads(out)
     assert process.returncode == code, said

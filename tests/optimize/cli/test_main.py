@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Dict, List
 
 import pytest
+
+from tests.terminal import ctrl_c
 
 ROOT = Path(__file__).resolve().parents[3]
 CODE = "import sys; sys.path[0] = sys.argv.pop(1); from optimize.cli import main; main()"
@@ -64,8 +65,7 @@ def test_an_interrupt_while_options_are_read(tmp_path: Path) -> None:
             break
         except OSError:  # nobody reads yet
             time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=60)
+    out, errors = ctrl_c(process)
     os.close(writer)
     assert (process.returncode, out) == (130, b"") and errors.startswith(b"error: interrupted\n")
 
