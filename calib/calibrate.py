@@ -14,7 +14,7 @@ import numpy.typing as npt
 from calib import bias, choice, equalize, ranges, weightfile
 from calib import graph as graphs
 from calib import placement as placements
-from calib.agreement import Agreement, choose
+from calib.agreement import Agreement, PerImage, choose, join
 from calib.check import require_qdq
 from calib.checkpoint import Checkpoint
 from calib.choice import Scales
@@ -221,15 +221,15 @@ class _Job:
         release()
         simulation = self.simulation()
         order = choice.race(self.holdout, simulation, scales, self.progress)
-        best = choose([(entry.method, entry.found) for entry in order if entry.images == len(self.holdout)])
+        best = choose([(entry.method, entry.found) for entry in order if len(entry.measured) == len(self.holdout)])
         figures = {entry.method: entry for entry in order}
-        chosen = _Chosen(scales[best], figures[best].found, {"method": str(best)})
+        chosen, measured = _Chosen(scales[best], figures[best].found, {"method": str(best)}), figures[best].measured
         others = [(entry.method, scales[entry.method]) for entry in order if entry.method != best]
         tails = choice.heavy_tails(self.seen, scales[best])
-        switched = choice.per_tensor(self.holdout, simulation, scales[best], others, tails, self.progress)
+        switched = choice.per_tensor(self.holdout, simulation, scales[best], measured, others, tails, self.progress)
         if switched:
             mixed = {**scales[best], **{name: scales[method][name] for name, method in switched.items()}}
-            found = self._confirmed(simulation, mixed, scales[best])
+            found = self._confirmed(simulation, mixed, measured)
             if found is None:
                 switched = {}
             else:
@@ -237,7 +237,7 @@ class _Job:
         record = {
             "method": {k: v for k, v in best._asdict().items() if k != "momentum" or v is not None},
             "candidates": [
-                {"method": str(method), **figures[method].found._asdict(), "images": figures[method].images}
+                {"method": str(method), **figures[method].found._asdict(), "images": len(figures[method].measured)}
                 for method in scales
             ],
             "tensors": {name: str(method) for name, method in switched.items()},
@@ -248,12 +248,13 @@ class _Job:
         """The quantised graph with its scales as inputs, after a change to the FP32 graph."""
         return Simulation(self.onnx, self.place, self.nonnegative, self.bits, change)
 
-    def _confirmed(self, simulation: Simulation, scales: Scales, base: Scales) -> Optional[Agreement]:
+    def _confirmed(self, simulation: Simulation, scales: Scales, before: PerImage) -> Optional[Agreement]:
         """What scales give where the second half of the hold-out, which did not choose them, says they are better."""
-        half = len(self.holdout) // 2
-        one, before = (self.holdout.run(simulation.query(tried)) for tried in (scales, base))
-        found, was = (self.holdout.compare([values[half:] for values in scores], half) for scores in (one, before))
-        return self.holdout.compare(one) if self._better(found, was, len(self.holdout) - half) else None
+        half, query = len(self.holdout) // 2, simulation.query(scales)
+        second = self.holdout.measure(query, half)
+        if not self._better(second.mean(), before.part(half).mean(), len(second)):
+            return None
+        return join([self.holdout.measure(query, 0, half), second]).mean()
 
     def _better(self, found: Agreement, base: Agreement, images: int) -> bool:
         return choice.improves(found, base, images if self.holdout.task == "classify" else 0)
@@ -273,7 +274,7 @@ class _Job:
         errors = bias.mean_errors(graphs.load(self.onnx), self.place, means, self.bits)
         release()
         simulation = self.simulation(lambda model: bias.correct(model, errors))
-        found = self.holdout.compare(self.holdout.run(simulation.query(chosen.scales)))
+        found = self.holdout.measure(simulation.query(chosen.scales)).mean()
         record.update(layers=len(errors), **found._asdict(), kept=self._better(found, chosen.found, len(self.holdout)))
         if record["kept"]:
             notes = {**chosen.notes, "bias_correction": "mean"}

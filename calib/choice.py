@@ -7,7 +7,7 @@ from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from calib.agreement import Agreement, Scores
+from calib.agreement import Agreement, PerImage, join
 from calib.histogram import TensorRange
 from calib.holdout import Holdout
 from calib.methods import Method
@@ -39,12 +39,11 @@ Scales = Dict[str, float]
 
 
 class Entry(NamedTuple):
-    """A method in the race: its figures on the first `images` of the hold-out, and whether it is still in."""
+    """A method in the race: what it gave for as many images of the hold-out as it got to, and for all of them."""
 
     method: Method
+    measured: PerImage
     found: Agreement
-    images: int
-    alive: bool = True
 
 
 def race(
@@ -55,23 +54,21 @@ def race(
     Returns:
         All methods, best first: those of more images before the others, by error among themselves.
     """
-    entries = {method: Entry(method, Agreement(0.0, np.inf, None), 0) for method in scales}
-    scores: Dict[Method, Scores] = {}
+    entries: Dict[Method, Entry] = {}
     alive = list(scales)
     for images, behind, most in (*STAGES, (len(holdout), np.inf, len(scales))):
         for index, method in enumerate(alive):
             progress(f"method {method}", index, len(alive))
-            more = holdout.run(simulation.query(scales[method]), entries[method].images, images)
-            before = scores.get(method, [value[:0] for value in more])
-            scores[method] = [np.concatenate(parts) for parts in zip(before, more)]
-            entries[method] = Entry(method, holdout.compare(scores[method]), len(scores[method][0]))
+            before = [entries[method].measured] if method in entries else []
+            more = holdout.measure(simulation.query(scales[method]), sum(map(len, before)), images)
+            measured = join([*before, more])
+            entries[method] = Entry(method, measured, measured.mean())
         limit = behind * min(entries[method].found.error for method in alive)
         alive = [method for method in alive if entries[method].found.error <= limit]
         alive = sorted(alive, key=lambda method: entries[method].found.error)[:most]
         if min(images, len(holdout)) == len(holdout):
             break
-    found = [entry._replace(alive=entry.method in alive) for entry in entries.values()]
-    return sorted(found, key=lambda entry: (-entry.images, entry.found.error, -entry.found.agreement))
+    return sorted(entries.values(), key=lambda entry: (-len(entry.measured), entry.found.error, -entry.found.agreement))
 
 
 def heavy_tails(seen: Mapping[str, TensorRange], scales: Scales) -> List[str]:
@@ -84,6 +81,7 @@ def per_tensor(
     holdout: Holdout,
     simulation: Simulation,
     chosen: Scales,
+    measured: PerImage,
     others: Sequence[Tuple[Method, Scales]],
     tails: Sequence[str],
     progress: Progress = quiet,
@@ -94,6 +92,7 @@ def per_tensor(
         holdout: The images.
         simulation: Of the graph.
         chosen: Scales of the method chosen for all.
+        measured: What they gave for the hold-out.
         others: The other methods, most promising first.
         tails: Tensors to try.
         progress: Told the trials done.
@@ -104,16 +103,14 @@ def per_tensor(
     images = min(_TRIAL_IMAGES, len(holdout) // 2)
     if not images:
         return {}
-    best, current, kept = None, dict(chosen), {}
+    best, current, kept = measured.part(0, images).mean(), dict(chosen), {}
     for index, name in enumerate(tails[:TRIALS]):
         progress("tensors", index, min(TRIALS, len(tails)))
         another = next((pair for pair in others if _differ(pair[1][name], chosen[name])), None)
         if another is None:
             continue
-        if best is None:
-            best = holdout.compare(holdout.run(simulation.query(current), 0, images))
         tried = {**current, name: another[1][name]}
-        found = holdout.compare(holdout.run(simulation.query(tried), 0, images))
+        found = holdout.measure(simulation.query(tried), 0, images).mean()
         if found.agreement >= best.agreement and found.error < _BETTER * best.error:
             best, current = found, tried
             kept[name] = another[0]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calib import ranges
-from calib.agreement import Agreement, Scores, compare
+from calib.agreement import PerImage, Scores, join, per_image
 from calib.datasets.base import Dataset
 from calib.feeds import batches
 from calib.memory import release
@@ -17,6 +17,9 @@ from engines.spec import TensorSpec
 
 _KEEP_BYTES = 128 << 20
 """Preprocessed images are kept in memory up to this size, else read again for every run."""
+
+_REFERENCE_BYTES = 256 << 20
+"""Answers of FP32 that are kept: where they are large (a class for every pixel), fewer images are used."""
 
 _BATCH = 32
 
@@ -52,10 +55,15 @@ class Holdout:
             self._held = np.concatenate(list(self._read(0, len(dataset))))
         session = ranges.session(onnx)
         release()  # the weights as they were before their layout changed
-        self._reference = self.run(lambda feeds: list(session.run(None, feeds)))
+        parts: List[Scores] = []
+        for _, scores in self._run(lambda feeds: list(session.run(None, feeds)), 0, len(dataset)):
+            parts.append(scores)
+            if sum(value.nbytes for part in parts for value in part) > _REFERENCE_BYTES:
+                break
+        self._reference = [np.concatenate(values) for values in zip(*parts)]
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._reference[0])
 
     def _read(self, start: int, stop: int) -> Iterator[npt.NDArray[Any]]:
         image, batch = self._image, self._image.batch or _BATCH
@@ -70,16 +78,26 @@ class Holdout:
         for first in range(start, stop, step):
             yield self._held[first : min(first + step, stop)]
 
-    def run(self, query: Query, start: int = 0, stop: Optional[int] = None) -> Scores:
-        """Outputs for the images from `start` to `stop`, concatenated."""
-        parts: List[Scores] = []
-        for x in self._batches(start, len(self) if stop is None else min(stop, len(self))):
+    def _run(self, query: Query, start: int, stop: int) -> Iterator[Tuple[slice, Scores]]:
+        """Outputs batch by batch, and for which images."""
+        for x in self._batches(start, stop):
             results = query(ranges.pad({self._image.spec.name: x}, self._image.batch))
-            parts.append([np.array(value[: len(x)], np.float32) for value in results])
-        return [np.concatenate(values) for values in zip(*parts)]
+            yield slice(start, start + len(x)), [np.array(value[: len(x)], np.float32) for value in results]
+            start += len(x)
 
-    def compare(self, scores: Scores, start: int = 0) -> Agreement:
-        """Agreement of the outputs for as many images, from `start` on, with those of FP32."""
-        part = slice(start, start + len(scores[0]))
-        labels = None if self._labels is None else self._labels[part]
-        return compare([value[part] for value in self._reference], scores, labels, self.task)
+    def measure(self, query: Query, start: int = 0, stop: Optional[int] = None) -> PerImage:
+        """How what `query` runs compares with FP32 on the images from `start` to `stop`."""
+        found = [
+            per_image([value[images] for value in self._reference], scores, self._labels_of(images), self.task)
+            for images, scores in self._run(query, start, len(self) if stop is None else min(stop, len(self)))
+        ]
+        return join(found)
+
+    def top1(self, images: int) -> Optional[float]:
+        """Share of the first images that FP32 answers right; None without labels."""
+        first = slice(0, images)
+        reference = [value[first] for value in self._reference]
+        return per_image(reference, reference, self._labels_of(first), self.task).mean().top1
+
+    def _labels_of(self, images: slice) -> Optional[npt.NDArray[Any]]:
+        return None if self._labels is None else self._labels[images]

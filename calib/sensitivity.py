@@ -13,15 +13,11 @@ import hashlib
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Collection, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Callable, Collection, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 
 from calib import graph as graphs
-from calib import ranges
-from calib.agreement import Agreement, Scores, compare
 from calib.calibrate import image_input
+from calib.holdout import Holdout, Query
 from calib.switches import Switchboard
 from engines import jsonfile
 from engines.errors import OptimizeError
@@ -34,11 +30,6 @@ MORE = 1024
 """Images on which a set of layers must meet the goal."""
 
 SCHEMA = "optimize.search/1"
-
-_BATCH = 32
-
-_KEEP_BYTES = 128 << 20
-"""Preprocessed images are kept in memory up to this size, else read again for each mix."""
 
 _WEIGHTS_MATTER = 0.25
 """Where the weights alone make more than this part of the error, layers are measured with theirs, by a graph each."""
@@ -107,10 +98,15 @@ def search(
     Raises:
         DataError, ModelError, UsageError: Bad images, graphs or options.
     """
+    from calib.datasets import open_dataset
+    from calib.preprocess import Preprocess
+
     begun = time.monotonic()
     board = Switchboard(onnx, quantised, target, keep)
-    images = _Images(onnx, data, preprocess, layout, seed)
-    key = "/".join([jsonfile.sha256(onnx), jsonfile.sha256(quantised), images.identity, target, *keep])
+    dataset, pre = open_dataset(data, "holdout", MORE, seed), Preprocess.from_json(preprocess)
+    images = Holdout(dataset, pre, image_input(graphs.load(onnx), onnx, layout), onnx, "classify")
+    identity = f"{dataset.sha256}/{pre.text}/{layout}/{seed}"
+    key = "/".join([jsonfile.sha256(onnx), jsonfile.sha256(quantised), identity, target, *keep])
     book = Journal(Path(journal), hashlib.sha256(key.encode()).hexdigest())
     job = _Search(board, images, book, Goal(max_drop, min_agreement), begun + budget_s, progress)
     met = bool(keep) and meets(job.plain, job.goal)
@@ -161,69 +157,11 @@ class _OutOfTime(Exception):
     """The budget is spent."""
 
 
-class _Images:
-    """Hold-out images, preprocessed, with the FP32 answers to them."""
-
-    def __init__(self, onnx: str, data: str, preprocess: Dict[str, Any], layout: str, seed: int) -> None:
-        from calib.datasets import open_dataset
-        from calib.preprocess import Preprocess
-
-        self._input = image_input(graphs.load(onnx), onnx, layout)
-        self._pre = Preprocess.from_json(preprocess)
-        self._dataset = open_dataset(data, "holdout", MORE, seed)
-        self.labels = self._dataset.labels
-        self.identity = f"{self._dataset.sha256}/{self._pre.text}/{layout}/{seed}"
-        size = self._input.size
-        self._held: Optional[List[npt.NDArray[Any]]] = None
-        if size and len(self) * size[0] * size[1] * 12 <= _KEEP_BYTES:
-            self._held = list(self._read())
-        session = ranges.session(onnx)
-        name = self._input.spec.name
-        fixed = self._input.batch
-
-        def run(feeds: Dict[str, npt.NDArray[Any]]) -> Scores:
-            results = session.run(None, ranges.pad(feeds, fixed))
-            return [np.array(value[: len(feeds[name])], np.float32) for value in results]
-
-        self.reference = self.scores(run, len(self))
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def _read(self) -> Iterator[npt.NDArray[Any]]:
-        from calib.feeds import batches
-
-        image = self._input
-        for x, _ in batches(self._dataset, self._pre, image.layout, image.size, image.batch or _BATCH, quiet):
-            yield x
-
-    def scores(self, run: Callable[[Dict[str, npt.NDArray[Any]]], Scores], count: int) -> Scores:
-        """Outputs for the first `count` images."""
-        parts: List[Scores] = []
-        left = count
-        for x in self._held if self._held is not None else self._read():
-            parts.append(run({self._input.spec.name: x[:left]}))
-            left -= len(x)
-            if left <= 0:
-                break
-        return [np.concatenate(values) for values in zip(*parts)]
-
-    def measure(self, run: Callable[[Dict[str, npt.NDArray[Any]]], Scores], count: int) -> Measured:
-        """A mix against FP32 on the first `count` images."""
-        count = min(count, len(self))
-        labels = None if self.labels is None else self.labels[:count]
-        reference = [values[:count] for values in self.reference]
-        found: Agreement = compare(reference, self.scores(run, count), labels)
-        before = compare(reference, reference, labels).top1
-        drop = None if found.top1 is None or before is None else 100 * (before - found.top1)
-        return Measured(found.agreement, found.error, drop)
-
-
 class _Search:
     """One search under way."""
 
     def __init__(
-        self, board: Switchboard, images: _Images, book: Journal, goal: Goal, deadline: float, progress: Progress
+        self, board: Switchboard, images: Holdout, book: Journal, goal: Goal, deadline: float, progress: Progress
     ) -> None:
         self.board, self.images, self.book, self.goal = board, images, book, goal
         self.deadline, self.progress = deadline, progress
@@ -284,12 +222,19 @@ class _Search:
 
     def _switched(self, name: str, kept: FrozenSet[str], count: int) -> Measured:
         def measure() -> Measured:
-            return self.images.measure(lambda feeds: self.board.run(feeds, kept), count)
+            return self._measured(lambda feeds: self.board.run(feeds, kept), count)
 
         return self._timed(name, measure)
 
     def _exact(self, kept: Collection[str], count: int) -> Measured:
-        return self.images.measure(self.board.mix(kept).run, count)
+        return self._measured(self.board.mix(kept).run, count)
+
+    def _measured(self, query: Query, count: int) -> Measured:
+        """A mix against FP32 on the first `count` images."""
+        found = self.images.measure(query, 0, count).mean()
+        before = self.images.top1(count)
+        drop = None if found.top1 is None or before is None else 100 * (before - found.top1)
+        return Measured(found.agreement, found.error, drop)
 
     def _mix(self, kept: Collection[str]) -> Measured:
         """A mix as it would be built, on all images."""

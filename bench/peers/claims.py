@@ -166,7 +166,7 @@ _NOTES = (
     "above 1x ours is the faster or smaller.",
     "Calibration: from the FP32 ONNX file to the quantised file, after the imports; the process counts those too. "
     "Peak: the most memory resident in that process at any time (VmHWM), imports included.",
-    "Ours chooses the range method on up to 512 further training images; the time and memory of that are counted.",
+    "Ours chooses the range method on up to 256 further training images; the time and memory of that are counted.",
     "ONNX Runtime: Q/DQ, pre-processed, per channel; the settings shown agreed most with FP32 on hold-out images among "
     "those tried, and the time of trying is not counted.",
     "Everyone's graph becomes OpenVINO IR. Accuracy: on OpenVINO, layers that are not INT8 in float32.",

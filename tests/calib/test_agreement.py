@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calib.agreement import Agreement, choose, compare
+from calib.agreement import Agreement, choose, compare, join, per_image
 from calib.methods import Method
 
 scores = hnp.arrays(np.float32, (6, 4), elements=st.floats(-100, 100, width=16))
@@ -47,6 +47,17 @@ def test_scores_that_are_not_finite_are_the_worst() -> None:
         ]
         assert choose(results).name == "peaks"
         assert np.isfinite([results[0][1].agreement, results[0][1].error]).all()
+
+
+@given(scores, scores, st.integers(1, 5), st.booleans())
+def test_parts_joined_are_the_whole(a: Any, b: Any, cut: int, labelled: bool) -> None:
+    labels = np.arange(6) % 4 if labelled else None
+    whole = per_image([a], [b], labels)
+    parts = [whole.part(0, cut), whole.part(cut)]
+    assert [len(part) for part in parts] == [cut, 6 - cut]
+    assert join(parts).mean() == whole.mean() == compare([a], [b], labels)
+    alone = per_image([a[cut:]], [b[cut:]], None if labels is None else labels[cut:])
+    np.testing.assert_array_equal(parts[1].error, alone.error)
 
 
 def test_equal_agreement_is_decided_by_the_error_then_by_order() -> None:

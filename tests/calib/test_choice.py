@@ -46,14 +46,15 @@ def test_those_far_behind_are_out_after_few_images(setting: Setting) -> None:
     tried = {bad: scales(seen, bad), **tried}
     order = choice.race(images, simulation, tried)
     assert {entry.method for entry in order} == set(tried)
-    assert order[-1].method == bad and order[-1].images == 32 and not order[-1].alive
-    alive = [entry for entry in order if entry.alive]
-    assert alive == order[: len(alive)] and len(alive) <= 2 and all(entry.images == 160 for entry in alive)
-    assert {entry.images for entry in order} == {32, 96, 160}
+    assert order[-1].method == bad and len(order[-1].measured) == 32
+    alive = [entry for entry in order if len(entry.measured) == 160]
+    assert [entry.method for entry in alive] == [entry.method for entry in order[: len(alive)]] and len(alive) <= 2
+    assert {len(entry.measured) for entry in order} == {32, 96, 160}
     errors = [entry.found.error for entry in alive]
     assert errors == sorted(errors)
-    again = images.compare(images.run(simulation.query(tried[alive[0].method])))
-    assert alive[0].found == again
+    again = images.measure(simulation.query(tried[alive[0].method]))
+    assert alive[0].found == again.mean()
+    np.testing.assert_array_equal(alive[0].measured.error, again.error)
 
 
 def test_a_tensor_with_a_spoilt_range_gets_another_method(setting: Setting) -> None:
@@ -63,9 +64,10 @@ def test_a_tensor_with_a_spoilt_range_gets_another_method(setting: Setting) -> N
     tails = choice.heavy_tails(seen, spoilt)
     assert tails == ["b1_relu1_out"]
     others = [(Method("peaks", 99.9), spoilt), (Method("mse"), good)]
-    assert choice.per_tensor(images, simulation, spoilt, others, tails) == {"b1_relu1_out": Method("mse")}
-    assert choice.per_tensor(images, simulation, good, [(Method("peaks", 1.0), spoilt)], tails) == {}
-    assert choice.per_tensor(images, simulation, spoilt, others, []) == {}
+    bad, fine = (images.measure(simulation.query(tried)) for tried in (spoilt, good))
+    assert choice.per_tensor(images, simulation, spoilt, bad, others, tails) == {"b1_relu1_out": Method("mse")}
+    assert choice.per_tensor(images, simulation, good, fine, [(Method("peaks", 1.0), spoilt)], tails) == {}
+    assert choice.per_tensor(images, simulation, spoilt, bad, others, []) == {}
 
 
 def test_heavy_tails_come_in_the_order_of_their_weight(setting: Setting) -> None:
@@ -96,4 +98,6 @@ def test_a_hold_out_smaller_than_a_stage(resnet: Callable[..., Path], setting: S
     few = Holdout(open_dataset("synthetic", "holdout", 10), PRE, image_input(graph.load(path), path), path, "tensors")
     tried = {method: scales(seen, method) for method in METHODS[:3]}
     order = choice.race(few, simulation, tried)
-    assert all(entry.images == 10 for entry in order) and np.isfinite([entry.found.error for entry in order]).all()
+    assert (
+        all(len(entry.measured) == 10 for entry in order) and np.isfinite([entry.found.error for entry in order]).all()
+    )

@@ -38,18 +38,34 @@ def test_a_part_gives_the_outputs_of_its_images(
 
     data = open_dataset("synthetic", "holdout", 50)
     expected = ranges.session(resnet()).run(None, {"image": apply(PRE, data.images(range(50)), "NHWC")})[0]
+    whole = images.measure(query)
+    np.testing.assert_allclose(whole.error, 0, atol=1e-6)
     for start, stop in ((0, None), (0, 20), (20, 50), (33, 900)):
-        (found,) = images.run(query, start, stop)
-        np.testing.assert_allclose(found, expected[start:stop], atol=1e-5)
-        same = images.compare([found], start)
-        assert same.agreement == 1.0 and same.error < 1e-6
+        part = images.measure(query, start, stop)
+        assert (part.agreement == 1.0).all() and len(part) == len(expected[start:stop])
+        np.testing.assert_array_equal(part.right, whole.part(start, stop).right)
+    right = expected.argmax(axis=1) == data.labels
+    np.testing.assert_array_equal(whole.right, right)
+    assert images.top1(30) == right[:30].mean()
     assert len(images) == 50
 
 
-def test_labels_are_those_of_the_part(resnet: Build) -> None:
+def test_an_image_is_compared_with_its_own_answer(resnet: Build) -> None:
     images = make(resnet(), 40)
     labels = open_dataset("synthetic", "holdout", 40).labels
     assert labels is not None
-    perfect = np.eye(10, dtype=np.float32)[labels]
-    assert images.compare([perfect]).top1 == images.compare([perfect[25:]], 25).top1 == 1.0
-    assert make(resnet(), 40, "tensors").compare([perfect]).top1 is None
+    given = iter(np.eye(10, dtype=np.float32)[labels[10:]])
+
+    def perfect(feeds: Any) -> Any:
+        return [np.stack([next(given) for _ in feeds["image"]])]
+
+    assert images.measure(perfect, 10).mean().top1 == 1.0
+    without = make(resnet(), 40, "tensors")
+    assert without.top1(40) is None
+    assert without.measure(lambda feeds: [np.ones((len(feeds["image"]), 10), np.float32)], 0, 9).right is None
+
+
+def test_large_answers_are_kept_of_fewer_images(resnet: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holdout, "_REFERENCE_BYTES", 4 * 10 * 40)
+    assert len(make(resnet(), 100)) == 64
+    assert len(make(resnet(), 40)) == 40
