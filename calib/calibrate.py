@@ -32,14 +32,14 @@ from engines.spec import Progress, TensorSpec, quiet
 HOLDOUT = 256
 """Images that choose between the methods; none of them is among those that gave the ranges."""
 
-BIAS_IMAGES = 128
+BIAS_IMAGES = 64
 """Calibration images that tell the mean errors of the layers."""
 
 REFINEMENTS = ("equalization", "bias-correction")
 """What is done to weights and biases where it makes the answers better; each can be left out."""
 
-_BATCH_BYTES = 16 << 20
-"""Activations of one batch kept at once, bytes."""
+_BATCH_BYTES = 8 << 20
+"""Activations of one batch, bytes; two batches are kept at once."""
 
 _BATCH = 32
 
@@ -117,9 +117,8 @@ def calibrate(
     pre = Preprocess.from_json(preprocess)
     calibration = open_dataset(data, "calibration", samples, seed)
 
-    def feeds(start: int = 0, stop: Optional[int] = None, size: int = batch) -> Any:
-        size = image.batch or size
-        found = batches(calibration, pre, image.layout, image.size, size, start=start, stop=stop)
+    def feeds(start: int = 0, stop: Optional[int] = None) -> Any:
+        found = batches(calibration, pre, image.layout, image.size, batch, start=start, stop=stop)
         return ({image.spec.name: x} for x, _ in found)
 
     key = {"graph": jsonfile.sha256(onnx), "tensors": place.measured(), "data": calibration.sha256, "seed": seed}
@@ -157,7 +156,7 @@ def calibrate(
             if about["kept"]:
                 job, best, record = other
         count = 0 if "bias-correction" in without else min(BIAS_IMAGES, len(calibration))
-        best, record["bias_correction"] = job.corrected(best, feeds(0, count, max(1, batch // 4)), count)
+        best, record["bias_correction"] = job.corrected(best, feeds(0, count), count)
         counts = job.write(best, out, notes)
         record.update(equalization=about, float_onnx=_keep(equal, out) if about["kept"] else None)
     require_qdq(out, target)

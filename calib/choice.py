@@ -14,14 +14,14 @@ from calib.methods import Method
 from calib.simulation import Simulation
 from engines.spec import Progress, quiet
 
-STAGES = ((32, 2.0, 5), (96, 1.25, 2))
+STAGES = ((16, 2.0, 5), (64, 1.25, 2))
 """Images after which a method is out whose error is so many times the least, and how many go on at most. Images come in
 balanced order."""
 
 TRIALS = 4
 """Tensors that are tried with another method."""
 
-_TRIAL_IMAGES = 64
+_TRIAL_IMAGES = 32
 
 _TAIL = 1.5
 """Largest value over threshold from which a tensor's tail counts as heavy."""

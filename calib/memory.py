@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import mmap
 import sys
 from typing import Any
 
 
 def release() -> None:
-    """Collect garbage, and on Linux with glibc hand freed pages back to the system (elsewhere that is left to it).
+    """Hand freed pages back to the system, on Linux with glibc (elsewhere that is left to it).
 
     A large graph that is loaded and dropped leaves holes that glibc keeps, because it raises its threshold for memory
     of its own with every large block that is freed (ResNet-34: 100 of 620 MB).
     """
-    gc.collect()
     if sys.platform != "linux":
         return
     with contextlib.suppress(AttributeError):  # another C library, such as musl

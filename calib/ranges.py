@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import platform
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from calib.histogram import MOMENTA, TensorRange
 from calib.memory import release
 from engines.errors import DataError, ModelError
 from engines.spec import Progress, quiet
+
+T = TypeVar("T")
 
 
 def session(onnx: Union[str, Path, bytes], threads: int = 0, simulate: bool = False) -> Any:
@@ -121,9 +124,13 @@ def collect(
     if checkpoint:
         found = checkpoint.ranges(found)
     done = checkpoint.done if checkpoint else 0
-    for feeds in batches:
+
+    def runs() -> Iterator[Tuple[Mapping[str, npt.NDArray[Any]], List[npt.NDArray[Any]]]]:
+        for feeds in batches:
+            yield feeds, runner.run(wanted, pad(feeds, fixed)) if wanted else []
+
+    for feeds, results in _ahead(runs()):
         count = len(next(iter(feeds.values())))
-        results = runner.run(wanted, pad(feeds, fixed)) if wanted else []
         for name in tensors:
             if name in inputs:
                 _add(found[name], name, feeds[name], count, count)
@@ -137,6 +144,19 @@ def collect(
     if done == 0:
         raise DataError("no calibration image: the ranges are unknown", "give images with --data")
     return found
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """Items, each made while the one before is used: one processor runs the graph, another counts."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while True:
+            item = coming.result()
+            if item is None:
+                return
+            coming = pool.submit(next, items, None)
+            yield item
+            del item
 
 
 def _add(seen: TensorRange, name: str, value: npt.NDArray[Any], count: int, batch: int) -> None:

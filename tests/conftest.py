@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 from hypothesis import settings
@@ -28,11 +26,3 @@ def shared() -> Path:
     if not (folder / "models").is_dir():
         pytest.skip("the shared data and models are not here (../shared)")
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _what_is_loaded_is_not_searched() -> Iterator[None]:
-    """Leave the many objects of TensorFlow and PyTorch out of later collections: the code under test collects often."""
-    yield
-    gc.collect()
-    gc.freeze()

@@ -46,10 +46,10 @@ def test_those_far_behind_are_out_after_few_images(setting: Setting) -> None:
     tried = {bad: scales(seen, bad), **tried}
     order = choice.race(images, simulation, tried)
     assert {entry.method for entry in order} == set(tried)
-    assert order[-1].method == bad and len(order[-1].measured) == 32
+    assert order[-1].method == bad and len(order[-1].measured) == 16
     alive = [entry for entry in order if len(entry.measured) == 160]
     assert [entry.method for entry in alive] == [entry.method for entry in order[: len(alive)]] and len(alive) <= 2
-    assert {len(entry.measured) for entry in order} == {32, 96, 160}
+    assert {len(entry.measured) for entry in order} == {16, 64, 160}
     errors = [entry.found.error for entry in alive]
     assert errors == sorted(errors)
     again = images.measure(simulation.query(tried[alive[0].method]))
