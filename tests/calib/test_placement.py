@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Callable, Dict, Set
 
+import numpy as np
 import pytest
 
 from calib import graph as graphs
@@ -44,6 +45,35 @@ def test_pad_shortcuts_get_one_pair_on_their_output(resnet: Build) -> None:
     found = readers(resnet(shortcut="pad", layout="NCHW"), "tensorrt")
     assert found["b1_pad_out"] == {"b1_add"} and found["image"] == {"stem"}
     assert "b1_slice_out" not in found and found["b0_relu2_out"] == {"b1_conv1"}
+
+
+def test_a_pad_shortcut_moves_integers_on_openvino(resnet: Build) -> None:
+    path = resnet(shortcut="pad", layout="NCHW")
+    found = readers(path, "openvino")
+    assert found["b0_relu2_out"] == {"b1_conv1", "b1_slice"}
+    assert found["b1_slice_out"] == {"b1_pad"} and found["b1_pad_out"] == {"b1_add"}
+    place = points(graphs.load(path), "openvino")
+    assert place.scale_of == {"stem_relu_out": "pool_out", "b1_slice_out": "b0_relu2_out", "b1_pad_out": "b0_relu2_out"}
+
+
+@pytest.mark.parametrize(
+    ("what", "moved"),
+    [("zeros", True), ("ones", False), ("reflect", False), ("computed", False), ("read elsewhere", False)],
+)
+def test_only_what_adds_zeros_for_an_addition_moves_integers(what: str, moved: bool, tmp_path: Path) -> None:
+    net = Net(4)
+    body = net.relu("image", "a", 3, 8)
+    sizes = net.const("sizes", np.array([0, 4, 0, 0, 0, 4, 0, 0], np.int64))
+    fill = {
+        "ones": lambda: [net.const("one", np.float32(1))],
+        "computed": lambda: [net.node("ReduceMax", ["image"], "top", keepdims=0)],
+    }
+    mode = "reflect" if what == "reflect" else "constant"
+    padded = net.node("Pad", [body, sizes, *fill.get(what, lambda: [])()], "pad", mode=mode)
+    y = net.node("Add", [net.conv(body, "b", 8, 16), padded], "sum")
+    outputs = {y: ["N", 16, 16, 16], **({padded: ["N", 16, 16, 16]} if what == "read elsewhere" else {})}
+    found = readers(net.save(tmp_path / "net.onnx", ["N", 3, 16, 16], outputs), "openvino")
+    assert ("pad" in found["a_relu_out"]) is moved
 
 
 def test_openvino_quantises_both_sides_of_an_addition(resnet: Build) -> None:
