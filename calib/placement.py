@@ -7,7 +7,7 @@ multiplication of squeeze-excite, swish) stay float. They differ in the residual
   kernel; results stay float (TensorRT derives the output type of a layer from the Q that follows).
 - openvino: both inputs of a residual addition (measured: 10% faster than the skip alone), means between two layers
   (the global pooling of a ResNet-34 in 16-bit floats: 4% of its time), and what a pad shortcut is made of (in 16-bit
-  floats: 12% of a ResNet-20's).
+  floats: 11% of a ResNet-20's).
 - both: where everyone who reads a tensor reads integers, so do concatenations and pooling. The inputs of a
   concatenation then share the scale of its result, so that joining them is copying bytes.
 - onnxruntime: every activation between two quantised operators, because its CPU kernels (QLinearConv, QLinearAdd,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from engines import onnxfile, scratch
 from engines.backend import hint
 from engines.backend import unavailable as _unavailable
 from engines.device import backend_version
-from engines.errors import BuildError, ModelError, UsageError
+from engines.errors import BuildError, ModelError
 from engines.spec import Feeds, Progress, Query, Runner, RunnerSpec, TensorSpec, quiet
 from engines.tensors import checked, layout
 
@@ -58,6 +59,9 @@ _NO_COMPUTE = {
     "ReorderOutput",
 }
 """Operators that move or convert data; all others compute, and their precision counts."""
+
+_KERNEL = "_kernel_time"
+"""What follows the name of a node in the profile, in the event of its computation."""
 
 _INT8 = {"MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention", "QGemm"}
 _INT8_TO_FLOAT = {"DequantizeLinear", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention"}
@@ -128,8 +132,11 @@ def load(spec: RunnerSpec) -> Runner:
     return _ONNXRuntimeRunner(spec, _session(Path(spec.path), threads), threads)
 
 
-def _settings(threads: int) -> Any:
-    """Default session options: all graph optimisations, spinning threads, one query at a time."""
+def _settings(threads: int, trace: str = "") -> Any:
+    """Default session options: all graph optimisations, spinning threads, one query at a time.
+
+    `trace`: how the name of the file begins that gets the time of each node.
+    """
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -138,6 +145,8 @@ def _settings(threads: int) -> Any:
     settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     if threads:
         settings.intra_op_num_threads = threads
+    if trace:
+        settings.enable_profiling, settings.profile_file_prefix = True, trace
     return settings
 
 
@@ -158,17 +167,17 @@ def _known_ir(error: Exception) -> int:
     return int(found.group(1))
 
 
-def _session(path: Path, threads: int) -> Any:
+def _session(path: Path, threads: int, trace: str = "") -> Any:
     with open(path, "rb"):
         pass
     try:
         try:
-            return _start(str(path), _settings(threads))
+            return _start(str(path), _settings(threads, trace))
         except Exception as error:  # its exceptions have no common class of their own
             newest = _known_ir(error)
         graph = onnxfile.load(path)
         graph.ir_version = newest
-        return _start(graph.SerializeToString(), _settings(threads))
+        return _start(graph.SerializeToString(), _settings(threads, trace))
     except Exception as error:
         refused = onnxfile.refusal(path, f"ONNX Runtime {backend_version(NAME)}", onnxfile.load(path), error)
         raise ModelError(refused.message, refused.hint) from None
@@ -247,8 +256,6 @@ class _ONNXRuntimeRunner(Runner):
         import onnxruntime
 
         arrays = checked(self.inputs, feeds)
-        if any(0 in array.shape for array in arrays):
-            raise UsageError("a batch of at least 1 is expected")
         binding = self._session.io_binding()
         for tensor, array in zip(self.inputs, arrays):
             binding.bind_input(tensor.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
@@ -290,6 +297,25 @@ class _ONNXRuntimeRunner(Runner):
             run(binding, settings)
         except Exception as error:  # its exceptions have no common class of their own
             raise BuildError(f"{self.spec.path}: does not run: {onnxfile.first_line(error)}") from None
+
+    def profile(self, feeds: Feeds, queries: int = 20) -> List[Dict[str, Any]]:
+        """See `Runner.profile`: ONNX Runtime's own profile, of a session of its own."""
+        checked(self.inputs, feeds)
+        with scratch.folder() as folder:
+            session = _session(Path(self.spec.path), self._threads, str(Path(folder, "trace")))
+            for _ in range(queries + 1):
+                session.run(None, dict(feeds))
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        precisions = {layer["name"]: layer["precision"] for layer in _layers(self.spec.path, self._threads)}
+        times: Dict[Tuple[str, str], List[float]] = {}
+        for one in events:
+            if one.get("cat") == "Node" and one["name"].endswith(_KERNEL):
+                name = one["name"][: -len(_KERNEL)]
+                times.setdefault((name, one["args"]["op_name"]), []).append(one["dur"] / 1e3)
+        return [
+            {"name": name, "type": kind, "precision": precisions.get(name, ""), "ms": float(np.median(ms[1:]))}
+            for (name, kind), ms in times.items()
+        ]
 
     def achieved(self) -> Dict[str, int]:
         """Computing nodes by precision, in the graph as it was optimised for this CPU."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from engines import fakequantize, irfile, onnxfile
 from engines.backend import hint
 from engines.backend import unavailable as _unavailable
 from engines.device import backend_version, cpu_features
-from engines.errors import BuildError, ModelError, OptimizeError, UsageError
+from engines.errors import BuildError, ModelError, OptimizeError
 from engines.spec import Feeds, Progress, Query, Runner, RunnerSpec, TensorSpec, quiet
 from engines.tensors import checked, layout, text
 
@@ -197,8 +197,13 @@ def _rest(port: Any) -> Tuple[int, ...]:
     return tuple(-1 if dim.is_dynamic else dim.get_length() for dim in list(port.partial_shape)[1:])
 
 
-def _compile(core: Any, model: Any, shapes: Sequence[Tuple[int, ...]], precision: str, threads: int) -> Any:
-    """Compile a copy of the model (it shares the weights) for exact input shapes: faster than free ones."""
+def _compile(
+    core: Any, model: Any, shapes: Sequence[Tuple[int, ...]], precision: str, threads: int, timed: bool = False
+) -> Any:
+    """Compile a copy of the model (it shares the weights) for exact input shapes: faster than free ones.
+
+    `timed`: its requests tell the time of each layer.
+    """
     import openvino as ov
 
     copy = model.clone()
@@ -206,6 +211,8 @@ def _compile(core: Any, model: Any, shapes: Sequence[Tuple[int, ...]], precision
     settings: Dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
+    if timed:
+        settings["PERF_COUNT"] = True
     return core.compile_model(copy, "CPU", settings)
 
 
@@ -223,17 +230,21 @@ def _layers(compiled: Any) -> List[Dict[str, Any]]:
 
     `names` are those of the layers that were fused into one.
     """
-    found = []
+    return [
+        {**about, "names": fused}
+        for about, fused in _nodes(compiled)
+        if about["type"] not in _NO_COMPUTE and about["precision"] not in _WHOLE
+    ]
+
+
+def _nodes(compiled: Any) -> Iterator[Tuple[Dict[str, Any], List[str]]]:
+    """Every node of the execution graph (`name`, `type`, `precision`), in order, and what was fused into it."""
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
-        kind, precision = (str(getattr(info[k], "value", info[k])) for k in ("layerType", "runtimePrecision"))
-        if kind not in _NO_COMPUTE and precision not in _WHOLE:
-            name = node.get_friendly_name()
-            fused = str(getattr(info["originalLayersNames"], "value", info["originalLayersNames"])).split(",")
-            found.append(
-                {"name": name, "type": kind, "precision": _PRECISIONS.get(precision, precision), "names": fused}
-            )
-    return found
+        words = ("layerType", "runtimePrecision", "originalLayersNames")
+        kind, precision, fused = (str(getattr(info[word], "value", info[word])) for word in words)
+        about = {"name": node.get_friendly_name(), "type": kind, "precision": _PRECISIONS.get(precision, precision)}
+        yield about, fused.split(",")
 
 
 def _tensor(port: Any, wanted: Optional[str]) -> TensorSpec:
@@ -243,6 +254,16 @@ def _tensor(port: Any, wanted: Optional[str]) -> TensorSpec:
     return TensorSpec(
         name or str(port.get_node().get_friendly_name()), shape, np.dtype(port.element_type.to_dtype()).name
     )
+
+
+def _request(compiled: Any, arrays: Sequence[np.ndarray[Any, Any]]) -> Any:
+    """An infer request that reads these arrays; it only borrows their memory."""
+    import openvino as ov
+
+    request = compiled.create_infer_request()
+    for index, array in enumerate(arrays):
+        request.set_input_tensor(index, ov.Tensor(array, shared_memory=True))
+    return request
 
 
 class _OpenVINORunner(Runner):
@@ -270,29 +291,28 @@ class _OpenVINORunner(Runner):
         if shapes in self._compiled:
             self._compiled.move_to_end(shapes)
             return self._compiled[shapes]
+        compiled = self._made(shapes)
+        while len(self._compiled) >= _COMPILED_KEPT:
+            self._compiled.popitem(last=False)
+        self._compiled[shapes] = compiled
+        return compiled
+
+    def _made(self, shapes: Tuple[Tuple[int, ...], ...], timed: bool = False) -> Any:
         try:
-            compiled = _compile(self._core, self._model, shapes, self._precision, self._threads)
+            return _compile(self._core, self._model, shapes, self._precision, self._threads, timed)
         except RuntimeError as error:
             if self.spec.path.endswith(".onnx"):
                 raise _unreadable(Path(self.spec.path), error) from None
             given = ", ".join(text(shape) for shape in shapes)
             raise BuildError(f"{self.spec.path}: does not compile for {given}: {onnxfile.first_line(error)}") from None
-        while len(self._compiled) >= _COMPILED_KEPT:
-            self._compiled.popitem(last=False)
-        self._compiled[shapes] = compiled
-        return compiled
 
     def bind(self, feeds: Feeds) -> Query:
         """See `Runner.bind`: one infer request, its tensors on the host arrays, set once."""
         import openvino as ov
 
         arrays = checked(self.inputs, feeds)
-        if any(0 in array.shape for array in arrays):
-            raise UsageError("a batch of at least 1 is expected")
         compiled = self._for(tuple(array.shape for array in arrays))
-        request = compiled.create_infer_request()
-        for index, array in enumerate(arrays):
-            request.set_input_tensor(index, ov.Tensor(array, shared_memory=True))
+        request = _request(compiled, arrays)
         results: Dict[str, np.ndarray[Any, Any]] = {}
         free: List[Tuple[str, int]] = []
         for index, (port, tensor) in enumerate(zip(compiled.outputs, self.outputs)):
@@ -302,7 +322,7 @@ class _OpenVINORunner(Runner):
             results[tensor.name] = np.empty(tuple(port.shape), tensor.dtype)
             request.set_output_tensor(index, ov.Tensor(results[tensor.name], shared_memory=True))
         # Measured: infer() takes 8 µs around the network (7 µs by the private class); start_async and wait 110 µs.
-        run = request.infer  # the request only borrows the memory of the arrays, so the query keeps them
+        run = request.infer  # the request only borrows the arrays, so the query keeps them
 
         def query(_borrowed: Any = arrays) -> Dict[str, np.ndarray[Any, Any]]:
             run(share_outputs=True)
@@ -313,6 +333,23 @@ class _OpenVINORunner(Runner):
             return {**results, **{name: request.get_output_tensor(index).data for name, index in free}}
 
         return query_free if free else query
+
+    def profile(self, feeds: Feeds, queries: int = 20) -> List[Dict[str, Any]]:
+        """See `Runner.profile`: OpenVINO's performance counts, of a compiled model of its own."""
+        arrays = checked(self.inputs, feeds)
+        compiled = self._made(tuple(array.shape for array in arrays), timed=True)
+        request = _request(compiled, arrays)
+        precisions = {about["name"]: about["precision"] for about, _ in _nodes(compiled)}
+        times: Dict[Tuple[str, str], List[float]] = {}
+        for number in range(queries + 1):
+            request.infer(share_outputs=True)
+            for one in request.get_profiling_info() if number else ():
+                if one.status == one.Status.EXECUTED:
+                    times.setdefault((one.node_name, one.node_type), []).append(1e3 * one.real_time.total_seconds())
+        return [
+            {"name": name, "type": kind, "precision": precisions.get(name, ""), "ms": float(np.median(ms))}
+            for (name, kind), ms in times.items()
+        ]
 
     def achieved(self) -> Dict[str, int]:
         """Computing layers by precision, in the execution graph of the shapes bound last (else of batch 1)."""

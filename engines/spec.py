@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from engines.errors import DamagedError, UsageError
 
@@ -182,6 +182,25 @@ class Runner:
     def achieved(self) -> Dict[str, int]:
         """How many layers ran in each precision, such as `{"bf16": 36, "f32": 2}`; empty where not known."""
         return {}
+
+    def profile(self, feeds: Feeds, queries: int = 20) -> List[Dict[str, Any]]:
+        """Time each layer, in queries of their own: to tell layers apart costs time.
+
+        Args:
+            feeds: See `bind`.
+            queries: How many are timed, after one that is not.
+
+        Returns:
+            Layers in the order they run: `name`, `type`, `precision` (either empty where it is not told) and `ms`, the
+            median over the queries.
+
+        Raises:
+            UsageError: What runs here does not tell its layers; or wrong feeds.
+        """
+        raise UsageError(
+            f"{self.spec.path}: the time of single layers is not told by what runs it",
+            "optimize profile takes an engine: optimize build makes one",
+        )
 
     def close(self) -> None:
         """Free what the runner holds; it must not be used afterwards."""

@@ -29,7 +29,7 @@ def checked(inputs: Sequence[TensorSpec], feeds: Feeds) -> List[np.ndarray[Any, 
     """The arrays of `feeds` in the order of `inputs`, after checking them; the same arrays, not copies.
 
     Raises:
-        UsageError: A wrong name, shape, dtype or memory order, or batches that differ.
+        UsageError: A wrong name, shape, dtype or memory order, batches that differ, or nothing to run.
     """
     known = [tensor.name for tensor in inputs]
     if set(feeds) != set(known):
@@ -50,6 +50,8 @@ def checked(inputs: Sequence[TensorSpec], feeds: Feeds) -> List[np.ndarray[Any, 
     batches = {array.shape[0] for array in arrays if array.shape}
     if len(batches) > 1:
         raise UsageError(f"the inputs have different batch sizes: {sorted(batches)}")
+    if any(0 in array.shape for array in arrays):
+        raise UsageError("a batch of at least 1 is expected")
     return arrays
 
 

@@ -22,10 +22,11 @@ from optimize.pipeline.inputs import child_env
 from optimize.pipeline.options import BuildOptions, check_layout, check_opset, parse_batches, parse_precisions
 from optimize.pipeline.tensorrt import TensorRTOptions
 from optimize.prediction import predict
+from optimize.profiling import profile
 from optimize.sources import recognise
 from optimize.verification import verify
 
-__all__ = ["bench", "build", "export", "inspect", "load", "plan", "predict", "report", "verify"]
+__all__ = ["bench", "build", "export", "inspect", "load", "plan", "predict", "profile", "report", "verify"]
 
 PathLike = Union[str, Path]
 Words = Union[str, int, Iterable[Union[str, int]]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Sequence
 
 from engines.errors import OptimizeError
 
@@ -121,9 +121,13 @@ def profiler(trt: Any) -> Any:
     return Times()
 
 
-def table(times: Mapping[str, List[float]]) -> List[Dict[str, Any]]:
-    """Layers with `name`, `ms` (median over queries) and `share` of the sum of medians, the slowest first."""
-    medians = {name: statistics.median(values) for name, values in times.items() if values}
-    total = sum(medians.values())
-    found = [{"name": n, "ms": ms, "share": ms / total if total else 0.0} for n, ms in medians.items()]
-    return sorted(found, key=lambda one: -float(one["ms"]))
+def table(times: Mapping[str, List[float]], layers: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+    """What `Runner.profile` returns, of a profiler's times and the layers that the inspector tells of."""
+    known = {str(layer["name"]): layer for layer in layers}
+    found = []
+    for name, values in times.items():
+        about = known.get(name, {"type": "", "precision": ""})
+        if values:
+            ms = statistics.median(values)
+            found.append({"name": name, "type": about["type"], "precision": about["precision"], "ms": ms})
+    return found

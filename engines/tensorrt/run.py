@@ -271,10 +271,11 @@ class TensorRTRunner(Runner):
         return found
 
     def profile(self, feeds: Feeds, queries: int = 20) -> List[Dict[str, Any]]:
-        """Time of each layer, in a pass of its own: the profiler waits after every layer.
+        """See `Runner.profile`: TensorRT's profiler, which waits after every layer; layers that move data have no type.
 
-        Returns:
-            See `engines.tensorrt.layers.table`.
+        Raises:
+            UsageError: Wrong feeds.
+            CudaError: The device's work failed.
         """
         with self._alone():
             served, arrays = self._served(feeds)
@@ -282,18 +283,21 @@ class TensorRTRunner(Runner):
             plan = Plan(self._trt, self._log, served.path, self._options.get("dla"))
             try:
                 binding = self._binding(plan, arrays)
+                binding.execute(binding.stream)
+                binding.stream.synchronize()
                 times = layers.profiler(self._trt)
                 binding.context.profiler = times
                 for _ in range(queries):
                     binding.execute(binding.stream)
                     binding.stream.synchronize()
+                known = layers.inspect(self._trt, plan.engine)["layers"]
             finally:
                 self._wait()
                 for one in [one for one in self._bindings if one.plan is plan]:
                     self._bindings.remove(one)
                     one.free()
                 plan.close()
-        return layers.table(times.times)
+        return layers.table(times.times, known)
 
     def _wait(self) -> None:
         """Wait for the device before something is freed; if its work failed, whoever waited for it has been told."""

@@ -46,6 +46,7 @@ COMMANDS: Dict[str, Callable[..., Any]] = {
     "build": builds.build,
     "verify": builds.verify,
     "bench": benchmarks.bench,
+    "profile": benchmarks.profile,
     "report": benchmarks.report,
     "inspect": bundles.inspect,
     "predict": bundles.predict,

@@ -1,4 +1,4 @@
-"""`optimize bench` and `optimize report`."""
+"""`optimize bench`, `optimize profile` and `optimize report`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing_extensions import Annotated
 
 from engines.errors import PartialError, UsageError
 from optimize.cli import options
-from optimize.cli.console import answer, console, document, interruptible, progress, say, warn
+from optimize.cli.console import answer, console, document, interruptible, line, progress, say, warn
 
 
 def bench(
@@ -101,6 +101,71 @@ def bench(
         for name, message in failures:
             warn(f"error: {name}: {message}")
         raise PartialError(f"{len(failures)} of the targets could not be measured; the others are kept in {out}")
+
+
+def profile(
+    engine: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Engine bundle, or an ONNX file.")],
+    batch: Annotated[
+        Optional[int], typer.Option("--batch", min=1, help="Images in a query [default: the bundle's smallest].")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Layers to print, the slowest first.")] = 20,
+    queries: Annotated[int, typer.Option("--queries", min=1, help="Queries that are timed.")] = 50,
+    trace: Annotated[
+        Optional[Path], typer.Option("--trace", metavar="FILE", help="Write a trace that Perfetto opens.")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="What runs an ONNX file: auto, openvino or onnxruntime.")
+    ] = "auto",
+    threads: options.Threads = 0,
+    data: Annotated[Optional[str], options.data("Test images to feed [default: random ones].")] = None,
+    *,
+    source: Dict[str, Any],
+) -> None:
+    """Time and precision of each layer of an engine."""
+    from optimize import api
+
+    with progress() as said:
+        found = api.profile(
+            engine,
+            batch=batch,
+            queries=queries,
+            data=data,
+            backend=backend,
+            threads=threads,
+            trace=trace,
+            progress=said,
+            **source,
+        )
+    answer(found, lambda: _show_layers(found, top), asked=True)
+    for text in found["warnings"]:
+        warn(f"warning: {text}")
+    if trace:
+        say(f"trace: {trace}   open it at https://ui.perfetto.dev or chrome://tracing")
+
+
+def _show_layers(found: Dict[str, Any], top: int) -> None:
+    from rich.table import Table
+
+    layers = sorted(found["layers"], key=lambda layer: -float(layer["ms"]))
+    title = f"{found['name']} ({found['backend']}), batch {found['batch']}"
+    table = Table(title=title, title_justify="left")
+    for column in ("layer", "type", "precision"):
+        table.add_column(column, overflow="fold")
+    for column in ("ms", "share"):
+        table.add_column(column, justify="right")
+    for layer in layers[:top]:
+        share = f"{100 * layer['share']:.1f}%"
+        table.add_row(layer["name"], layer["type"], layer["precision"], f"{layer['ms']:.4f}", share)
+    rest = layers[top:]
+    if rest:
+        ms, part = (sum(float(layer[key]) for layer in rest) for key in ("ms", "share"))
+        others = f"{len(rest)} others (--top {len(layers)} shows them)"
+        table.add_row(others, "", "", f"{ms:.4f}", f"{100 * part:.1f}%")
+    console().print(table)
+    line(
+        f"{len(layers)} layers take {found['layers_ms']:.4g} ms; a whole query that is not profiled takes "
+        f"{found['query_ms']:.4g} ms (medians of {found['queries']})"
+    )
 
 
 def report(

@@ -26,6 +26,19 @@ def test_fp32_and_int8_keep_the_very_bytes(graph_file: Callable[..., Path], tmp_
         assert built["options"]["spinning"] is True
 
 
+def test_every_node_is_timed_in_order(graph_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    feeds = {"image": np.ones((4, 3, 16, 16), np.float32)}
+    with backend.load(RunnerSpec(str(graph_file()), "onnx", backend="onnxruntime")) as runner:
+        before = runner.infer(feeds)["scores"]
+        found = runner.profile(feeds, 3)
+        assert [layer["precision"] for layer in found if "Conv" in layer["type"]] == ["f32"] * 3
+        assert "Gemm" in found[-1]["type"] and all(layer["ms"] >= 0 for layer in found)
+        assert sum(layer["ms"] for layer in found) > 0
+        np.testing.assert_array_equal(runner.infer(feeds)["scores"], before)
+    assert not list(tmp_path.iterdir()), "its trace is removed"
+
+
 def test_fp16_halves_the_weights_and_says_that_it_is_not_faster(graph_file: Callable[..., Path], tmp_path: Path):
     built = backend.build(graph_file(), tmp_path, "fp16", [1])
     assert built["flags"] == ["no-fast-fp16"]

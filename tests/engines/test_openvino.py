@@ -12,7 +12,7 @@ import pytest
 
 import engines
 from engines.device import cpu_features
-from engines.errors import ModelError
+from engines.errors import ModelError, UsageError
 from engines.spec import RunnerSpec, TensorSpec, quiet
 
 ov = pytest.importorskip("openvino")
@@ -88,6 +88,22 @@ def test_every_shape_is_compiled_once_and_few_are_kept(graph_file: Callable[...,
     before = [id(c) for c in runner._compiled.values()]
     runner.infer({"image": np.zeros((6, 3, 16, 16), np.float32)})
     assert [id(c) for c in runner._compiled.values()] == before
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+def test_every_layer_is_timed(graph_file: Callable[..., Path], quantize: bool):
+    feeds = {"image": np.ones((4, 3, 16, 16), np.float32)}
+    with backend.load(RunnerSpec(str(graph_file(quantize=quantize)), "onnx", backend="openvino")) as runner:
+        before = runner.infer(feeds)["scores"]
+        found = runner.profile(feeds, 3)
+        convs = [layer for layer in found if layer["type"] == "Convolution"]
+        assert len(convs) == 3 and all(layer["ms"] > 0 for layer in convs)
+        if platform.machine() != "aarch64":
+            assert {layer["precision"] for layer in convs} == {"int8" if quantize else "f32"}
+        assert len({layer["name"] for layer in found}) == len(found)
+        np.testing.assert_array_equal(runner.infer(feeds)["scores"], before)
+        with pytest.raises(UsageError, match="at least 1"):
+            runner.profile({"image": np.ones((0, 3, 16, 16), np.float32)})
 
 
 def test_a_tensor_keeps_the_name_that_onnx_gives_it(tmp_path: Path):

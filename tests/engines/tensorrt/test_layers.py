@@ -116,11 +116,13 @@ def test_a_layer_that_does_not_tell_its_type_is_not_counted(one: Dict[str, Any])
     assert layers.read(json.dumps({"Layers": [one, EIGHT[4]]}))["layers"][0]["name"] == "dense"
 
 
-def test_the_table_has_medians_and_shares_slowest_first():
-    table = layers.table({"a": [1.0, 9.0, 1.0], "b": [3.0, 3.0], "none": []})
-    assert table == [{"name": "b", "ms": 3.0, "share": 0.75}, {"name": "a", "ms": 1.0, "share": 0.25}]
-    assert layers.table({}) == []
-    assert layers.table({"a": [0.0]}) == [{"name": "a", "ms": 0.0, "share": 0.0}]
+def test_the_table_has_medians_in_the_order_of_the_layers():
+    known = [{"name": "a", "type": "Convolution", "precision": "f16", "tactic": "x", "names": ["a"]}]
+    assert layers.table({"b": [3.0, 3.0], "a": [1.0, 9.0, 1.0], "none": []}, known) == [
+        {"name": "b", "type": "", "precision": "", "ms": 3.0},
+        {"name": "a", "type": "Convolution", "precision": "f16", "ms": 1.0},
+    ]
+    assert layers.table({}, known) == []
 
 
 @pytest.mark.tensorrt

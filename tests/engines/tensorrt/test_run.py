@@ -405,8 +405,8 @@ def test_profile_names_every_layer_and_disturbs_no_query(folder: Path, onnx_file
         before = held(driver)
         table = runner.profile(feeds, 5)
         assert held(driver) == before
-        assert len(table) >= 4 and sum(one["share"] for one in table) == pytest.approx(1)
-        assert [one["ms"] for one in table] == sorted((one["ms"] for one in table), reverse=True)
+        assert len(table) >= 4 and all(one["ms"] >= 0 for one in table)
+        assert {one["precision"] for one in table if one["type"]} == {"f32"}
         assert len({one["name"] for one in table}) == len(table)
         close(query(), expected(onnx_file, feeds))
         close(runner.bind(images(4, 3))(), expected(onnx_file, images(4, 3)))  # the profile's context is free again

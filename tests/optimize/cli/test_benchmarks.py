@@ -1,7 +1,8 @@
-"""`optimize report`: files, or one of them on stdout."""
+"""`optimize profile`, and `optimize report`: files, or one of them on stdout."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ def run(tmp_path_factory: pytest.TempPathFactory, built: Any) -> Path:
     out = tmp_path_factory.mktemp("run") / "runs.json"
     optimize.bench([built.bundles[0].path], (1,), rounds=1, warmup=0.01, duration=0.01, out=out)
     return out
+
+
+def test_the_slowest_layers_come_first(optimize_command: Any, built: Any) -> None:
+    bundle = built.bundles[2].path
+    done = optimize_command("profile", bundle, "--queries", "3", "--top", "2", "--trace", "trace.json")
+    assert done.exit_code == 0, done.stderr
+    assert bundle.name in done.stdout and "others (--top" in done.stdout
+    assert "layers take" in done.stdout.splitlines()[-1] and "perfetto" in done.stderr
+    events = json.loads(Path("trace.json").read_text())["traceEvents"]
+    assert {event["args"]["precision"] for event in events if event["ph"] == "X"} >= {"int8"}
+    every = optimize_command("profile", bundle, "--queries", "3", "--top", "99").stdout
+    assert "others" not in every and every.count("int8") > done.stdout.count("int8")
 
 
 @pytest.mark.parametrize("name", ["md", "csv", "json", "svg"])

@@ -1,0 +1,78 @@
+"""`optimize profile`: the time of each layer of an engine, and whether it got the precision that was asked of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Optional, Union
+
+from bench import profile as profiles
+from engines import asked, child, jsonfile, manifest
+from engines.errors import UsageError
+from engines.spec import Progress, quiet
+from optimize.benchmark import bench_targets
+from optimize.pipeline.inputs import child_env
+from optimize.sources import recognise
+
+_ENGINES = ("bundle", "onnx")
+
+
+def profile(
+    engine: Union[str, Path],
+    batch: Optional[int] = None,
+    queries: int = 50,
+    data: Optional[str] = None,
+    backend: str = "auto",
+    threads: int = 0,
+    trace: Optional[Union[str, Path]] = None,
+    progress: Progress = quiet,
+    **source: Any,
+) -> Dict[str, Any]:
+    """Time the layers of an engine, in a child process.
+
+    Args:
+        engine: Engine bundle, or an ONNX file to run as it is.
+        batch: Images in a query, by default the smallest of the bundle (1 of an ONNX file).
+        queries: How many are timed.
+        data: Test images to feed; random ones by default.
+        backend: What runs an ONNX file: auto, openvino or onnxruntime.
+        threads: CPU threads; 0 leaves the runtime's default.
+        trace: File to write for Perfetto or chrome://tracing.
+        progress: Told what happens.
+        source: input_shape, preprocess and the others of `optimize.sources.recognise`.
+
+    Returns:
+        `name`, `path`, `backend`, `precision`, what `bench.profile.measure` returns, `comparison` (see
+        `engines.asked.compare`; None where not known) and `warnings`.
+
+    Raises:
+        UsageError: No engine, or a batch that it does not serve.
+        DamagedError, IncompatibleError: A bundle that will not run here.
+    """
+    kind = recognise(str(engine), **source).kind
+    if kind not in _ENGINES:
+        raise UsageError(f"{engine} is an original: layers are timed of engines", f"optimize build {engine}")
+    if (batch is not None and batch < 1) or queries < 1:
+        raise UsageError(f"batch {batch}, {queries} queries: 1 or more are expected")
+    (target,) = bench_targets([engine], None, None, backend, threads, source)
+    about = manifest.read(Path(target.spec.path)) if kind == "bundle" else {}
+    arguments = {
+        "spec": target.spec.to_json(),
+        "batch": batch or min(about.get("batches") or [1]),
+        "queries": queries,
+        "data": data or "",
+    }
+    measured = child.call("bench.profile:measure", arguments, progress, child_env(target.spec))
+    comparison = about.get("comparison")
+    differs = asked.warning(comparison)
+    found = {
+        "name": target.name,
+        "path": target.spec.path,
+        "backend": target.backend,
+        "precision": target.precision if about else "",
+        **measured,
+        "comparison": comparison,
+        "warnings": [f"{target.name}: {differs}"] if differs else [],
+    }
+    if trace is not None:
+        jsonfile.write(trace, profiles.trace(found))
+    return found
