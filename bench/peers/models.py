@@ -69,9 +69,8 @@ def _resnet20(place: Place) -> Graph:
 
 def _pad(place: Place) -> Graph:
     about, onnx = _drawn("pad", "imagenet", place)
-    return Graph(
-        f"{about['name']} (random weights)", onnx, "imagenet", place.data or _cifar(), False, None, about, True
-    )
+    name = f"{about['name']} (random weights)"
+    return Graph(name, onnx, "imagenet", place.data or _cifar(), False, 1024, about, True)
 
 
 def _timm(place: Place) -> Graph:

@@ -30,6 +30,7 @@ _MOVES = ("reformat", "shuffle", "noop", "constant", "slice", "concat", "reshape
 _WHOLE = ("i32", "i64", "bool", "")
 
 _ONNX = "[ONNX Layer: "
+_OF_PROFILE = re.compile(r" \[profile \d+\]$")
 _JOINED = re.compile(r" \+ | \|\| ")
 
 
@@ -122,10 +123,14 @@ def profiler(trt: Any) -> Any:
 
 
 def table(times: Mapping[str, List[float]], layers: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
-    """What `Runner.profile` returns, of a profiler's times and the layers that the inspector tells of."""
+    """What `Runner.profile` returns, of a profiler's times and the layers that the inspector tells of.
+
+    The same layer has its name alone in the first optimisation profile, and that of the profile behind it in others.
+    """
     known = {str(layer["name"]): layer for layer in layers}
     found = []
-    for name, values in times.items():
+    for told, values in times.items():
+        name = _OF_PROFILE.sub("", told)
         about = known.get(name, {"type": "", "precision": ""})
         if values:
             ms = statistics.median(values)

@@ -122,6 +122,8 @@ def test_the_table_has_medians_in_the_order_of_the_layers():
         {"name": "b", "type": "", "precision": "", "ms": 3.0},
         {"name": "a", "type": "Convolution", "precision": "f16", "ms": 1.0},
     ]
+    again = layers.table({"a [profile 1]": [2.0]}, known)
+    assert again == [{"name": "a", "type": "Convolution", "precision": "f16", "ms": 2.0}]
     assert layers.table({}, known) == []
 
 
