@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
+from typing import Any, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import numpy.typing as npt
-
-T = TypeVar("T")
 
 Scores = List[npt.NDArray[Any]]
 """A model's outputs in order, batch first, float32."""
@@ -26,11 +24,6 @@ class Agreement(NamedTuple):
     agreement: float
     error: float
     top1: Optional[float]
-
-
-def choose(results: Sequence[Tuple[T, Agreement]]) -> T:
-    """The candidate of best agreement; among equals the smaller error, then the first."""
-    return max(results, key=lambda item: (item[1].agreement, -item[1].error))[0]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from calib import bias, choice, equalize, ranges, weightfile
 from calib import graph as graphs
 from calib import placement as placements
-from calib.agreement import Agreement, PerImage, choose, join
+from calib.agreement import Agreement, PerImage, join
 from calib.check import require_qdq
 from calib.checkpoint import Checkpoint
 from calib.choice import Scales
@@ -29,16 +29,20 @@ from engines import jsonfile
 from engines.errors import BuildError, UsageError
 from engines.spec import Progress, TensorSpec, quiet
 
-HOLDOUT = 256
-"""Images that choose between the methods; none of them is among those that gave the ranges."""
+HOLDOUT = (16, 256)
+"""Images that choose between the methods, at least and at most; none of them is among those that gave the ranges."""
+
+_CHOOSING = 20e9
+"""Multiply-accumulates of one method on the hold-out images: to choose must not cost more than to measure the ranges.
+ResNets of 32x32 images with a pooled stem have 256 images, a ResNet-50 of 224x224 has 16."""
 
 BIAS_IMAGES = 64
-"""Calibration images that tell the mean errors of the layers."""
+"""Calibration images that tell the mean errors of the layers; no more than choose between the methods."""
 
 REFINEMENTS = ("equalization", "bias-correction")
 """What is done to weights and biases where it makes the answers better; each can be left out."""
 
-_BATCH_BYTES = 8 << 20
+_BATCH_BYTES = 16 << 20
 """Activations of one batch, bytes; two batches are kept at once."""
 
 _BATCH = 32
@@ -110,9 +114,11 @@ def calibrate(
     require_float(model, onnx)
     image = image_input(model, onnx, layout)
     kept = tuple(keep_float)
-    place = placements.points(model, target, kept)
+    view = graphs.Graph(model)
+    place = placements.points(view, target, kept)
     if not place.weights:
         raise BuildError(f"{onnx}: no Conv, Gemm or MatMul with a constant weight", "--precision fp16")
+    choosing = holdout_images(view, place)
     batch = batch_size(model, place.measured(), image)
     pre = Preprocess.from_json(preprocess)
     calibration = open_dataset(data, "calibration", samples, seed)
@@ -142,20 +148,20 @@ def calibrate(
 
         fp32, equal = (str(Path(folder, name)) for name in ("fp32.onnx", "equalized.onnx"))
         weightfile.write(model, fp32)
-        del model  # the pass needs room for its own
+        del model, view  # the pass needs room for its own
         release()
-        few = feeds(0, min(equalize.IMAGES, len(calibration)))
+        few = feeds(0, min(equalize.IMAGES, choosing, len(calibration)))
         scaled = [] if "equalization" in without else equalize.equalize(fp32, few, equal)
-        holdout = Holdout(open_dataset(data, "holdout", HOLDOUT, seed), pre, image, fp32, task)
+        holdout = Holdout(open_dataset(data, "holdout", choosing, seed), pre, image, fp32, task)
         job, best, record = chosen(fp32)
         about: Dict[str, Any] = {"layers": scaled, "kept": False, "plain": None, "equalized": None}
         if scaled:
             other = chosen(equal)
             about.update(plain=best.found._asdict(), equalized=other[1].found._asdict())
-            about["kept"] = choose([(False, best.found), (True, other[1].found)])
+            about["kept"] = choice.improves(other[1].found, best.found, holdout.counted)
             if about["kept"]:
                 job, best, record = other
-        count = 0 if "bias-correction" in without else min(BIAS_IMAGES, len(calibration))
+        count = 0 if "bias-correction" in without else min(BIAS_IMAGES, choosing, len(calibration))
         best, record["bias_correction"] = job.corrected(best, feeds(0, count), count)
         counts = job.write(best, out, notes)
         record.update(equalization=about, float_onnx=_keep(equal, out) if about["kept"] else None)
@@ -220,19 +226,19 @@ class _Job:
         release()
         simulation = self.simulation()
         order = choice.race(self.holdout, simulation, scales, self.progress)
-        best = choose([(entry.method, entry.found) for entry in order if len(entry.measured) == len(self.holdout)])
-        figures = {entry.method: entry for entry in order}
-        chosen, measured = _Chosen(scales[best], figures[best].found, {"method": str(best)}), figures[best].measured
+        best, measured, found = choice.best(order, self.holdout)
+        chosen = _Chosen(scales[best], found, {"method": str(best)})
         others = [(entry.method, scales[entry.method]) for entry in order if entry.method != best]
         tails = choice.heavy_tails(self.seen, scales[best])
         switched = choice.per_tensor(self.holdout, simulation, scales[best], measured, others, tails, self.progress)
         if switched:
             mixed = {**scales[best], **{name: scales[method][name] for name, method in switched.items()}}
-            found = self._confirmed(simulation, mixed, measured)
-            if found is None:
+            confirmed = self._confirmed(simulation, mixed, measured)
+            if confirmed is None:
                 switched = {}
             else:
-                chosen = _Chosen(mixed, found, {"method": str(best), "tensors": str(len(switched))})
+                chosen = _Chosen(mixed, confirmed, {"method": str(best), "tensors": str(len(switched))})
+        figures = {entry.method: entry for entry in order}
         record = {
             "method": {k: v for k, v in best._asdict().items() if k != "momentum" or v is not None},
             "candidates": [
@@ -251,12 +257,10 @@ class _Job:
         """What scales give where the second half of the hold-out, which did not choose them, says they are better."""
         half, query = len(self.holdout) // 2, simulation.query(scales)
         second = self.holdout.measure(query, half)
-        if not self._better(second.mean(), before.part(half).mean(), len(second)):
+        counted = len(second) if self.holdout.counted else 0
+        if not choice.improves(second.mean(), before.part(half).mean(), counted):
             return None
         return join([self.holdout.measure(query, 0, half), second]).mean()
-
-    def _better(self, found: Agreement, base: Agreement, images: int) -> bool:
-        return choice.improves(found, base, images if self.holdout.task == "classify" else 0)
 
     def corrected(self, chosen: _Chosen, feeds: Any, images: int) -> Tuple[_Chosen, Dict[str, Any]]:
         """The choice with corrected biases where that is better, and what was measured."""
@@ -274,7 +278,8 @@ class _Job:
         release()
         simulation = self.simulation(lambda model: bias.correct(model, errors))
         found = self.holdout.measure(simulation.query(chosen.scales)).mean()
-        record.update(layers=len(errors), **found._asdict(), kept=self._better(found, chosen.found, len(self.holdout)))
+        kept = choice.improves(found, chosen.found, self.holdout.counted)
+        record.update(layers=len(errors), **found._asdict(), kept=kept)
         if record["kept"]:
             notes = {**chosen.notes, "bias_correction": "mean"}
             chosen = chosen._replace(found=found, notes=notes, errors=errors)
@@ -333,6 +338,13 @@ def image_input(model: Any, name: str, layout: str = "") -> ImageInput:
     height, width = (shape[1], shape[2]) if layout == "NHWC" else (shape[2], shape[3])
     size = (height, width) if height and width else None
     return ImageInput(TensorSpec(inputs[0].name, shape), layout, size, shape[0] or 0)
+
+
+def holdout_images(view: graphs.Graph, place: Placement) -> int:
+    """How many images choose between the methods: fewer where each costs more, so that the choice stays affordable."""
+    macs = sum(view.multiplications(weight.edge.node) for weight in place.weights)
+    least, most = HOLDOUT
+    return max(least, min(most, int(_CHOOSING / max(macs, 1))))
 
 
 def batch_size(model: Any, tensors: Sequence[str], image: ImageInput) -> int:

@@ -14,14 +14,18 @@ from calib.methods import Method
 from calib.simulation import Simulation
 from engines.spec import Progress, quiet
 
-STAGES = ((16, 2.0, 5), (64, 1.25, 2))
-"""Images after which a method is out whose error is so many times the least, and how many go on at most. Images come in
-balanced order."""
+STAGES = ((1 / 16, 2.0, 5), (1 / 4, 1.25, 2))
+"""Share of the hold-out after which a method is out whose error is so many times the least, and how many go on at most.
+Images come in balanced order."""
+
+_FEWEST = 4
+"""Images of the first stage at least; each stage has twice as many as the one before, or more."""
 
 TRIALS = 4
 """Tensors that are tried with another method."""
 
-_TRIAL_IMAGES = 32
+_TRIAL_SHARE = 1 / 8
+"""Of the hold-out; each trial has at least `_FEWEST` images."""
 
 _TAIL = 1.5
 """Largest value over threshold from which a tensor's tail counts as heavy."""
@@ -56,7 +60,9 @@ def race(
     """
     entries: Dict[Method, Entry] = {}
     alive = list(scales)
-    for images, behind, most in (*STAGES, (len(holdout), np.inf, len(scales))):
+    images = 0
+    for share, behind, most in (*STAGES, (1.0, np.inf, len(scales))):
+        images = min(len(holdout), max(int(share * len(holdout)), 2 * images, _FEWEST))
         for index, method in enumerate(alive):
             progress(f"method {method}", index, len(alive))
             before = [entries[method].measured] if method in entries else []
@@ -66,9 +72,19 @@ def race(
         limit = behind * min(entries[method].found.error for method in alive)
         alive = [method for method in alive if entries[method].found.error <= limit]
         alive = sorted(alive, key=lambda method: entries[method].found.error)[:most]
-        if min(images, len(holdout)) == len(holdout):
+        if images == len(holdout):
             break
     return sorted(entries.values(), key=lambda entry: (-len(entry.measured), entry.found.error, -entry.found.agreement))
+
+
+def best(entries: Sequence[Entry], holdout: Holdout) -> Entry:
+    """Of those that were measured on the whole hold-out the one of least error that no other is better than."""
+    whole = [entry for entry in entries if len(entry.measured) == len(holdout)]
+    images = holdout.counted
+    for entry in sorted(whole, key=lambda entry: entry.found.error):
+        if all(_as_many(entry.found, other.found, images) for other in whole):
+            return entry
+    return max(whole, key=lambda entry: entry.found.agreement)
 
 
 def heavy_tails(seen: Mapping[str, TensorRange], scales: Scales) -> List[str]:
@@ -100,7 +116,7 @@ def per_tensor(
     Returns:
         The method of each tensor that is better off with another; to be confirmed on the second half.
     """
-    images = min(_TRIAL_IMAGES, len(holdout) // 2)
+    images = min(max(int(_TRIAL_SHARE * len(holdout)), _FEWEST), len(holdout) // 2)
     if not images:
         return {}
     best, current, kept = measured.part(0, images).mean(), dict(chosen), {}
@@ -128,10 +144,14 @@ def improves(found: Agreement, base: Agreement, images: int = 0) -> bool:
         found, base: What was measured of both on the same images.
         images: How many, where the agreement counts answers; 0 where it does not, and may not fall.
     """
+    return found.error < base.error and _as_many(found, base, images)
+
+
+def _as_many(found: Agreement, base: Agreement, images: int) -> bool:
+    """Whether no fewer answers are FP32's than chance explains; see `improves`."""
     lost = images * (base.agreement - found.agreement)
     differ = images * (2.0 - base.agreement - found.agreement)
-    enough = lost <= _CHANCE * math.sqrt(differ) if images else found.agreement >= base.agreement
-    return enough and found.error < base.error
+    return lost <= _CHANCE * math.sqrt(differ) if images else found.agreement >= base.agreement
 
 
 def _differ(a: float, b: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Collection, Dict, List, NamedTuple, Optional, Tuple, Union
 
@@ -203,6 +204,20 @@ class Graph:
                 continue
             found.append(index)
         return found
+
+    def multiplications(self, index: int) -> int:
+        """Multiply-accumulates of a Conv, ConvTranspose, Gemm or MatMul for one image; 0 where its shape is unknown.
+
+        Every weight is used once for each position of the output (of the input, for ConvTranspose).
+        """
+        node = self.nodes[index]
+        dims = list(self.constants[node.input[1]].dims)
+        shape = self.shapes.get(node.input[0] if node.op_type == "ConvTranspose" else node.output[0])
+        if shape is None or any(size is None for size in shape[1:]):
+            return 0
+        sizes = [int(size or 0) for size in shape[1:]]
+        positions = sizes[1:] if node.op_type in ("Conv", "ConvTranspose") else sizes[:-1]
+        return int(math.prod(dims) * math.prod(positions))
 
     def fused_conv(self, tensor: str) -> Optional[int]:
         """The convolution whose result reaches `tensor` unshared, through nothing but `_PASS`; None where none does."""

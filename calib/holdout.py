@@ -65,6 +65,11 @@ class Holdout:
     def __len__(self) -> int:
         return len(self._reference[0])
 
+    @property
+    def counted(self) -> int:
+        """Images of which the answers are counted; 0 where outputs are compared by their direction."""
+        return len(self) if self.task == "classify" else 0
+
     def _read(self, start: int, stop: int) -> Iterator[npt.NDArray[Any]]:
         image, batch = self._image, self._image.batch or _BATCH
         for x, _ in batches(self._dataset, self._pre, image.layout, image.size, batch, start=start, stop=stop):

@@ -9,7 +9,6 @@ know exactly. Both compute in float32 what QuantizeLinear and DequantizeLinear s
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Collection, Dict, FrozenSet, List, Mapping, Tuple, Union
 
@@ -66,7 +65,7 @@ class Switchboard:
         self._edges = _edges(self._plain, self._quantised)
         if not set(self.layers) <= {name for name, _ in self._edges}:
             raise ModelError(f"{quantised} is not the quantised form of {onnx}", "calibrate the graph again")
-        self.macs = {self._names[node]: multiplications(self._view, node) for node in weights}
+        self.macs = {self._names[node]: self._view.multiplications(node) for node in weights}
         self._switched = [edge for edge, plain in self._edges.items() if plain not in self._view.constants]
         self._session = self._open({edge: self._edges[edge] for edge in self._switched})
         self._batch = ranges.fixed_batch(self._session)
@@ -170,18 +169,3 @@ def _edges(plain: Any, quantised: Any) -> Dict[Name, str]:
         for slot, name in enumerate(node.input)
         if name in made and node.name in nodes and slot < len(nodes[node.name].input)
     }
-
-
-def multiplications(view: graphs.Graph, index: int) -> int:
-    """Multiply-accumulates of a Conv, ConvTranspose, Gemm or MatMul for one image; 0 where its shape is unknown.
-
-    Every weight is used once for each position of the output (of the input, for ConvTranspose).
-    """
-    node = view.nodes[index]
-    dims = list(view.constants[node.input[1]].dims)
-    shape = view.shapes.get(node.input[0] if node.op_type == "ConvTranspose" else node.output[0])
-    if shape is None or any(size is None for size in shape[1:]):
-        return 0
-    sizes = [int(size or 0) for size in shape[1:]]
-    positions = sizes[1:] if node.op_type in ("Conv", "ConvTranspose") else sizes[:-1]
-    return int(math.prod(dims) * math.prod(positions))

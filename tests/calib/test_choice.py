@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from calib import choice, graph, ranges
-from calib.agreement import Agreement
+from calib.agreement import Agreement, PerImage
 from calib.calibrate import image_input
 from calib.datasets import open_dataset
 from calib.feeds import batches
@@ -46,15 +46,33 @@ def test_those_far_behind_are_out_after_few_images(setting: Setting) -> None:
     tried = {bad: scales(seen, bad), **tried}
     order = choice.race(images, simulation, tried)
     assert {entry.method for entry in order} == set(tried)
-    assert order[-1].method == bad and len(order[-1].measured) == 16
+    assert order[-1].method == bad and len(order[-1].measured) == 10
     alive = [entry for entry in order if len(entry.measured) == 160]
     assert [entry.method for entry in alive] == [entry.method for entry in order[: len(alive)]] and len(alive) <= 2
-    assert {len(entry.measured) for entry in order} == {16, 64, 160}
+    assert {len(entry.measured) for entry in order} == {10, 40, 160}
     errors = [entry.found.error for entry in alive]
     assert errors == sorted(errors)
     again = images.measure(simulation.query(tried[alive[0].method]))
     assert alive[0].found == again.mean()
     np.testing.assert_array_equal(alive[0].measured.error, again.error)
+
+
+def entry(name: str, agreement: float, error: float, count: int) -> choice.Entry:
+    right = np.arange(count) < round(agreement * count)
+    measured = PerImage(right.astype(np.float64), np.full(count, error), None)
+    return choice.Entry(Method(name), measured, measured.mean())
+
+
+@pytest.mark.parametrize(
+    ("agreements", "wins"), [((1.0, 0.9), "mse"), ((0.99, 1.0), "mse"), ((0.9, 1.0), "minmax"), ((0.9, 0.5), "mse")]
+)
+def test_the_least_error_wins_unless_answers_say_otherwise(
+    setting: Setting, agreements: Tuple[float, float], wins: str
+) -> None:
+    images, _, _ = setting
+    few = entry("entropy", 1.0, 0.01, 16)  # it dropped out
+    entries = [few, entry("minmax", agreements[1], 0.2, 160), entry("mse", agreements[0], 0.1, 160)]
+    assert choice.best(entries, images).method.name == wins
 
 
 def test_a_tensor_with_a_spoilt_range_gets_another_method(setting: Setting) -> None:
@@ -98,6 +116,7 @@ def test_a_hold_out_smaller_than_a_stage(resnet: Callable[..., Path], setting: S
     few = Holdout(open_dataset("synthetic", "holdout", 10), PRE, image_input(graph.load(path), path), path, "tensors")
     tried = {method: scales(seen, method) for method in METHODS[:3]}
     order = choice.race(few, simulation, tried)
-    assert (
-        all(len(entry.measured) == 10 for entry in order) and np.isfinite([entry.found.error for entry in order]).all()
-    )
+    assert len(order[0].measured) == 10 and {len(entry.measured) for entry in order} <= {4, 8, 10}
+    assert np.isfinite([entry.found.error for entry in order]).all()
+    single = Holdout(open_dataset("synthetic", "holdout", 1), PRE, image_input(graph.load(path), path), path, "tensors")
+    assert [len(entry.measured) for entry in choice.race(single, simulation, tried)] == [1, 1, 1]

@@ -12,7 +12,7 @@ from calib import graph as graphs
 from calib import ranges
 from calib.placement import TARGETS, points
 from calib.quantize import quantize
-from calib.switches import Switchboard, multiplications
+from calib.switches import Switchboard
 from engines.errors import ModelError
 
 Build = Callable[..., Path]
@@ -90,7 +90,7 @@ def test_work_per_layer(resnet: Build, images: Any, mixed_cnn: Path, tmp_path: P
     assert board.macs["stem"] == 16 * 16 * 8 * 3 * 9 and board.macs["head"] == 16 * 10
     assert board.macs["b1_conv1"] == 4 * 4 * 16 * 8 * 9  # stride 2 after the pooling
     view = graphs.Graph(graphs.load(mixed_cnn))
-    found = {view.nodes[i].name: multiplications(view, i) for i in view.weighted()}
+    found = {view.nodes[i].name: view.multiplications(i) for i in view.weighted()}
     assert found["depthwise"] == 16 * 16 * 8 * 9 and found["up"] == 16 * 16 * 8 * 4 * 4
 
 
