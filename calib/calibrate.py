@@ -69,10 +69,10 @@ def calibrate(
     """Quantise an FP32 graph: measure the ranges, try the methods on hold-out images, write the best.
 
     All methods run on a few hold-out images, those far behind drop out, and the last ones run on all of them, in
-    float32 arithmetic that rounds as Q and DQ say. Then tensors with heavy tails may get another method, chosen on one
-    half of the hold-out and confirmed on the other. Where channels of a tensor differ severely, all this is done with
-    the equalised graph as well, and the better of the two is kept. Last, biases are corrected where that brings the
-    outputs nearer.
+    float32 arithmetic that rounds as Q and DQ say. Then tensors with heavy tails may get another method, chosen on a
+    few images of the hold-out's first half and confirmed on the second. Where channels of a tensor differ severely, all
+    this is done with the equalised graph as well, and the better of the two is kept. Last, biases are corrected where
+    that brings the outputs nearer.
 
     Args:
         onnx: FP32 graph with one image input.
@@ -118,7 +118,7 @@ def calibrate(
     place = placements.points(view, target, kept)
     if not place.weights:
         raise BuildError(f"{onnx}: no Conv, Gemm or MatMul with a constant weight", "--precision fp16")
-    choosing = holdout_images(view, place)
+    choosing = max(holdout_images(view, place), image.batch)
     batch = batch_size(model, place.measured(), image)
     pre = Preprocess.from_json(preprocess)
     calibration = open_dataset(data, "calibration", samples, seed)
@@ -161,7 +161,9 @@ def calibrate(
             about["kept"] = choice.improves(other[1].found, best.found, holdout.counted)
             if about["kept"]:
                 job, best, record = other
-        count = 0 if "bias-correction" in without else min(BIAS_IMAGES, choosing, len(calibration))
+        # At least a whole batch, where it is fixed: padding would count.
+        count = min(max(min(BIAS_IMAGES, choosing), image.batch), len(calibration))
+        count = 0 if "bias-correction" in without else count
         best, record["bias_correction"] = job.corrected(best, feeds(0, count), count)
         counts = job.write(best, out, notes)
         record.update(equalization=about, float_onnx=_keep(equal, out) if about["kept"] else None)

@@ -62,7 +62,8 @@ def race(
     alive = list(scales)
     images = 0
     for share, behind, most in (*STAGES, (1.0, np.inf, len(scales))):
-        images = min(len(holdout), max(int(share * len(holdout)), 2 * images, _FEWEST))
+        wanted = max(int(share * len(holdout)), 2 * images, _FEWEST)
+        images = min(len(holdout), -(-wanted // holdout.batch) * holdout.batch)
         for index, method in enumerate(alive):
             progress(f"method {method}", index, len(alive))
             before = [entries[method].measured] if method in entries else []
@@ -81,10 +82,11 @@ def best(entries: Sequence[Entry], holdout: Holdout) -> Entry:
     """Of those that were measured on the whole hold-out the one of least error that no other is better than."""
     whole = [entry for entry in entries if len(entry.measured) == len(holdout)]
     images = holdout.counted
-    for entry in sorted(whole, key=lambda entry: entry.found.error):
-        if all(_as_many(entry.found, other.found, images) for other in whole):
-            return entry
-    return max(whole, key=lambda entry: entry.found.agreement)
+    return next(
+        entry
+        for entry in sorted(whole, key=lambda entry: entry.found.error)
+        if all(_as_many(entry.found, other.found, images) for other in whole)
+    )
 
 
 def heavy_tails(seen: Mapping[str, TensorRange], scales: Scales) -> List[str]:
@@ -102,7 +104,7 @@ def per_tensor(
     tails: Sequence[str],
     progress: Progress = quiet,
 ) -> Dict[str, Method]:
-    """Try other methods for single tensors on the first half of the hold-out, keeping each that lowers the error.
+    """Try other methods for single tensors on the first images of the hold-out, keeping each that lowers the error.
 
     Args:
         holdout: The images.
@@ -114,7 +116,7 @@ def per_tensor(
         progress: Told the trials done.
 
     Returns:
-        The method of each tensor that is better off with another; to be confirmed on the second half.
+        The method of each tensor that is better off with another; to be confirmed on the second half of the hold-out.
     """
     images = min(max(int(_TRIAL_SHARE * len(holdout)), _FEWEST), len(holdout) // 2)
     if not images:

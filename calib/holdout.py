@@ -13,6 +13,7 @@ from calib.datasets.base import Dataset
 from calib.feeds import batches
 from calib.memory import release
 from calib.preprocess import Preprocess
+from engines.errors import ModelError
 from engines.spec import TensorSpec
 
 _KEEP_BYTES = 128 << 20
@@ -45,6 +46,9 @@ class Holdout:
         image: The graph's input.
         onnx: FP32 graph.
         task: classify or tensors, kept as an attribute.
+
+    Raises:
+        ModelError: No output has an entry for each image.
     """
 
     def __init__(self, dataset: Dataset, pre: Preprocess, image: ImageInput, onnx: str, task: str) -> None:
@@ -53,6 +57,7 @@ class Holdout:
         self._held: Optional[npt.NDArray[Any]] = None
         if image.size is not None and len(dataset) * image.size[0] * image.size[1] * 12 <= _KEEP_BYTES:
             self._held = np.concatenate(list(self._read(0, len(dataset))))
+        self._batched: List[int] = []  # outputs that have an entry for each image: not a table of anchors
         session = ranges.session(onnx)
         release()  # the weights as they were before their layout changed
         parts: List[Scores] = []
@@ -61,9 +66,16 @@ class Holdout:
             if sum(value.nbytes for part in parts for value in part) > _REFERENCE_BYTES:
                 break
         self._reference = [np.concatenate(values) for values in zip(*parts)]
+        if not self._reference:
+            raise ModelError(f"{onnx}: no output has an entry for each image")
 
     def __len__(self) -> int:
         return len(self._reference[0])
+
+    @property
+    def batch(self) -> int:
+        """Images of a run, where the graph fixes them; else 1, since any number is run."""
+        return self._image.batch or 1
 
     @property
     def counted(self) -> int:
@@ -86,8 +98,13 @@ class Holdout:
     def _run(self, query: Query, start: int, stop: int) -> Iterator[Tuple[slice, Scores]]:
         """Outputs batch by batch, and for which images."""
         for x in self._batches(start, stop):
-            results = query(ranges.pad({self._image.spec.name: x}, self._image.batch))
-            yield slice(start, start + len(x)), [np.array(value[: len(x)], np.float32) for value in results]
+            fed = ranges.pad({self._image.spec.name: x}, self._image.batch)
+            results = query(fed)
+            if not self._batched:
+                size = len(fed[self._image.spec.name])
+                self._batched = [i for i, value in enumerate(results) if value.ndim and len(value) == size]
+            scores = [np.array(results[i][: len(x)], np.float32) for i in self._batched]
+            yield slice(start, start + len(x)), scores
             start += len(x)
 
     def measure(self, query: Query, start: int = 0, stop: Optional[int] = None) -> PerImage:
@@ -100,9 +117,9 @@ class Holdout:
 
     def top1(self, images: int) -> Optional[float]:
         """Share of the first images that FP32 answers right; None without labels."""
-        first = slice(0, images)
-        reference = [value[first] for value in self._reference]
-        return per_image(reference, reference, self._labels_of(first), self.task).mean().top1
+        first = slice(0, min(images, len(self)))
+        answers = [self._reference[0][first]]
+        return per_image(answers, answers, self._labels_of(first), self.task).mean().top1
 
     def _labels_of(self, images: slice) -> Optional[npt.NDArray[Any]]:
         return None if self._labels is None else self._labels[images]

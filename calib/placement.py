@@ -145,6 +145,8 @@ def _joins(graph: Graph, placement: Placement, keep_float: Tuple[str, ...]) -> N
         if tensor in graph.outputs or tensor in graph.constants:
             return False
         pairs, edges = placement.activations.get(tensor, []), graph.readers.get(tensor, [])
+        if any(edge.node in moves and edge.slot > 0 for edge in edges):  # where to cut, not what
+            return False
         wanted = any(edge in pairs or edge.node in joins | means for edge in edges)
         return wanted and all(edge in pairs or edge.node in takes for edge in edges)
 
@@ -156,7 +158,7 @@ def _joins(graph: Graph, placement: Placement, keep_float: Tuple[str, ...]) -> N
     for index in sorted(takes, reverse=True):  # those behind first: theirs is the scale
         result = str(graph.nodes[index].output[0])
         root = placement.scale_of.get(result, result)
-        for slot, tensor in enumerate(graph.nodes[index].input[: 1 if index in moves else None]):
+        for slot, tensor in enumerate(graph.nodes[index].input):
             if integers(tensor):
                 placement.add(tensor, Edge(index, slot))
                 if index in joins - moves:

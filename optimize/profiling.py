@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Dict, Optional, Union
 
@@ -53,6 +54,8 @@ def profile(
         raise UsageError(f"{engine} is an original: layers are timed of engines", f"optimize build {engine}")
     if (batch is not None and batch < 1) or queries < 1:
         raise UsageError(f"batch {batch}, {queries} queries: 1 or more are expected")
+    if trace is not None and (Path(trace).is_dir() or not os.access(Path(trace).resolve().parent, os.W_OK)):
+        raise UsageError(f"{trace} cannot be written", "name another file with --trace trace.json")
     (target,) = bench_targets([engine], None, None, backend, threads, source)
     about = manifest.read(Path(target.spec.path)) if kind == "bundle" else {}
     arguments = {

@@ -13,6 +13,8 @@ from calib.calibrate import image_input
 from calib.datasets import open_dataset
 from calib.holdout import Holdout
 from calib.preprocess import apply, parse
+from engines.errors import ModelError
+from tests.calib.architectures import Net
 
 Build = Callable[..., Path]
 PRE = parse("resize=16,unit")
@@ -65,7 +67,23 @@ def test_an_image_is_compared_with_its_own_answer(resnet: Build) -> None:
     assert without.measure(lambda feeds: [np.ones((len(feeds["image"]), 10), np.float32)], 0, 9).right is None
 
 
+def test_an_output_without_an_entry_for_each_image_is_left_out(tmp_path: Path) -> None:
+    net = Net(1)
+    y = net.node("Flatten", [net.node("GlobalAveragePool", [net.conv("image", "a", 3, 4)], "gap")], "flat")
+    anchors = net.node("Identity", [net.const("table", np.ones((1, 5, 4), np.float32))], "anchors")
+    path = net.save(tmp_path / "net.onnx", ["N", 3, 16, 16], {anchors: [1, 5, 4], y: ["N", 4]})
+    session = ranges.session(path)
+    for task in ("classify", "tensors"):
+        found = make(path, 40, task).measure(lambda feeds: list(session.run(None, feeds)))
+        assert len(found) == 40 and found.mean().agreement == pytest.approx(1)
+    nothing = Net(1)
+    y = nothing.node("ReduceMean", [nothing.conv("image", "a", 3, 4)], "mean", keepdims=0)
+    with pytest.raises(ModelError, match="for each image"):
+        make(nothing.save(tmp_path / "none.onnx", ["N", 3, 16, 16], {y: []}), 40)
+
+
 def test_large_answers_are_kept_of_fewer_images(resnet: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holdout, "_REFERENCE_BYTES", 4 * 10 * 40)
-    assert len(make(resnet(), 100)) == 64
+    few = make(resnet(), 100)
+    assert len(few) == 64 and few.top1(1000) == few.top1(64)
     assert len(make(resnet(), 40)) == 40

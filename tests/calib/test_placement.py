@@ -58,12 +58,22 @@ def test_a_pad_shortcut_moves_integers_on_openvino(resnet: Build) -> None:
 
 @pytest.mark.parametrize(
     ("what", "moved"),
-    [("zeros", True), ("ones", False), ("reflect", False), ("computed", False), ("read elsewhere", False)],
+    [
+        ("zeros", True),
+        ("ones", False),
+        ("reflect", False),
+        ("computed", False),
+        ("computed sizes", True),
+        ("read elsewhere", False),
+    ],
 )
 def test_only_what_adds_zeros_for_an_addition_moves_integers(what: str, moved: bool, tmp_path: Path) -> None:
     net = Net(4)
     body = net.relu("image", "a", 3, 8)
     sizes = net.const("sizes", np.array([0, 4, 0, 0, 0, 4, 0, 0], np.int64))
+    if what == "computed sizes":
+        half = net.const("half", np.array([0, 4, 0, 0], np.int64))
+        sizes = net.node("Concat", [net.node("Identity", [half], "begin"), half], "joined", axis=0)
     fill = {
         "ones": lambda: [net.const("one", np.float32(1))],
         "computed": lambda: [net.node("ReduceMax", ["image"], "top", keepdims=0)],
@@ -74,6 +84,7 @@ def test_only_what_adds_zeros_for_an_addition_moves_integers(what: str, moved: b
     outputs = {y: ["N", 16, 16, 16], **({padded: ["N", 16, 16, 16]} if what == "read elsewhere" else {})}
     found = readers(net.save(tmp_path / "net.onnx", ["N", 3, 16, 16], outputs), "openvino")
     assert ("pad" in found["a_relu_out"]) is moved
+    assert not {"joined_out", "begin_out"} & set(found)
 
 
 def test_openvino_quantises_both_sides_of_an_addition(resnet: Build) -> None:

@@ -329,7 +329,8 @@ def _parent(tmp_path: Path, name: str) -> Tuple[subprocess.Popen, Path]:
     lib.mkdir()
     (lib / "stages_for_test.py").write_text(textwrap.dedent(STAGES))
     script = (
-        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(lib)!r}]; from engines import child; "
+        "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # ignored, where nohup runs the tests
+        f"sys.path[:0] = [{str(ROOT)!r}, {str(lib)!r}]; from engines import child; "
         f"child.call('stages_for_test:{name}', {{'mark': {str(mark)!r}}})"
     )
     parent = subprocess.Popen(

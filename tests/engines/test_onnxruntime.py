@@ -39,6 +39,17 @@ def test_every_node_is_timed_in_order(graph_file: Callable[..., Path], tmp_path:
     assert not list(tmp_path.iterdir()), "its trace is removed"
 
 
+def test_nodes_without_a_name_are_timed_each_alone(graph_file: Callable[..., Path], tmp_path: Path):
+    model = onnx.load(str(graph_file()))
+    for node in model.graph.node:
+        node.name = ""
+    model.ir_version = 100  # newer than the runtime knows
+    (tmp_path / "bare.onnx").write_bytes(model.SerializeToString())
+    with backend.load(RunnerSpec(str(tmp_path / "bare.onnx"), "onnx", backend="onnxruntime")) as runner:
+        found = runner.profile({"image": np.ones((2, 3, 16, 16), np.float32)}, 2)
+    assert len([layer for layer in found if "Conv" in layer["type"]]) == 3
+
+
 def test_fp16_halves_the_weights_and_says_that_it_is_not_faster(graph_file: Callable[..., Path], tmp_path: Path):
     built = backend.build(graph_file(), tmp_path, "fp16", [1])
     assert built["flags"] == ["no-fast-fp16"]

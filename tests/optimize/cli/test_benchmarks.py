@@ -26,6 +26,8 @@ def test_the_slowest_layers_come_first(optimize_command: Any, built: Any) -> Non
     assert "layers take" in done.stdout.splitlines()[-1] and "perfetto" in done.stderr
     events = json.loads(Path("trace.json").read_text())["traceEvents"]
     assert {event["args"]["precision"] for event in events if event["ph"] == "X"} >= {"int8"}
+    refused = optimize_command("profile", bundle, "--trace", "nowhere/trace.json")
+    assert refused.exit_code == 2 and "--trace" in refused.stderr
     every = optimize_command("profile", bundle, "--queries", "3", "--top", "99").stdout
     assert "others" not in every and every.count("int8") > done.stdout.count("int8")
 
