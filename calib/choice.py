@@ -121,7 +121,7 @@ def per_tensor(
     images = min(max(int(_TRIAL_SHARE * len(holdout)), _FEWEST), len(holdout) // 2)
     if not images:
         return {}
-    best, current, kept = measured.part(0, images).mean(), dict(chosen), {}
+    least, current, kept = measured.part(0, images).mean(), dict(chosen), {}
     for index, name in enumerate(tails[:TRIALS]):
         progress("tensors", index, min(TRIALS, len(tails)))
         another = next((pair for pair in others if _differ(pair[1][name], chosen[name])), None)
@@ -129,8 +129,8 @@ def per_tensor(
             continue
         tried = {**current, name: another[1][name]}
         found = holdout.measure(simulation.query(tried), 0, images).mean()
-        if found.agreement >= best.agreement and found.error < _BETTER * best.error:
-            best, current = found, tried
+        if found.agreement >= least.agreement and found.error < _BETTER * least.error:
+            least, current = found, tried
             kept[name] = another[0]
     return kept
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from bench import stats
-from bench.paired import Z95
 from bench.report.cells import number
 from bench.report.md import escape
 
@@ -58,22 +56,9 @@ def _drops(ours: Dict[str, Any], peers: Sequence[Dict[str, Any]]) -> List[Dict[s
     if peers:
         best = min(peers, key=lambda row: float(row["accuracy"]["top1_drop"]))
         worse = best["ours_worse"]
-        what = f"top-1 lost against the best of {len(peers)} others ({best['name']}), points"
-        interval = _of_several(worse["drop_interval"], len(peers))
-        found.append(_claim(what, worse["top1_drop"], interval, 0.0, most=True))
+        what = f"top-1 lost against the best of the others ({best['name']}), points"
+        found.append(_claim(what, worse["top1_drop"], worse["drop_interval"], 0.0, most=True))
     return found
-
-
-def _of_several(interval: Sequence[float], count: int) -> List[float]:
-    """A 95% interval widened so that it covers the best of several, which is in part the luckiest.
-
-    Source: O. J. Dunn, "Multiple comparisons among means", Journal of the American Statistical Association 56 (1961),
-    52-64 (Bonferroni's inequality), on intervals of the normal distribution.
-    """
-    low, high = interval
-    middle, half = (low + high) / 2, (high - low) / 2
-    half *= NormalDist().inv_cdf(1 - 0.025 / count) / Z95
-    return [middle - half, middle + half]
 
 
 def _least(of: str, name: str, rows: Sequence[Dict[str, Any]], limit: float) -> List[Dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,6 @@ from engines.spec import RunnerSpec, quiet
 from engines.tensorrt import NAME, build, compat, load
 from engines.tensorrt.builder import build as build_with
 from tests.doubles.samples import expected, images
-from tests.terminal import ctrl_c
 
 pytestmark = pytest.mark.tensorrt
 
@@ -361,7 +361,8 @@ def test_control_c_stops_a_build_and_leaves_nothing(trt: Any, cuda_ledger: Any, 
         )
         assert "building" in process.stdout.readline()
         time.sleep(0.2)
-        said, _ = ctrl_c(process)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
     finally:
         if process is not None and process.poll() is None:
             process.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from optimize.pipeline import cache
 from optimize.pipeline.stages import now
-from tests.terminal import ctrl_c
+from tests.terminal import await_reading
 
 ROOT = Path(__file__).resolve().parents[3]
 CODE = """
@@ -88,10 +89,11 @@ def test_on_a_terminal_it_asks(kept: Path, typed: Any, code: int, removed: bool)
     while b"[y/N]" not in said:
         said += os.read(ours, 1000)
     if typed is None:
-        out, _ = ctrl_c(process)
+        await_reading(process)
+        process.send_signal(signal.SIGINT)
     else:
         os.write(ours, typed)
-        out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=60)
     os.close(ours)
     told = json.loads(out)
     assert process.returncode == code, said

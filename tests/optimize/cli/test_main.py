@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Dict, List
 
 import pytest
 
-from tests.terminal import ctrl_c
+from tests.terminal import await_reading
 
 ROOT = Path(__file__).resolve().parents[3]
 CODE = "import sys; sys.path[0] = sys.argv.pop(1); from optimize.cli import main; main()"
@@ -65,7 +66,9 @@ def test_an_interrupt_while_options_are_read(tmp_path: Path) -> None:
             break
         except OSError:  # nobody reads yet
             time.sleep(0.02)
-    out, errors = ctrl_c(process)
+    await_reading(process)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
     os.close(writer)
     assert (process.returncode, out) == (130, b"") and errors.startswith(b"error: interrupted\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +19,6 @@ from hypothesis import strategies as st
 from engines.errors import ModelError, OptimizeError
 from optimize.pipeline import cache
 from optimize.pipeline.stages import Workspace, digest
-from tests.terminal import ctrl_c
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -248,8 +248,9 @@ def test_ctrl_c_ends_the_child_and_leaves_nothing(space: Workspace, tmp_path: Pa
     words = [sys.executable, "-c", HANGING, str(ROOT), str(tmp_path / "code"), str(space.root)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "hanging\n"
-    ctrl_c(process)
-    assert process.returncode == 77, "the child was waited for"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(50) == 77, "the child was waited for"
+    process.stdout.close()
     assert list(space.stages.iterdir()) == []
     assert events(space)[-1] == "interrupted"
     assert not write(space)["reused"]
