@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import engines
 from engines import backend as backends
-from engines import child, jsonfile
+from engines import child
 from engines.device import device_key
 from engines.errors import UsageError
 from engines.spec import Progress, Runner, RunnerSpec, quiet
@@ -23,6 +23,7 @@ from optimize.pipeline.options import BuildOptions, check_layout, check_opset, p
 from optimize.pipeline.tensorrt import TensorRTOptions
 from optimize.prediction import predict
 from optimize.profiling import profile
+from optimize.reporting import report
 from optimize.sources import recognise
 from optimize.verification import verify
 
@@ -309,53 +310,6 @@ def seconds(value: Union[str, float]) -> float:
     if match is None:
         raise UsageError(f"{value!r} is not a time", "for example 200ms or 1.5s")
     return float(match.group(1)) * (0.001 if match.group(2) == "ms" else 1.0)
-
-
-def report(runs: Sequence[PathLike], formats: Words = "md", out: Optional[PathLike] = None) -> List[Path]:
-    """Write reports of run files.
-
-    Args:
-        runs: Files of `bench`.
-        formats: Of md, csv, json, svg; several with commas or as a sequence.
-        out: Folder, by default the current one.
-
-    Returns:
-        The files written, `report.<format>` each.
-
-    Raises:
-        UsageError: Another format, or a file that is not there.
-        DamagedError: Not a run file.
-    """
-    folder = Path(out) if out else Path()
-    written = []
-    for name, text in report_texts(runs, formats).items():
-        target = folder / f"report.{name}"
-        with jsonfile.replacing_file(target) as part:
-            part.write_text(text, encoding="utf-8")
-        written.append(target)
-    return written
-
-
-def report_texts(runs: Sequence[PathLike], formats: Words = "md") -> Dict[str, str]:
-    """What `report` writes, by format, without writing it.
-
-    Raises:
-        UsageError: Another format, or a file that is not there.
-        DamagedError: Not a run file.
-    """
-    from bench import report as reports
-    from bench import runs as run_files
-
-    wanted = [w for word in _words(formats) for w in word.split(",") if w]
-    for name in wanted:
-        if name not in reports.FORMATS:
-            raise UsageError(f"-f {name}: {', '.join(reports.FORMATS)} are known")
-    for run in runs:
-        if not Path(run).is_file():
-            what = "a folder, not a run file" if Path(run).is_dir() else "no such run file"
-            raise UsageError(f"{run}: {what}", "optimize bench TARGET... -o runs.json")
-    merged = run_files.merge([run_files.read(Path(run)) for run in runs])
-    return {name: reports.FORMATS[name](merged) for name in wanted}
 
 
 def zoo_make(

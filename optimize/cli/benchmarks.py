@@ -182,14 +182,14 @@ def report(
     ] = None,
 ) -> None:
     """Write report.md, .csv, .json or .svg from run files."""
-    from optimize import api
+    from optimize import reporting
 
     wanted = formats or ["md"]
     if str(out) != "-":
-        written = api.report(runs, formats=wanted, out=out)
+        written = reporting.report(runs, formats=wanted, out=out)
         answer({"written": [str(p) for p in written]}, [str(p) for p in written])
         return
-    texts = api.report_texts(runs, wanted)
+    texts = reporting.report_texts(runs, wanted)
     if len(texts) != 1:
         raise UsageError(f"-o - prints one format, and {len(texts)} are asked: {', '.join(texts)}", "-f md, or -o DIR")
     ((name, text),) = texts.items()
