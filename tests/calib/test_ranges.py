@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable, Iterator, List
 
 import numpy as np
 import pytest
@@ -99,3 +99,19 @@ def test_memory_does_not_grow_with_the_images(resnet: Callable[..., Path]) -> No
         command, check=True, capture_output=True, text=True, cwd=str(Path(ranges.__file__).parent.parent)
     )
     assert int(grown.stdout) < 10_000  # KiB; keeping every activation would take 140 MB
+
+
+def test_items_are_made_one_ahead_and_an_error_comes_in_its_place() -> None:
+    made, used = [], []
+
+    def items() -> Iterator[int]:
+        for number in range(1, 5):
+            made.append(number)
+            yield number
+        raise DataError("the fifth cannot be read")
+
+    with pytest.raises(DataError, match="fifth"):
+        for item in ranges._ahead(items()):
+            used.append(item)
+            assert len(made) <= len(used) + 1
+    assert used == made == [1, 2, 3, 4]
