@@ -9,7 +9,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 from calib import graph as graphs
 from calib import placement as placements
 from calib import ranges
-from calib.calibrate import batch_size, image_input, saturates
+from calib.budget import batch_size
+from calib.calibrate import image_input, saturates
 from calib.check import require_qdq
 from calib.checkpoint import Checkpoint
 from calib.memory import release

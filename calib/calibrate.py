@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-import numpy as np
 import numpy.typing as npt
 
-from calib import bias, choice, equalize, ranges, weightfile
+from calib import bias, budget, choice, equalize, ranges, weightfile
 from calib import graph as graphs
 from calib import placement as placements
 from calib.agreement import Agreement, PerImage, join
@@ -29,23 +28,14 @@ from engines import jsonfile
 from engines.errors import BuildError, UsageError
 from engines.spec import Progress, TensorSpec, quiet
 
-HOLDOUT = (16, 256)
-"""Images that choose between the methods, at least and at most; none of them is among those that gave the ranges."""
-
-_CHOOSING = 20e9
-"""Multiply-accumulates of one method on the hold-out images: to choose must not cost more than to measure the ranges.
-ResNets of 32x32 images with a pooled stem have 256 images, a ResNet-50 of 224x224 has 16."""
+_GAIN = 0.95
+"""The pass goes on from a pause where the error is at most this part of what half the images gave."""
 
 BIAS_IMAGES = 64
 """Calibration images that tell the mean errors of the layers; no more than choose between the methods."""
 
 REFINEMENTS = ("equalization", "bias-correction")
 """What is done to weights and biases where it makes the answers better; each can be left out."""
-
-_BATCH_BYTES = 16 << 20
-"""Activations of one batch, bytes; two batches are kept at once."""
-
-_BATCH = 32
 
 _NOTHING = Agreement(0.0, 0.0, None)
 
@@ -69,10 +59,11 @@ def calibrate(
     """Quantise an FP32 graph: measure the ranges, try the methods on hold-out images, write the best.
 
     All methods run on a few hold-out images, those far behind drop out, and the last ones run on all of them, in
-    float32 arithmetic that rounds as Q and DQ say. Then tensors with heavy tails may get another method, chosen on a
-    few images of the hold-out's first half and confirmed on the second. Where channels of a tensor differ severely, all
-    this is done with the equalised graph as well, and the better of the two is kept. Last, biases are corrected where
-    that brings the outputs nearer.
+    float32 arithmetic that rounds as Q and DQ say. Where images are costly, this is done with the ranges of the first
+    ones, and again of twice as many, until that no longer helps. Then tensors with heavy tails may get another method,
+    chosen on a few images of the hold-out's first half and confirmed on the second. Where channels of a tensor differ
+    severely, all this is done with the equalised graph as well, and the better of the two is kept. Last, biases are
+    corrected where that brings the outputs nearer.
 
     Args:
         onnx: FP32 graph with one image input.
@@ -81,7 +72,7 @@ def calibrate(
         layout: NHWC or NCHW of the input; empty where its shape tells.
         target: Placement: tensorrt, openvino or onnxruntime.
         out: The ONNX file to write.
-        samples: Images that give the ranges.
+        samples: Images that give the ranges, at most.
         seed: Of the choice of images.
         methods: Such as `["minmax", "percentile:99.9", "entropy"]`; all of `calib.methods.METHODS` by default.
         keep_float: Names of nodes that stay float.
@@ -95,9 +86,10 @@ def calibrate(
         `{"onnx", "target", "method": {"name", "percentile"}, "candidates": [{"method", "agreement", "error", "top1",
         "images"}], "tensors": {name: method}, "bias_correction": {"tried", "kept", "layers", "images", "agreement",
         "error", "top1"}, "equalization": {"layers", "kept", "plain", "equalized"}, "float_onnx", "samples", "holdout",
-        "seed", "dataset", "keep_float", "weight_bits", "activations", "weights", "biases"}`. Candidates with `images`
-        below `holdout` dropped out in the race. `tensors` names those with a method of their own. `float_onnx` is the
-        FP32 graph that was quantised: None for `onnx` itself, else its equalised form, a file beside `out`.
+        "seed", "dataset", "keep_float", "weight_bits", "activations", "weights", "biases"}`. `samples` counts the
+        images that gave the ranges. Candidates with `images` below `holdout` dropped out in the race. `tensors` names
+        those with a method of their own. `float_onnx` is the FP32 graph that was quantised: None for `onnx` itself,
+        else its equalised form, a file beside `out`.
 
     Raises:
         BuildError: Nothing to quantise, or the written graph breaks a rule of the target.
@@ -118,8 +110,8 @@ def calibrate(
     place = placements.points(view, target, kept)
     if not place.weights:
         raise BuildError(f"{onnx}: no Conv, Gemm or MatMul with a constant weight", "--precision fp16")
-    choosing = max(holdout_images(view, place), image.batch)
-    batch = batch_size(model, place.measured(), image)
+    choosing = max(budget.holdout_images(view, place), image.batch)
+    batch = budget.batch_size(model, place.measured(), image)
     pre = Preprocess.from_json(preprocess)
     calibration = open_dataset(data, "calibration", samples, seed)
 
@@ -128,23 +120,32 @@ def calibrate(
         return ({image.spec.name: x} for x, _ in found)
 
     key = {"graph": jsonfile.sha256(onnx), "tensors": place.measured(), "data": calibration.sha256, "seed": seed}
-    key = {**key, "preprocess": pre.to_json(), "batch": batch, "momenta": momenta(tried)}
+    key = {**key, "preprocess": pre.to_json(), "batch": batch, "methods": [str(method) for method in tried]}
+    key = {**key, "target": target, "keep_float": kept, "task": task}
     checkpoints: List[Checkpoint] = []
-    notes = {"target": target, "samples": str(len(calibration)), "seed": str(seed), "data_sha256": calibration.sha256}
+    stops = list(budget.pauses(len(calibration), choosing, batch))
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".candidates-", dir=str(Path(out).parent)) as folder:
 
         def chosen(form: str) -> Tuple[_Job, _Chosen, Dict[str, Any]]:
             """The best scales for one form of the FP32 graph."""
             name = "" if form == fp32 else ".equalized"
-            found = [Checkpoint(Path(state + name), {**key, "form": name})] if state else []
-            checkpoints.extend(found)
-            start, checkpoint = (found[0].done, found[0]) if found else (0, None)
-            arguments = (feeds(start), progress, len(calibration), momenta(tried), checkpoint)
-            seen = ranges.collect(form, place.measured(), *arguments)
-            release()
-            job = _Job(form, target, place, seen, holdout, kept, progress)
-            return (job, *job.choose(tried))
+            checkpoint = Checkpoint(Path(state + name) if state else None, {**key, "form": name})
+            checkpoints.append(checkpoint)
+
+            def at(stop: int) -> Optional[Tuple[_Job, _Chosen, Dict[str, Any]]]:
+                """The best with the ranges of so many images; None where the pass goes on."""
+                arguments = (feeds(checkpoint.done, stop), progress, len(calibration), momenta(tried), checkpoint)
+                seen = ranges.collect(form, place.measured(), *arguments)
+                job = _Job(form, target, place, seen, holdout, kept, progress, stop)
+                scales, last = job.scales(tried), stop == stops[-1]
+                found = job.choose(scales, {} if last else checkpoint.scales) if last or checkpoint.passed else None
+                if found:
+                    return (job, *found)
+                checkpoint.go_on({str(method): values for method, values in scales.items()})
+                return None
+
+            return next(filter(None, (at(stop) for stop in stops if stop > checkpoint.passed)))
 
         fp32, equal = (str(Path(folder, name)) for name in ("fp32.onnx", "equalized.onnx"))
         weightfile.write(model, fp32)
@@ -165,6 +166,7 @@ def calibrate(
         count = min(max(min(BIAS_IMAGES, choosing), image.batch), len(calibration))
         count = 0 if "bias-correction" in without else count
         best, record["bias_correction"] = job.corrected(best, feeds(0, count), count)
+        notes = {"target": target, "samples": str(job.images), "seed": str(seed), "data_sha256": calibration.sha256}
         counts = job.write(best, out, notes)
         record.update(equalization=about, float_onnx=_keep(equal, out) if about["kept"] else None)
     require_qdq(out, target)
@@ -175,7 +177,7 @@ def calibrate(
         **counts,
         "target": target,
         **record,
-        "samples": len(calibration),
+        "samples": job.images,
         "holdout": len(holdout),
         "seed": seed,
         "dataset": calibration.describe(),
@@ -205,7 +207,7 @@ class _Chosen(NamedTuple):
 
 @dataclass
 class _Job:
-    """What all candidates of one FP32 graph share."""
+    """What all candidates of one FP32 graph share; `images` gave the ranges."""
 
     onnx: str
     target: str
@@ -214,21 +216,35 @@ class _Job:
     holdout: Holdout
     keep_float: Tuple[str, ...]
     progress: Progress
+    images: int
 
     def __post_init__(self) -> None:
         self.bits = 7 if self.target != "tensorrt" and saturates() else 8
         self.nonnegative = [name for name, found in self.seen.items() if found.nonnegative]
 
-    def choose(self, tried: List[Method]) -> Tuple[_Chosen, Dict[str, Any]]:
-        """The best method, single tensors with another where that is better, and what was measured on the way."""
+    def scales(self, tried: List[Method]) -> Dict[Method, Scales]:
+        """What each method reads from the ranges."""
+        release()
         steps = {name: levels(found.nonnegative, self.target) for name, found in self.seen.items()}
-        scales = {
+        return {
             method: {name: scale(found, method, steps[name]) for name, found in self.seen.items()} for method in tried
         }
+
+    def choose(
+        self, scales: Mapping[Method, Scales], earlier: Mapping[str, Scales]
+    ) -> Optional[Tuple[_Chosen, Dict[str, Any]]]:
+        """The best method, single tensors with another where that is better, and what was measured on the way.
+
+        None where the best method was clearly worse with its scales of half the images, `earlier`: then more may help.
+        """
         release()
         simulation = self.simulation()
         order = choice.race(self.holdout, simulation, scales, self.progress)
         best, measured, found = choice.best(order, self.holdout)
+        if earlier:
+            half = self.holdout.measure(simulation.query(earlier[str(best)])).mean()
+            if found.error <= _GAIN * half.error:
+                return None
         chosen = _Chosen(scales[best], found, {"method": str(best)})
         others = [(entry.method, scales[entry.method]) for entry in order if entry.method != best]
         tails = choice.heavy_tails(self.seen, scales[best])
@@ -340,27 +356,3 @@ def image_input(model: Any, name: str, layout: str = "") -> ImageInput:
     height, width = (shape[1], shape[2]) if layout == "NHWC" else (shape[2], shape[3])
     size = (height, width) if height and width else None
     return ImageInput(TensorSpec(inputs[0].name, shape), layout, size, shape[0] or 0)
-
-
-def holdout_images(view: graphs.Graph, place: Placement) -> int:
-    """How many images choose between the methods: fewer where each costs more, so that the choice stays affordable."""
-    macs = sum(view.multiplications(weight.edge.node) for weight in place.weights)
-    least, most = HOLDOUT
-    return max(least, min(most, int(_CHOOSING / max(macs, 1))))
-
-
-def batch_size(model: Any, tensors: Sequence[str], image: ImageInput) -> int:
-    """Images per run such that the measured tensors of one run stay near `_BATCH_BYTES`; a fixed batch as it is."""
-    if image.batch:
-        return image.batch
-    one = type(model)()
-    one.CopyFrom(model)
-    entry = next(item for item in one.graph.input if item.name == image.spec.name)
-    entry.type.tensor_type.shape.dim[0].dim_value = 1
-    del one.graph.value_info[:]
-    for item in one.graph.output:
-        item.type.tensor_type.ClearField("shape")
-    shapes = graphs.Graph(one).shapes
-    largest = max((int(np.prod([d or 1 for d in shape])) for shape in shapes.values()), default=1)
-    total = sum(int(np.prod([d or 1 for d in shapes[name]])) if name in shapes else largest for name in tensors)
-    return max(1, min(_BATCH, _BATCH_BYTES // max(1, 4 * total)))

@@ -15,58 +15,78 @@ import numpy.typing as npt
 from calib.histogram import BINS, Histogram, TensorRange
 from engines import jsonfile
 
-_SCHEMA = "optimize.ranges/1"
+_SCHEMA = "optimize.ranges/2"
 
 EVERY_S = 5.0
 """Seconds between two states: what an interrupt may cost."""
 
 
 class Checkpoint:
-    """The state of a pass in a file: as large for one image as for a million.
+    """The state of a pass, in a file as well: as large for one image as for a million.
 
     Args:
-        path: The .npz file; it need not exist.
+        path: The .npz file; it need not exist. None keeps the state in memory alone.
         about: What decides the ranges (graph, tensors, images, preprocessing), as JSON values. A file about anything
             else is not used, nor is a damaged one.
         every_s: Seconds between two states; `EVERY_S` by default.
 
     Attributes:
-        done: Images that the stored state holds; the pass goes on behind them.
+        done: Images that the state holds; the pass goes on behind them.
+        passed: Images at the last pause after which the pass went on; 0 before the first.
+        scales: Of that pause, by method and tensor.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], every_s: Optional[float] = None) -> None:
+    def __init__(self, path: Optional[Path], about: Mapping[str, Any], every_s: Optional[float] = None) -> None:
         self._path, self._every = path, EVERY_S if every_s is None else every_s
         self._key = hashlib.sha256(json.dumps([_SCHEMA, about], sort_keys=True).encode()).hexdigest()
         self._last = time.monotonic()
         self.done = 0
-        self._found: Optional[Dict[str, TensorRange]] = None
+        self.passed = 0
+        self.scales: Dict[str, Dict[str, float]] = {}
+        self._found: Optional[Mapping[str, TensorRange]] = None
+        if path:
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
         try:
             with np.load(str(path), allow_pickle=False) as state:
                 arrays = {name: state[name] for name in state.files}
             if str(arrays["key"]) == self._key:
                 self._found, self.done = _unpack(arrays), int(arrays["done"])
+                self.passed, self.scales = int(arrays["passed"]), json.loads(str(arrays["scales"]))
         except (OSError, EOFError, LookupError, ValueError, TypeError, zipfile.BadZipFile, NotImplementedError):
-            self._found, self.done = None, 0
+            return
 
     def ranges(self, fresh: Dict[str, TensorRange]) -> Dict[str, TensorRange]:
-        """The stored ranges where they are of the same tensors, else `fresh` ones and `done` is 0."""
-        stored = self._found
-        if stored is None or list(stored) != list(fresh):
-            self.done = 0
+        """The ranges so far where they are of the same tensors, else `fresh` ones and `done` is 0."""
+        if self._found is None or list(self._found) != list(fresh):
+            self.done, self.passed, self.scales = 0, 0, {}
             return fresh
-        return stored
+        return dict(self._found)
 
     def reached(self, found: Mapping[str, TensorRange], done: int) -> None:
-        """Write the state if the last one is old enough."""
-        if time.monotonic() - self._last < self._every:
-            return
-        with jsonfile.replacing_file(self._path) as part, open(part, "wb") as handle:
-            np.savez(handle, key=np.array(self._key), done=np.array(done), **_pack(found))
-        self._last = time.monotonic()
+        """Keep the state, and write it if the last one is old enough."""
+        self._found, self.done = found, done
+        if time.monotonic() - self._last >= self._every:
+            self._write()
+
+    def go_on(self, scales: Mapping[str, Mapping[str, float]]) -> None:
+        """Keep and write that the pass goes on from a pause, and the scales by method and tensor there."""
+        self.passed, self.scales = self.done, {method: dict(found) for method, found in scales.items()}
+        self._write()
 
     def remove(self) -> None:
         """Forget the state: what it was for is done."""
-        self._path.unlink(missing_ok=True)
+        if self._path:
+            self._path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        if self._path is None or self._found is None:
+            return
+        pause = {"passed": np.array(self.passed), "scales": np.array(json.dumps(self.scales))}
+        with jsonfile.replacing_file(self._path) as part, open(part, "wb") as handle:
+            np.savez(handle, key=np.array(self._key), done=np.array(self.done), **pause, **_pack(self._found))
+        self._last = time.monotonic()
 
 
 def _pack(found: Mapping[str, TensorRange]) -> Dict[str, npt.NDArray[Any]]:

@@ -106,8 +106,8 @@ def collect(
         progress: Told the images done.
         total: Images to come, for `progress`; 0 where not known.
         momenta: Of the moving averages to gather.
-        checkpoint: Where the state is kept. `batches` must start behind the images that it has `done`, and be divided
-            as they were when it was written.
+        checkpoint: Where the state is kept, to go on from it. `batches` must start behind the images that it has
+            `done`, and be divided as they were when it was written.
 
     Returns:
         One range per tensor.

@@ -140,6 +140,7 @@ def _settings(row: Dict[str, Any]) -> str:
         words.append(f"{key} {shown}" if key in ("operators", "percentile") else shown)
     method = (row.get("found") or {}).get("method")
     if method:
+        words.append(f"{row['found']['samples']} images needed")
         words.append(f"chose {method['name']}" + (f" {method['percentile']}" if method["percentile"] else ""))
     return ", ".join(words)
 

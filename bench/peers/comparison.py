@@ -365,7 +365,11 @@ def _column(row: Dict[str, Any], name: str) -> List[float]:
 
 def _found(said: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
     """What our calibration says of itself, without paths."""
-    return None if said is None else {key: said[key] for key in ("method", "candidates", "weight_bits", "holdout")}
+    return (
+        None
+        if said is None
+        else {key: said[key] for key in ("method", "candidates", "weight_bits", "samples", "holdout")}
+    )
 
 
 def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> Dict[str, Any]:

@@ -74,7 +74,7 @@ def build(
         Optional[float],
         typer.Option("--min-agreement", help="Percent of images on which engine and model must agree; needs --data."),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", help="Images that INT8 is calibrated with.")] = 512,
+    samples: Annotated[int, typer.Option("--samples", help="Images that INT8 is calibrated with, at most.")] = 512,
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of what is drawn: calibration images, inputs of checks.")
     ] = 0,

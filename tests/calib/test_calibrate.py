@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -10,13 +11,11 @@ import numpy as np
 import pytest
 
 from calib import graph as graphs
-from calib.calibrate import batch_size, calibrate, holdout_images, image_input, saturates
+from calib.calibrate import calibrate, image_input, saturates
 from calib.check import check_qdq
-from calib.placement import points
 from calib.preprocess import parse
 from engines import child
 from engines.errors import BuildError, DataError, ModelError, UsageError
-from tests.calib.architectures import Net
 
 Build = Callable[..., Path]
 
@@ -61,15 +60,6 @@ def test_the_best_method_is_written(resnet: Build, data: str, tmp_path: Path, ta
     assert [item.name for item in out.parent.iterdir()] == ["int8.onnx"]
 
 
-@pytest.mark.parametrize(("size", "images"), [(16, 256), (112, 102), (512, 16)])
-def test_costly_models_choose_with_fewer_images(tmp_path: Path, size: int, images: int) -> None:
-    net = Net(1)
-    y = net.conv(net.relu("image", "a", 3, 64), "b", 64, 24)  # 15,552 multiplications for a pixel: 195 M, 4 G in all
-    path = net.save(tmp_path / "net.onnx", ["N", 3, size, size], {y: ["N", 24, size, size]})
-    view = graphs.Graph(graphs.load(path))
-    assert holdout_images(view, points(view, "openvino")) == images
-
-
 @pytest.mark.parametrize("target", ["tensorrt", "openvino", "onnxruntime"])
 def test_corrected_biases_are_kept_only_where_that_is_better(
     resnet: Build, data: str, tmp_path: Path, target: str
@@ -102,16 +92,22 @@ def coarse_weights(source: Path, out: Path) -> Path:
     return out
 
 
-def test_an_interrupted_pass_goes_on_and_ends_in_the_same_file(resnet: Build, data: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pauses", [[100], [32, 64, 100]])
+def test_an_interrupted_pass_goes_on_and_ends_in_the_same_file(
+    resnet: Build, data: str, tmp_path: Path, pauses: List[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = tmp_path / "ranges.npz"
     job = {"methods": ["average:0.9", "minmax"], "samples": 100}
+    monkeypatch.setattr("calib.budget.pauses", lambda *a: pauses)
+    monkeypatch.setattr("calib.calibrate._GAIN", math.inf)
     plain = calibrate(**arguments(resnet(), data, tmp_path / "a.onnx", **job))
+    assert plain["samples"] == 100
 
     def stop(what: str, done: int, total: int) -> None:
-        if what == "ranges" and done >= 64:
+        if what == "ranges" and done >= 96:
             raise KeyboardInterrupt
 
-    again: List[int] = []
+    again: List[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("calib.checkpoint.EVERY_S", 0.0)
         with pytest.raises(KeyboardInterrupt):
@@ -119,11 +115,32 @@ def test_an_interrupted_pass_goes_on_and_ends_in_the_same_file(resnet: Build, da
     assert state.exists()
     resumed = calibrate(
         **arguments(resnet(), data, tmp_path / "b.onnx", **job, state=str(state)),
-        progress=lambda what, done, total: again.append(done) if what == "ranges" else None,
+        progress=lambda what, done, total: again.append(done if what == "ranges" else what),
     )
-    assert again == [96, 100] and not state.exists()
+    assert again[0] == 100 and not state.exists()  # what the pauses had told was not measured again
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     assert {**plain, "onnx": ""} == {**resumed, "onnx": ""}
+
+
+@pytest.mark.parametrize(("gain", "samples"), [(0.0, 64), (math.inf, 100), (0.0, 32)])
+def test_the_pass_ends_where_more_images_do_not_help(
+    resnet: Build, data: str, tmp_path: Path, gain: float, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = [32] if samples == 32 else [32, 64, 96, 100]
+    monkeypatch.setattr("calib.budget.pauses", lambda *a: pauses)
+    monkeypatch.setattr("calib.calibrate._GAIN", gain)
+    told: List[int] = []
+    result = calibrate(
+        **arguments(resnet(), data, tmp_path / "paused.onnx", samples=100, methods=["minmax", "entropy"]),
+        progress=lambda what, done, total: told.append(done) if what == "ranges" else None,
+    )
+    assert told == [stop for stop in (32, 64, 96, 100) if stop <= samples]  # no image twice
+    assert result["samples"] == samples
+    monkeypatch.setattr("calib.budget.pauses", lambda *a: [samples])
+    again = arguments(resnet(), data, tmp_path / "plain.onnx", samples=100, methods=["minmax", "entropy"])
+    plain = calibrate(**again)
+    assert (tmp_path / "paused.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
+    assert {**plain, "onnx": ""} == {**result, "onnx": ""}
 
 
 def test_one_image_is_enough(resnet: Build, data: str, tmp_path: Path) -> None:
@@ -235,15 +252,6 @@ def test_inputs_that_are_no_image_are_refused(resnet: Build) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 5
     with pytest.raises(UsageError, match="layout"):
         image_input(model, "m.onnx")
-
-
-def test_large_activations_make_small_batches(resnet: Build) -> None:
-    model = graphs.load(resnet())
-    tensors = points(model, "openvino").measured()
-    assert batch_size(model, tensors, image_input(model, "m")) == 32
-    for dim in (1, 2):
-        model.graph.input[0].type.tensor_type.shape.dim[dim].dim_value = 2048
-    assert 1 <= batch_size(model, tensors, image_input(model, "m")) < 4
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,21 @@ def test_a_damaged_state_is_not_used(tmp_path_factory: Any, place: float, value:
         assert same(found.ranges({"x": TensorRange()}), {"x": seen})
 
 
+def test_pauses_are_kept_with_the_state(tmp_path: Path) -> None:
+    state = tmp_path / "state.npz"
+    scales = {"minmax": {"x": 0.1 + 0.2, "y": 1e-300}}
+    for point in (Checkpoint(state, ABOUT, every_s=1000), Checkpoint(None, ABOUT)):
+        for images in (85, 170):
+            point.reached({"x": TensorRange()}, images)
+            point.go_on({"entropy": {}} if images == 85 else scales)
+        assert (point.done, point.passed, point.scales) == (170, 170, scales)
+    again = Checkpoint(state, ABOUT)
+    assert (again.done, again.passed, again.scales) == (170, 170, scales)
+    again.ranges({"another": TensorRange()})
+    assert (again.done, again.passed, again.scales) == (0, 0, {})
+    point.remove()  # there is no file
+
+
 def test_states_are_written_now_and_then(tmp_path: Path) -> None:
     point = Checkpoint(tmp_path / "state.npz", ABOUT, every_s=1000)
     point.reached({"x": TensorRange()}, 4)

@@ -14,7 +14,8 @@ _CHILD = """
 import resource, sys
 sys.path[0] = sys.argv[1]
 from calib import graph, placement, ranges
-from calib.calibrate import batch_size, image_input
+from calib.budget import batch_size
+from calib.calibrate import image_input
 from calib.datasets import open_dataset
 from calib.feeds import batches
 from calib.preprocess import parse
