@@ -33,6 +33,7 @@ class Target(NamedTuple):
         size_bytes: Of the file or bundle's engine files.
         spec: How to open it; its form and policy say in which way an original runs.
         flags: Words that the row carries from the start, such as `no-fast-fp16`.
+        model_sha256: Of the model that this is, or was built from; empty where unknown.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Target(NamedTuple):
     size_bytes: int
     spec: RunnerSpec
     flags: Tuple[str, ...] = ()
+    model_sha256: str = ""
 
     @property
     def label(self) -> str:
@@ -58,7 +60,7 @@ class Measured(NamedTuple):
     Attributes:
         rows: As in `optimize.run/1`, in the order of batches, then targets; without accuracy.
         failures: (target, message) of what could not be measured.
-        before, after: State of the machine (`bench.telemetry.proc`).
+        before, after: State of the machine (`bench.telemetry.state`).
     """
 
     rows: List[Dict[str, Any]]
@@ -185,30 +187,30 @@ def run(
     Raises:
         UsageError: Nothing to measure, an unknown role, or a target given twice.
     """
-    from bench.telemetry import proc
+    from bench.telemetry import state as machine
 
     if not targets or not batches or rounds < 1:
         raise UsageError("nothing to measure: a target, a batch and a round are needed")
     targets = distinct(targets)
     record = _Record(list(targets), list(batches))
     settings = {"warmup_s": warmup_s, "duration_s": duration_s, "iterations": iterations, "seed": seed, "data": data}
-    before = proc.state(sample_s=_SAMPLE_S)
+    before = machine.state(sample_s=_SAMPLE_S)
     for turn in range(rounds):
         sequence = range(len(targets)) if turn % 2 == 0 else range(len(targets) - 1, -1, -1)
         what = f"round {turn + 1} of {rounds}"
         for order, index in enumerate(sequence):
             progress(what, order, len(targets))
             if record.left[index]:
-                start = proc.state()
+                start = machine.state()
                 done = _measure(targets[index], record, index, settings, first=turn == 0)
-                disturbed = proc.flags(start, proc.state())
+                disturbed = machine.flags(start, machine.state())
                 for cell in done:
                     entry = {"order": order, "round": turn, **cell, "flags": [*disturbed, *cell.get("flags", ())]}
                     batch = entry.pop("batch")
                     record.rounds[index, batch].append(entry)
                     on_cell(targets[index], batch, entry)
         progress(what, len(targets), len(targets))
-    return Measured(record.rows(seed), record.failures, before, proc.state(sample_s=_SAMPLE_S))
+    return Measured(record.rows(seed), record.failures, before, machine.state(sample_s=_SAMPLE_S))
 
 
 def distinct(targets: Sequence[Target]) -> List[Target]:

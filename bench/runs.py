@@ -68,6 +68,7 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
         "dataset": None,
         "origin": "measured",
         "size_bytes": target.size_bytes,
+        "model_sha256": target.model_sha256 or None,
         **stats.summary(samples),
         "images_per_s": batch * len(samples) / (sum(samples) / 1e3) if sum(samples) > 0 else None,
         "rounds": [dict(entry) for entry in rounds],
@@ -297,6 +298,7 @@ _ROW_MORE: Dict[str, fields.Check] = {
     "variation": _ms,
     "run": fields.whole(0, 1 << 20),
     "on": fields.null_or(fields.word),
+    "model_sha256": fields.null_or(fields.matching(_HASH, "a SHA-256 in hex")),
 }
 _RUN_MORE: Dict[str, fields.Check] = {
     "settings": fields.an_object(),

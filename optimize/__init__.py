@@ -15,10 +15,22 @@ TYPE_CHECKING = False  # nothing is imported: every command starts with this fil
 if TYPE_CHECKING:
     from typing import Any
 
-    from optimize.api import bench, build, export, inspect, load, predict, profile, report, verify
+    from optimize.api import bench, build, compare, export, inspect, load, predict, profile, report, verify
     from optimize.version import VERSION as __version__
 
-__all__ = ["__version__", "bench", "build", "export", "inspect", "load", "predict", "profile", "report", "verify"]
+__all__ = [
+    "__version__",
+    "bench",
+    "build",
+    "compare",
+    "export",
+    "inspect",
+    "load",
+    "predict",
+    "profile",
+    "report",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

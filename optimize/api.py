@@ -14,6 +14,7 @@ from engines import child
 from engines.device import device_key
 from engines.errors import UsageError
 from engines.spec import Progress, Runner, RunnerSpec, quiet
+from optimize.comparison import compare
 from optimize.inspection import inspect
 from optimize.pipeline import build as pipeline
 from optimize.pipeline import engine as bundles
@@ -27,7 +28,7 @@ from optimize.reporting import report
 from optimize.sources import recognise
 from optimize.verification import verify
 
-__all__ = ["bench", "build", "export", "inspect", "load", "plan", "predict", "profile", "report", "verify"]
+__all__ = ["bench", "build", "export", "inspect", "load", "plan", "predict", "compare", "profile", "report", "verify"]
 
 PathLike = Union[str, Path]
 Words = Union[str, int, Iterable[Union[str, int]]]

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from bench.rounds import Target, distinct, size_of
 from engines import backend as backends
-from engines import child, driver, manifest, scratch
+from engines import child, driver, jsonfile, manifest, scratch
 from engines.device import DOUBLE
 from engines.errors import IncompatibleError, OptimizeError, UsageError
 from engines.spec import FORMS, Progress, RunnerSpec, quiet
@@ -130,9 +130,8 @@ def _engine(spec: RunnerSpec, backend: str, threads: int) -> Target:
     path = Path(spec.path)
     if spec.kind == "onnx":
         name = backends.choose(backend, backends.RUN_ONNX)
-        return Target(
-            path.name, "engine", "", "fp32", name, {}, size_of(spec.path), spec.with_(backend=name, threads=threads)
-        )
+        spec, size = spec.with_(backend=name, threads=threads), size_of(spec.path)
+        return Target(path.name, "engine", "", "fp32", name, {}, size, spec, (), jsonfile.sha256(spec.path))
     about = manifest.read(path)
     manifest.runner_spec(path, spec)  # says why it will not run before anything is measured
     spec = spec.with_(threads=threads, preprocess=spec.preprocess or about["preprocess"], task=about["task"])
@@ -147,6 +146,7 @@ def _engine(spec: RunnerSpec, backend: str, threads: int) -> Target:
         size,
         spec,
         tuple(about["flags"]),
+        about["model"]["sha256"],
     )
 
 
@@ -155,6 +155,7 @@ def _originals(spec: RunnerSpec, forms: Optional[Sequence[str]], threads: int) -
     known = FORMS[spec.kind]
     wanted = [form for form in known if form in (forms or _DEFAULT_FORMS)]
     mixed = _is_mixed(spec)
+    model = jsonfile.sha256(spec.path)
     framework = "torch" if spec.kind.startswith("torch") else "tensorflow"
     return [
         Target(
@@ -166,6 +167,8 @@ def _originals(spec: RunnerSpec, forms: Optional[Sequence[str]], threads: int) -
             {},
             size_of(spec.path),
             spec.with_(form=form, policy=policy, threads=threads),
+            (),
+            model,
         )
         for policy in (("saved", "float32") if mixed else ("saved",))
         for form in wanted

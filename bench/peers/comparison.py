@@ -158,6 +158,7 @@ class Comparison:
             row["trials"].append({"options": options, "agreement": held[0], "cosine": held[1], **_figures(done)})
             if best is None or held > best[0]:
                 best = held, {"options": options, "file": done["file"], "ir": str(ir), "versions": done["versions"]}
+                row["runs"] = [_figures(done)] if done["process_seconds"] > _LONG else []
                 row["found"] = _found(done["found"])
         self.progress(f"{self.graph.name}: {contender.name}", len(tried), len(tried))
         if best is None:
@@ -214,7 +215,7 @@ class Comparison:
                     timeout=self.settings.limit,
                 ).returncode
             except subprocess.TimeoutExpired:
-                raise OptimizeError(f"{tool}: no result after {self.settings.limit:.0f} s") from None
+                raise OptimizeError(f"{tool}: no result after {self.settings.limit} s") from None
         wall = (datetime.datetime.now(datetime.timezone.utc) - started).total_seconds()
         if not (out / "result.json").is_file():
             why = "it ran out of memory, or was killed" if code == -9 else f"it ended with code {code}"
@@ -229,7 +230,7 @@ class Comparison:
         for turn in range(self.settings.repeats):
             self.progress(f"{self.graph.name}: calibration times", turn, self.settings.repeats)
             for row in rows if turn % 2 == 0 else list(rows)[::-1]:
-                if "failed" in row or (turn and row["runs"][0]["process_seconds"] > _LONG):
+                if "failed" in row or (row["runs"] and row["runs"][0]["process_seconds"] > _LONG):
                     continue
                 try:
                     done = self.quantise(row["tool"], row["options"], row["interpreter"])

@@ -74,9 +74,9 @@ class Settings(NamedTuple):
     seconds: float = 1.0
     batches: Tuple[int, ...] = (1, 64)
     images: Optional[int] = None
-    limit: float = 900.0
+    limit: int = 900
     search: bool = True
     seed: int = 0
 
 
-QUICK = Settings(samples=128, repeats=1, rounds=1, seconds=0.2, images=500, limit=200.0, search=False)
+QUICK = Settings(samples=128, repeats=1, rounds=1, seconds=0.2, images=500, limit=200, search=False)

@@ -110,10 +110,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--quick", action="store_true", help="few images, one round: to see that it works")
     parser.add_argument("--environments", type=Path, help=f"folder; default: {environments.default_folder()}")
     parser.add_argument("--seed", type=int, default=0)
-    for name in ("samples", "repeats", "rounds"):
+    for name in ("samples", "repeats", "rounds", "limit"):
         parser.add_argument(f"--{name}", type=int, help=f"default: {getattr(Settings(), name)}")
     given = parser.parse_args(arguments)
-    asked = {name: getattr(given, name) for name in ("samples", "repeats", "rounds") if getattr(given, name)}
+    asked = {name: getattr(given, name) for name in ("samples", "repeats", "rounds", "limit") if getattr(given, name)}
     settings = (QUICK if given.quick else Settings())._replace(seed=given.seed, **asked)
     try:
         found = compare(

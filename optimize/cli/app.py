@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict
 
 import typer
 
-from optimize.cli import benchmarks, builds, bundles, cache, calibration, start, zoo
+from optimize.cli import benchmarks, builds, bundles, cache, calibration, compare, start, zoo
 from optimize.cli.command import command
 from optimize.version import VERSION
 
@@ -47,6 +47,7 @@ COMMANDS: Dict[str, Callable[..., Any]] = {
     "verify": builds.verify,
     "bench": benchmarks.bench,
     "profile": benchmarks.profile,
+    "compare": compare.compare,
     "report": benchmarks.report,
     "inspect": bundles.inspect,
     "predict": bundles.predict,

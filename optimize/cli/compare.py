@@ -1,0 +1,86 @@
+"""`optimize compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import typer
+from typing_extensions import Annotated
+
+from engines.errors import GateError
+from optimize.cli.console import answer, console, line, warn
+
+
+def compare(
+    reference: Annotated[Path, typer.Argument(metavar="REF", help="Run file that the others are compared with.")],
+    runs: Annotated[List[Path], typer.Argument(metavar="NEW...", help="Run files of optimize bench.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare unlike machines, states, models and data all the same.")
+    ] = False,
+    fail_slower: Annotated[
+        Optional[str], typer.Option("--fail-slower", metavar="5%", help="Exit 3 where a cell is slower by more.")
+    ] = None,
+    fail_drop: Annotated[
+        Optional[float], typer.Option("--fail-drop", metavar="0.5", help="Exit 3 where top-1 lost more points.")
+    ] = None,
+) -> None:
+    """Say which cells became faster or slower, with intervals; refuse unlike machines."""
+    from optimize import comparison
+
+    found = comparison.compare(reference, runs, force)
+    broken = comparison.broken(found, fail_slower, fail_drop)
+    answer(found, lambda: _show(found["runs"]), asked=True)
+    for run in found["runs"]:
+        for text in run["unlike"]:
+            warn(f"warning: unlike the reference: {text}")
+    if broken:
+        for name, words in broken:
+            warn(f"error: {name}: {words}")
+        raise GateError(f"{len(broken)} limits are broken")
+
+
+def _show(runs: List[Dict[str, Any]]) -> None:
+    for run in runs:
+        _table(run)
+
+
+def _table(run: Dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{run['name']} beside the reference", title_justify="left")
+    for column in ("target", "form", "precision"):
+        table.add_column(column, overflow="fold")
+    for column in ("batch", "reference ms", "ms", "change", "interval", "top-1"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict", overflow="fold")
+    for cell in run["cells"]:
+        top1 = "" if cell["top1_change"] is None else f"{cell['top1_change']:+.2f}"
+        words = [cell[name] for name in ("target", "form", "precision")]
+        times = [_number(cell[name]) for name in ("reference_ms", "ms")]
+        flags = f" ({', '.join(cell['flags'])})" if cell["flags"] else ""
+        spread = _interval(cell["interval"])
+        table.add_row(*words, str(cell["batch"]), *times, faster(cell["ratio"]), spread, top1, cell["verdict"] + flags)
+    console().print(table)
+    mean = run["geomean"]
+    if mean:
+        spread = f" {_interval(mean['interval'])}" if mean["interval"] else ""
+        line(f"geometric mean of {mean['cells']} cells: {faster(mean['ratio'])}{spread}")
+    for what, names in (("not in this run", run["lacking"]), ("not in the reference", run["added"])):
+        if names:
+            line(f"{what}: {', '.join(names)}")
+
+
+def faster(ratio: Optional[float]) -> str:
+    """`1.80x faster`, `1.25x slower`: the larger time over the smaller."""
+    if ratio is None:
+        return ""
+    return f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
+
+
+def _interval(ends: Optional[List[float]]) -> str:
+    return "" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]"
+
+
+def _number(value: Optional[float]) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,79 @@
+"""`optimize compare`: its table, its refusals and its gates, on a run that was measured here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import optimize
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, built: Any) -> Path:
+    out = tmp_path_factory.mktemp("run") / "runs.json"
+    optimize.bench([built.bundles[0].path], (1, 4), rounds=5, warmup=0.0, duration=0.005, out=out)
+    return out
+
+
+@pytest.fixture()
+def slower(run: Path, tmp_path: Path) -> Path:
+    """The run, twice as slow."""
+    from bench import stats
+
+    value = json.loads(run.read_text())
+    for row in value["rows"]:
+        for entry in row["rounds"]:
+            entry["samples_ms"] = [2 * ms for ms in entry["samples_ms"]]
+        row["samples_ms"] = [ms for entry in row["rounds"] for ms in entry["samples_ms"]]
+        row.update(stats.summary(row["samples_ms"]))
+    path = tmp_path / "slower.json"
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_a_run_is_no_different_from_itself(optimize_command: Any, run: Path) -> None:
+    done = optimize_command("compare", run, run, "--fail-slower", "1%")
+    assert done.exit_code == 0, done.stderr
+    assert "1.00x faster" in done.stdout and "no difference" in done.stdout
+    assert "geometric mean of 2 cells: 1.00x faster" in done.stdout
+    found = json.loads(optimize_command("compare", run, run, "--json").stdout)
+    assert found["schema"] == "optimize.compare/1" and found["reference"] == str(run)
+    assert [cell["ratio"] for cell in found["runs"][0]["cells"]] == [1.0, 1.0]
+
+
+def test_a_slower_run_breaks_the_gate(optimize_command: Any, run: Path, slower: Path) -> None:
+    done = optimize_command("compare", run, slower, "--fail-slower", "5%")
+    assert done.exit_code == 3 and "2.00x slower" in done.stdout and "100.0% slower, 5% are allowed" in done.stderr
+    assert optimize_command("compare", run, slower).exit_code == 0
+    drop = optimize_command("compare", run, run, "--fail-drop", "0.5")
+    assert drop.exit_code == 3 and "top-1 unmeasured" in drop.stderr
+
+
+def test_another_machine_is_refused_unless_forced(optimize_command: Any, run: Path, tmp_path: Path) -> None:
+    value = json.loads(run.read_text())
+    value["environment"]["cpu"] = "Another CPU"
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(value))
+    refused = optimize_command("compare", run, other)
+    assert refused.exit_code == 4 and "Another CPU" in refused.stderr and "--force" in refused.stderr
+    forced = optimize_command("compare", run, other, "--force")
+    assert forced.exit_code == 0 and "warning: unlike the reference: processor" in forced.stderr
+
+
+@pytest.mark.parametrize("words", [("--fail-slower", "much"), ("--fail-slower", "-5%"), ("--fail-drop", "-1")])
+def test_limits_that_are_none_are_usage_errors(optimize_command: Any, run: Path, words: Any) -> None:
+    assert optimize_command("compare", run, run, *words).exit_code == 2
+
+
+def test_files_that_are_no_runs(optimize_command: Any, run: Path, tmp_path: Path) -> None:
+    assert optimize_command("compare", run, tmp_path / "none.json").exit_code == 2
+    newer = tmp_path / "newer.json"
+    newer.write_text(run.read_text().replace("optimize.run/1", "optimize.run/9"))
+    done = optimize_command("compare", run, newer)
+    assert done.exit_code == 1 and "optimize.run/9" in done.stderr
+    nan = tmp_path / "nan.json"
+    nan.write_text(json.dumps({**json.loads(run.read_text()), "rows": [{"p50_ms": float("nan")}]}))
+    assert optimize_command("compare", run, nan).exit_code == 1
