@@ -120,17 +120,25 @@ def pairs(view: graphs.Graph) -> List[Pair]:
         if not _channels_of_its_own(view, index) or not all(map(alone, _parameters(view, index))):
             continue
         tensor = str(view.nodes[index].output[0])
+        if not _channels_second(view, index, tensor):
+            continue
         while True:
             reader = view.readers[tensor][0] if alone(tensor) else None
             if reader is None or reader.slot != 0:
                 break
             node = view.nodes[reader.node]
-            if reader.node in layers and _input_axis(view, reader.node) is not None and alone(node.input[1]):
+            given = reader.node in layers and _channels_second(view, reader.node, tensor)
+            if given and _input_axis(view, reader.node) is not None and alone(node.input[1]):
                 found.append(Pair(index, reader.node, tensor))
             if node.op_type not in _SCALES:
                 break
             tensor = str(node.output[0])
     return found
+
+
+def _channels_second(view: graphs.Graph, index: int, tensor: str) -> bool:
+    """Whether the channels of what a layer reads or makes lie on axis 1: the last axis is a MatMul's."""
+    return view.nodes[index].op_type != "MatMul" or len(view.shapes.get(tensor, ())) == 2
 
 
 def _parameters(view: graphs.Graph, index: int) -> List[str]:

@@ -32,6 +32,9 @@ _CLAMPS = ("Relu", "Clip")
 _JOINS = ("Concat", "MaxPool")
 """Operators of which TensorRT and OpenVINO give integers as they read them."""
 
+_POSITIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs")
+"""Operators that give no negative values."""
+
 _MEANS = ("AveragePool", "GlobalAveragePool")
 """Operators that may read integers, and whose results have a range of their own."""
 
@@ -161,12 +164,33 @@ def _joins(graph: Graph, placement: Placement, keep_float: Tuple[str, ...]) -> N
         for slot, tensor in enumerate(graph.nodes[index].input):
             if integers(tensor):
                 placement.add(tensor, Edge(index, slot))
-                if index in joins - moves:
+                if index in joins - moves and _keeps(graph, index, tensor):
                     placement.scale_of.setdefault(tensor, root)
     for index in sorted(takes & moves):  # those before first: what is moved is a part of what was there
         tensor, result = str(graph.nodes[index].input[0]), str(graph.nodes[index].output[0])
         if integers(tensor):
             placement.scale_of.setdefault(result, placement.scale_of.get(tensor, tensor))
+
+
+def _keeps(graph: Graph, index: int, tensor: str) -> bool:
+    """Whether a join's result has the range that those need who read its input besides.
+
+    A concatenation holds all of it. The largest values of windows leave out negative ones, which other readers see.
+    """
+    return graph.nodes[index].op_type == "Concat" or len(graph.readers.get(tensor, [])) == 1 or _positive(graph, tensor)
+
+
+def _positive(graph: Graph, tensor: str) -> bool:
+    """Whether the graph says that a tensor has no negative values."""
+    maker = graph.maker(tensor)
+    if maker is None:
+        return False
+    if maker.op_type == "Concat":
+        return all(_positive(graph, str(name)) for name in maker.input)
+    if maker.op_type == "Clip":
+        least = graph.array(maker.input[1]) if len(maker.input) > 1 else None
+        return least is not None and bool((least >= 0).all())
+    return maker.op_type in _POSITIVE or (maker.op_type in _SAME_RANGE and _positive(graph, str(maker.input[0])))
 
 
 def _moves_values(graph: Graph, node: Any) -> bool:

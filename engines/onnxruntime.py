@@ -21,6 +21,9 @@ from engines.tensors import checked, layout
 NAME = "onnxruntime"
 HINT = hint(NAME)
 
+_UNASKED = ["WeightBiasQuantization"]
+"""It would quantise the weights of layers that were left in float, with one scale for all channels."""
+
 _PROVIDERS = ["CPUExecutionProvider"]
 
 _DTYPES: Dict[str, str] = {
@@ -154,7 +157,7 @@ def _settings(threads: int, trace: str = "") -> Any:
 def _start(model: Union[str, bytes], settings: Any) -> Any:
     import onnxruntime
 
-    return onnxruntime.InferenceSession(model, settings, providers=_PROVIDERS)
+    return onnxruntime.InferenceSession(model, settings, providers=_PROVIDERS, disabled_optimizers=_UNASKED)
 
 
 def _known_ir(error: Exception) -> int:

@@ -137,6 +137,19 @@ def test_matrices_are_equalised_too(tmp_path: Path) -> None:
 MAGNITUDES = arrays.arrays(np.float32, 12, elements=st.sampled_from([0.0, 2**-20, 2**-6, 0.25, 1.0, 7.0, 2.0**10]))
 
 
+@pytest.mark.parametrize(("shape", "found"), [(["N", 4], [("a", "b")]), (["N", 6, 4], []), (["N", 6, 6, 4], [])])
+def test_the_channels_of_a_product_must_lie_on_its_second_axis(
+    tmp_path: Path, shape: List[Any], found: List[Any]
+) -> None:
+    net = Net(4)
+    weights = [net.const(f"w{n}", np.ones(dims, np.float32)) for n, dims in enumerate(((4, 6), (6, 5)))]
+    x = net.node("MatMul", [net.node("Relu", [net.node("MatMul", ["image", weights[0]], "a")], "r"), weights[1]], "b")
+    path = net.save(tmp_path / "net.onnx", shape, {x: [*shape[:-1], 5]})
+    view = graphs.Graph(graphs.load(path))
+    pairs = equalize.pairs(view)
+    assert [(view.nodes[pair.first].name, view.nodes[pair.second].name) for pair in pairs] == found
+
+
 @given(MAGNITUDES, MAGNITUDES)
 def test_factors_are_powers_of_two_and_worth_it(a: Any, w: Any) -> None:
     def noise(a: Any, w: Any) -> float:

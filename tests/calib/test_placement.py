@@ -7,8 +7,11 @@ from typing import Any, Callable, Dict, Set
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from calib import graph as graphs
+from calib import ranges
 from calib.placement import TARGETS, points
 from engines.errors import UsageError
 from tests.calib.architectures import Net
@@ -153,3 +156,78 @@ def test_mistakes_are_usage_errors(resnet: Build) -> None:
         points(graphs.load(resnet()), "tflite")
     with pytest.raises(UsageError, match="nope"):
         points(graphs.load(resnet()), "tensorrt", ("nope",))
+
+
+@pytest.mark.parametrize(("clamp", "shared"), [(False, False), (True, True)])
+@pytest.mark.parametrize("target", ["tensorrt", "openvino"])
+def test_pooling_gives_its_range_only_to_what_has_no_negative_values(
+    target: str, clamp: bool, shared: bool, tmp_path: Path
+) -> None:
+    net = Net(1)
+    x = net.relu("image", "a", 3, 8) if clamp else net.conv("image", "a", 3, 8)
+    pooled = net.node("MaxPool", [x], "pool", kernel_shape=[8, 8], strides=[1, 1])
+    ends = [net.conv(pooled, "b", 8, 4), net.conv(x, "c", 8, 4)]  # who needs what the pool leaves out
+    path = net.save(tmp_path / "net.onnx", ["N", 3, 16, 16], dict(zip(ends, (["N", 4, 9, 9], ["N", 4, 16, 16]))))
+    assert (x in points(graphs.load(path), target).scale_of) is shared
+
+
+GROW = ("conv", "conv", "relu", "max", "mean", "concat", "slice", "pad", "add")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@settings(max_examples=20, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(GROW), st.integers(0, 3), st.integers(0, 9)), min_size=4, max_size=10),
+    seed=st.integers(0, 99),
+)
+def test_no_tensor_gets_a_range_that_its_values_leave(
+    steps: Any, seed: int, target: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = grown(steps, seed, tmp_path_factory.mktemp("grown") / "net.onnx")
+    place = points(graphs.load(path), target)
+    images = np.random.default_rng(seed).normal(0, 1, (8, 3, 16, 16)).astype(np.float32)
+    seen = ranges.collect(path, sorted({*place.activations, *place.measured()}), [{"image": images}])
+    nodes = graphs.load(path).graph.node
+    for tensor, edges in place.activations.items():
+        if all(nodes[edge.node].op_type == "MaxPool" for edge in edges):
+            continue  # clipped before or behind it: the same
+        given = seen[place.scale_of.get(tensor, tensor)]
+        assert seen[tensor].values.amax <= 1.001 * given.values.amax, tensor
+        assert seen[tensor].nonnegative or not given.nonnegative, tensor
+
+
+def grown(steps: Any, seed: int, path: Path) -> Path:
+    """A network of random steps, each on one of the last four tensors; all ends meet in a last convolution."""
+    net = Net(seed)
+    tensors = [(net.conv("image", "first", 3, 8), 8)]
+    read: Set[str] = set()
+    for index, (what, back, other) in enumerate(steps):
+        name = f"n{index}"
+        x, width = tensors[-1 - back % len(tensors)]
+        second, its = tensors[other % len(tensors)]
+        if what == "conv":
+            y, wide = net.conv(x, name, width, 8), 8
+        elif what == "relu":
+            y, wide = net.node("Relu", [x], name), width
+        elif what in ("max", "mean"):
+            op = {"max": "MaxPool", "mean": "AveragePool"}[what]
+            y, wide = net.node(op, [x], name, kernel_shape=[3, 3], pads=[1] * 4), width
+        elif what == "concat":
+            y, wide = net.node("Concat", [x, second], name, axis=1), width + its
+            read.add(second)
+        elif what == "slice":
+            ends = [net.const(f"{name}_{k}", np.array([v], np.int64)) for k, v in enumerate((0, width // 2, 1))]
+            y, wide = net.node("Slice", [x, *ends], name), width // 2
+        elif what == "pad":
+            pads = net.const(f"{name}_pads", np.array([0, 1, 0, 0, 0, 2, 0, 0], np.int64))
+            y, wide = net.node("Pad", [x, pads], name), width + 3
+        elif its == width:
+            y, wide = net.node("Add", [x, second], name), width
+            read.add(second)
+        else:
+            continue
+        read.add(x)
+        tensors.append((y, wide))
+    ends = [(y, wide) for y, wide in tensors if y not in read]
+    y = net.node("Concat", [y for y, _ in ends], "ends", axis=1) if len(ends) > 1 else ends[0][0]
+    return net.save(path, ["N", 3, 16, 16], {net.conv(y, "last", sum(wide for _, wide in ends), 4): ["N", 4, 16, 16]})

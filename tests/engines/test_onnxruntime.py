@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import engines
+from calib import ranges
 from engines import onnxfile
 from engines import onnxruntime as backend
 from engines.errors import BuildError
@@ -150,3 +151,30 @@ def test_a_newer_opset_is_named_with_the_one_to_export(graph_file: Callable[...,
     with pytest.raises(BuildError, match="opset 99 is newer") as error:
         backend.build(path, out, "fp32", [1])
     assert "--opset" in error.value.hint
+
+
+def test_a_layer_between_pairs_keeps_its_float_weights(tmp_path: Path):
+    """1.21 and later would round them, with one scale for all channels, and run the layer in INT8."""
+    rng = np.random.default_rng(0)
+    scales = np.array([1, 1, 1, 1e-3]).reshape(4, 1, 1, 1)
+    weight = (scales * rng.normal(0, 1, (4, 4, 3, 3))).astype(np.float32)
+    constants = {"w": weight, "s": np.float32(0.02), "z": np.uint8(128), "t": np.float32(0.2)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xf"]),
+        helper.make_node("Conv", ["xf", "w"], ["c"], name="conv", pads=[1] * 4),
+        helper.make_node("QuantizeLinear", ["c", "t", "z"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "t", "z"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8, 8]) for name in ("x", "y")]
+    weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    with engines.open(RunnerSpec(str(path), "onnx", backend="onnxruntime")) as runner:
+        assert runner.achieved() == {"f32": 1}
+        x = rng.normal(0, 1, (1, 4, 8, 8)).astype(np.float32)
+        found = runner.infer({"x": x})["y"]
+    exact = ranges.session(path, simulate=True).run(None, {"x": x})[0]
+    assert np.abs(found - exact).max() <= 0.2001  # a step, where sums fall between two
+    assert (np.abs(found - exact) > 0.01).mean() < 0.01
