@@ -156,6 +156,8 @@ def next_command(done: results.Build, data: Optional[str] = None, **given: Any) 
     if data is None:
         words = ",".join(dict.fromkeys(b.precision for b in done.bundles))
         where = f" -o {shlex.quote(str(given['out']))}" if given.get("out") else ""
+        if given.get("calibration_cache"):
+            where = f" --calibration-cache {shlex.quote(str(given['calibration_cache']))}{where}"
         backend = f" --backend {given['backend']}" if given.get("backend", "auto") != "auto" else ""
         batch = ",".join(_words(given.get("batch") or "1,64"))
         batch = f" --batch {batch}" if batch != "1,64" else ""

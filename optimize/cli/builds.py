@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import typer
 from typing_extensions import Annotated
 
-from engines.errors import GateError, OptimizeError, PartialError, UsageError
+from engines.errors import GateError, OptimizeError, UsageError
 from optimize.cli import options
-from optimize.cli.console import VOICE, answer, console, failure, line, progress, say, warn
+from optimize.cli.built import check_line, judge, table
+from optimize.cli.console import VOICE, answer, failure, progress, say, warn
 
 if TYPE_CHECKING:
     from optimize.pipeline.results import Build
@@ -44,7 +43,7 @@ def export(
             model, out=out, opset=opset, batch=batch, layout=layout, verify=verify, data=data, progress=report, **source
         )
     answer(done, [done["onnx"]])
-    say(_check_line(done["check"]) if done["check"] else "not checked against the source (--no-verify)")
+    say(check_line(done["check"]) if done["check"] else "not checked against the source (--no-verify)")
     if done["check"] and not done["check"]["passed"]:
         raise GateError(
             f"{done['onnx']} does not do what {model.name} does", "optimize export --no-verify keeps it anyway"
@@ -190,7 +189,7 @@ def build(
 
     def show() -> None:
         for one in done:
-            _show(one)
+            table(one)
 
     answer(answers if len(todo) > 1 else answers[0], show)
     for one in done:
@@ -206,7 +205,7 @@ def build(
         for name, why in one.failures:
             warn(f"failed: {name}: {why.message}" + (f"\n  try: {why.hint}" if why.hint else ""))
         say(api.next_command(one, **given))
-    _judge(done, failed)
+    judge(done, failed)
 
 
 def verify(
@@ -251,122 +250,3 @@ def verify(
             "; ".join(done["reasons"]),
             "build with another --precision, or accept more with --max-drop and --min-agreement",
         )
-
-
-def _show(done: Build) -> None:
-    from rich.table import Table
-
-    from optimize.inspection import preprocess_text
-
-    table = Table(title=f"{done.model.name} -> {done.backend}", title_justify="left")
-    for column in ("precision", "layers", "size", "top-1", "drop", "agreement", "gate", "built in", "bundle"):
-        table.add_column(column, overflow="fold")
-    if done.source_accuracy and done.source_accuracy.get("top1") is not None:
-        table.add_row("source (float32)", "", "", f"{100 * done.source_accuracy['top1']:.2f}%", "", "", "", "", "")
-    for one in done.bundles:
-        table.add_row(*_row(one.to_json()))
-    console().print(table)
-    line(f"bundles in {done.out}")
-    for one in done.bundles:
-        for text in _told(one.manifest):
-            line(text)
-    line(_check_line(done.check))
-    line(f"preprocess: {preprocess_text(done.spec.preprocess, done.source_accuracy is not None)}")
-
-
-def _told(about: Dict[str, Any]) -> List[str]:
-    """What a TensorRT build says beyond the table: which way was kept and why, the plans, the same by trtexec."""
-    found, options_, check = [], about["options"], about["check"]
-    if check:
-        agreement = check.get("top1_agreement")
-        top1 = "" if agreement is None else f", top-1 agreement {100 * agreement:.2f}%"
-        found.append(
-            f"{about['precision']} against the ONNX in FP32: largest difference {check['max_abs']:.2g}{top1}, on "
-            f"{check['n']} seeded inputs"
-        )
-    for one in about.get("variants", ()):
-        drop = "unmeasured" if one["top1_drop"] is None else f"{one['top1_drop']:+.2f} points"
-        kept = "kept" if one.get("kept", one["name"] == options_.get("int8_mode")) else "not kept"
-        gate = {True: "passes", False: "fails", None: "unmeasured"}[one["passed"]]
-        found.append(
-            f"{about['precision']} {one['name']}: {math.exp(one['log_ms']):.3f} ms (geometric mean of the batches), "
-            f"drop {drop}, gate {gate}, {_converting(one)}: {kept}"
-        )
-    for one in about.get("failed_variants", ()):
-        found.append(f"{about['precision']} {one['name']}: could not be built: {one['why']}")
-    if about.get("search"):
-        found.append(f"{about['precision']} search: {_searched(about)}")
-    chosen = about.get("chosen")
-    if chosen:
-        times = ", ".join(f"{name} {math.exp(value):.3f} ms" for name, value in sorted(chosen["log_ms"].items()))
-        found.append(f"best is {chosen['precision']}: {times} (geometric mean of the batches)")
-    medians = [one["median_ms"] for one in options_.get("builds", ()) if one.get("median_ms") is not None]
-    if len(medians) > 1:
-        spread = 100 * (max(medians) - min(medians)) / min(medians)
-        found.append(
-            f"{about['precision']}: {len(medians)} plans, {min(medians):.3f} ms the fastest, {spread:.1f}% apart"
-        )
-    if options_.get("trtexec"):
-        last = f", for batch {about['batches'][-1]} alone" if len(about["batches"]) > 1 else ""  # it has one profile
-        found.append(f"{about['precision']} by trtexec{last}: {shlex.join(options_['trtexec'])}")
-    return found
-
-
-def _searched(about: Dict[str, Any]) -> str:
-    """What the search for layers that must stay float came to."""
-    searches = about["search"]["searches"]
-    kept = (about["calibration"] or {}).get("keep_float") or []
-    layers = max(len(one["layers"]) for one in searches)
-    what = f"{len(kept)} of {layers} layers stay float: {', '.join(kept)}" if kept else "no set of layers is enough"
-    stopped = "" if all(one["complete"] for one in searches) else ", stopped by --search-budget"
-    return (
-        f"{what} ({sum(len(one['tried']) for one in searches)} mixes measured in "
-        f"{sum(one['took_s'] for one in searches):.0f} s{stopped})"
-    )
-
-
-def _converting(one: Dict[str, Any]) -> str:
-    """What changes formats between layers, where the backend tells it; else which precisions the layers have."""
-    if one["reformats"] is None:
-        return " ".join(f"{n}x{k}" for k, n in one["achieved"].items())
-    return f"{one['reformats']} reformats, {one['qdq']} Q/DQ layers"
-
-
-def _row(one: Dict[str, Any]) -> List[str]:
-    accuracy = one["accuracy"] or {}
-    top1, drop, agreement = accuracy.get("top1"), accuracy.get("top1_drop"), accuracy.get("agreement")
-    gate = one["gate"]
-    return [
-        one["precision"],
-        " ".join(f"{n}x{k}" for k, n in one["achieved"].items()) or "unknown",
-        f"{one['size_bytes'] / 1e6:.1f} MB",
-        "unmeasured" if top1 is None else f"{100 * top1:.2f}%",
-        "unmeasured" if drop is None else f"{drop:+.2f}",
-        "unmeasured" if agreement is None else f"{100 * agreement:.2f}%",
-        "unmeasured" if gate is None else "passed" if gate["passed"] else "FAILED",
-        "cached" if one["reused"] else f"{one['seconds']:.1f} s",
-        f"{Path(one['path']).name} {' '.join(one['flags'])}".rstrip(),
-    ]
-
-
-def _check_line(check: Dict[str, Any]) -> str:
-    agreement = check.get("top1_agreement")
-    top1 = "" if agreement is None else f", top-1 agreement {100 * agreement:.2f}%"
-    inputs = "seeded inputs (no data was given)" if check["data"] == "seeded" else f"images of {check['data']}"
-    return f"ONNX against the source: largest difference {check['max_abs']:.2g}{top1}, on {check['n']} {inputs}"
-
-
-def _judge(done: List[Build], failed: List[OptimizeError]) -> None:
-    """Exit with what the whole call came to: a gate first, then partial."""
-    gates = [(b, b.manifest["gate"]) for one in done for b in one.bundles]
-    for bundle, gate in gates:
-        if gate is not None and not gate["passed"]:
-            raise GateError(
-                f"{bundle.precision}: {'; '.join(gate['reasons'])}",
-                "try another --precision, more --samples, or a wider --max-drop",
-            )
-    errors = failed + [error for one in done for _, error in one.failures]
-    if errors:
-        if all(error.exit_code == errors[0].exit_code for error in errors) and not any(one.bundles for one in done):
-            raise errors[0]
-        raise PartialError(f"{len(errors)} of the engines could not be built; the others are kept", errors[0].hint)

@@ -56,7 +56,9 @@ def calibrate(
         )
     answer(done, _lines(done))
     model, cache = shlex.quote(str(onnx)), shlex.quote(done["cache"])
-    say(f"next: optimize build {model} --precision int8 --calibration-cache {cache}")
+    given = {"preprocess": source.get("preprocess"), "data": data}
+    same = "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items() if value)
+    say(f"next: optimize build {model} --precision int8 --calibration-cache {cache}{same}")
     say(f"  or: trtexec --onnx={model} --int8 --fp16 --calib={cache}")
 
 

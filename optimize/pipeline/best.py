@@ -29,11 +29,16 @@ def make_best(make: Callable[[str], Built], options: BuildOptions, space: Worksp
     """
     built: List[Built] = []
     failed: List[OptimizeError] = []
-    for name in (c for c in CANDIDATES if c != "int8" or options.data or options.calibration_cache):
+    untried: Dict[str, str] = {}
+    for name in CANDIDATES:
+        if name == "int8" and not (options.data or options.calibration_cache):
+            untried[name] = "not tried, it needs --data"
+            continue
         try:
             built.append(make(name))
         except OptimizeError as error:
             failed.append(error)
+            untried[name] = f"could not be built ({error.message})"
     if not built:
         raise failed[0]
     passing = [b for b in built if b.manifest["gate"] is None or b.manifest["gate"]["passed"]]
@@ -57,6 +62,8 @@ def make_best(make: Callable[[str], Built], options: BuildOptions, space: Worksp
             "log_ms": times,
             "reformats": {b.precision: b.manifest["options"].get("reformats") for b in passing},
             "qdq": {b.precision: b.manifest["options"].get("qdq") for b in passing},
+            "failed": [b.precision for b in built if b not in passing],
+            "untried": untried,
         },
     }
     bundle = chosen.path.with_name("best" + chosen.path.name[len(chosen.precision) :])

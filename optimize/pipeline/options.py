@@ -118,6 +118,8 @@ def check_gates(
     ):
         if value is not None and not 0 <= value <= 100:
             raise UsageError(f"{option} {value:g}: {what} from 0 to 100 are expected")
+        if option != "--max-drop" and value is not None and 0 < value <= 1:
+            raise UsageError(f"{option} {value:g} is in percent", f"{option} {100 * value:g}")
         if value is not None and data is None:
             raise UsageError(f"{option} cannot be checked without data", "add --data cifar10|DIR|FILE.npz")
 

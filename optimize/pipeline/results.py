@@ -36,7 +36,10 @@ class Built:
             "check": about["check"],
             "gate": about["gate"],
             "flags": about["flags"],
+            "calibration": about["calibration"],
+            "variants": about.get("variants", []),
             "search": about.get("search"),
+            "chosen": about.get("chosen"),
         }
 
 
@@ -61,6 +64,7 @@ class Candidate:
         return {
             "name": self.name or "int8",
             "kept": kept,
+            "keep_float": (self.manifest["calibration"] or {}).get("keep_float", []),
             "log_ms": times[self.name],
             "passed": self.manifest["gate"]["passed"] if self.manifest["gate"] else None,
             "top1_drop": accuracy.get("top1_drop"),

@@ -29,12 +29,15 @@ def search(job: Job) -> Tuple[List[Candidate], Dict[str, Any]]:
     """
     built: Dict[Tuple[str, ...], Candidate] = {}
     journals: List[Dict[str, Any]] = []
+    left = job.options.search_budget
     for part in _STRICTER:
         kept: Tuple[str, ...] = ()
         for last in [False] * (_ROUNDS - 1) + [True]:
-            found = _aim(job, kept, part, settle=last)
-            journals.append({"aim": part, **found})
-            if found["sets"] or not found["outliers"]:
+            found = _aim(job, kept, part, settle=last, budget=left)
+            left = max(0.0, round(left - found["took_s"], 1))
+            done = bool(found["sets"] or not found["outliers"])
+            journals.append({"aim": part, **found, "complete": found["complete"] and (done or left > 0)})
+            if done or left == 0:
                 break
             kept = (*kept, *found["outliers"])
         for one in journals[-1]["sets"]:
@@ -42,12 +45,12 @@ def search(job: Job) -> Tuple[List[Candidate], Dict[str, Any]]:
             if names not in built:
                 job.progress(f"building INT8 with {len(names)} layers in float", 0, 0)
                 built[names] = job.engine("int8", kept_variant(job, names, f"float{len(built) + 1}"))
-        if any(one.passed for one in built.values()) or not journals[-1]["complete"]:
+        if any(one.passed for one in built.values()) or not journals[-1]["complete"] or left == 0:
             break
     return list(built.values()), {"searches": journals}
 
 
-def _aim(job: Job, kept: Tuple[str, ...], part: float, settle: bool) -> Dict[str, Any]:
+def _aim(job: Job, kept: Tuple[str, ...], part: float, settle: bool, budget: float) -> Dict[str, Any]:
     o = job.options
     calibration = job.calibrate(kept)
     agreement = None if o.min_agreement is None else 100 - (100 - o.min_agreement) * part
@@ -61,7 +64,7 @@ def _aim(job: Job, kept: Tuple[str, ...], part: float, settle: bool) -> Dict[str
         "keep": calibration["keep_float"],
         "max_drop": o.drop_gate * part,
         "min_agreement": agreement,
-        "budget_s": o.search_budget,
+        "budget_s": budget,
         "seed": o.seed,
         "settle": settle,
     }

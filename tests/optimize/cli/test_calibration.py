@@ -28,6 +28,7 @@ def test_a_cache_is_written_beside_the_graph_and_the_next_command_told(
     assert "TRT-8502-EntropyCalibration2, scales of 9 tensors by mse on 64 images" in done.stdout.replace("\n", " ")
     assert "(chosen by accuracy)" in done.stdout
     assert f"--calibration-cache {cache}" in done.stderr and f"--calib={cache}" in done.stderr
+    assert "--data " in done.stderr
     told = json.loads(optimize_command(*words, "--json", "--tensorrt", "10.3.0", "--preprocess", "unit").stdout)
     assert (told["header"], told["tensors"], told["cache"]) == ("TRT-100300-EntropyCalibration2", 9, str(cache))
     assert not told["preprocess"]["inferred"]
