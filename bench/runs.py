@@ -298,6 +298,7 @@ _ROW_MORE: Dict[str, fields.Check] = {
     "variation": _ms,
     "run": fields.whole(0, 1 << 20),
     "on": fields.null_or(fields.word),
+    "energy": fields.null_or(fields.an_object(rail=fields.word, watts=_ms, idle_watts=_ms, joules_per_image=_ms)),
     "model_sha256": fields.null_or(fields.matching(_HASH, "a SHA-256 in hex")),
 }
 _RUN_MORE: Dict[str, fields.Check] = {

@@ -251,6 +251,7 @@ def bench(
     cuda_graph: bool = False,
     spin: bool = False,
     transfers: bool = True,
+    energy: bool = False,
     progress: Progress = quiet,
     **source: Any,
 ) -> Tuple[Dict[str, Any], List[Tuple[str, str]]]:
@@ -266,6 +267,7 @@ def bench(
         io: copy, or zero-copy where TensorRT and the GPU share the memory.
         cuda_graph, spin: How TensorRT's queries are launched and waited for.
         transfers: Whether the pass by events, beside the wall times, includes the copies.
+        energy: Measure energy too, in a pass of its own, by the machine's power sensors.
         progress: Told what happens.
         source: custom_objects, factory, input_shape, preprocess, task of `optimize.sources.recognise`.
 
@@ -299,6 +301,7 @@ def bench(
         data=data,
         out=Path(out) if out else None,
         command=command,
+        energy=energy,
         progress=progress,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from bench.rounds import Target, distinct, size_of
+from bench.telemetry.rails import Rail
 from engines import backend as backends
 from engines import child, driver, jsonfile, manifest, scratch
 from engines.device import DOUBLE
@@ -194,6 +195,7 @@ def measure(
     data: Optional[str] = None,
     out: Optional[Path] = None,
     command: str = "",
+    energy: bool = False,
     progress: Progress = quiet,
 ) -> Tuple[Dict[str, Any], List[Tuple[str, str]]]:
     """Speed of all targets in alternating rounds, then accuracy where data is given, as one run.
@@ -206,18 +208,25 @@ def measure(
         data: Data set reference.
         out: Run file to write, or None.
         command: That was typed, kept in the run.
+        energy: Measure energy too, in a pass of its own.
         progress: Told what happens.
 
     Returns:
         The run and its failures as (target, message).
 
     Raises:
+        IncompatibleError: No sensor for energy.
         OptimizeError: Nothing could be measured.
     """
+    from bench import energy as consumption
     from bench import rounds as measuring
     from bench import runs
+    from bench.telemetry.rails import rails
 
     targets = distinct(targets)
+    sensors = rails() if energy else []
+    if energy:
+        consumption.require(sensors)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.is_dir() or not os.access(out.parent, os.W_OK):  # told before minutes of measuring, not after
@@ -226,6 +235,8 @@ def measure(
     failures = list(done.failures)
     if not done.rows:
         raise OptimizeError(f"nothing could be measured: {failures[0][0]}: {failures[0][1]}")
+    if energy:
+        failures += _add_energy(done.rows, targets, sensors, warmup_s, data or "", progress)
     if data:
         failures += _add_accuracy(done.rows, targets, max(batches), images, data, progress)
     settings = {
@@ -242,6 +253,37 @@ def measure(
     if out is not None:
         runs.write(out, run)
     return run, failures
+
+
+def _add_energy(
+    rows: List[Dict[str, Any]],
+    targets: Sequence[Target],
+    sensors: Sequence[Rail],
+    warmup_s: float,
+    data: str,
+    progress: Progress,
+) -> List[Tuple[str, str]]:
+    """Watch the sensors while each target queries, after all times were taken: reading them disturbs."""
+    from bench.energy import measure as watch
+
+    failures: List[Tuple[str, str]] = []
+    for index, target in enumerate(targets):
+        own = [r for r in rows if all(r[name] == getattr(target, name_) for name, name_ in _ROW_OF)]
+        progress("energy", index, len(targets))
+        try:
+            env = child_env(target.spec)
+            found = watch(target.spec, [r["batch"] for r in own], sensors, warmup_s, data=data, env=env) if own else {}
+        except OptimizeError as error:
+            failures.append((f"{target.label}, energy", error.message))
+            continue
+        for one in own:
+            one["energy"] = found.get(one["batch"])
+    progress("energy", len(targets), len(targets))
+    return failures
+
+
+_ROW_OF = (("target", "name"), ("form", "form"), ("precision", "precision"))
+"""Fields of a row that tell its target, and the target's."""
 
 
 def _add_accuracy(

@@ -102,7 +102,7 @@ def groups(run: Dict[str, Any]) -> List[Tuple[str, List[Dict[str, Any]]]]:
 
 def notes(rows: List[Dict[str, Any]]) -> List[str]:
     """Lines below the table of one batch: what the speed-ups are against and worth, and the times on the GPU."""
-    return [*_compared(rows), *(line for row in rows for line in _on_gpu(row))]
+    return [*_compared(rows), *(line for row in rows for line in [*_on_gpu(row), *_energy(row)])]
 
 
 _GPU_TIMES = (("H2D", "h2d_ms"), ("compute", "compute_ms"), ("D2H", "d2h_ms"), ("enqueue", "enqueue_ms"))
@@ -120,6 +120,20 @@ def _on_gpu(row: Dict[str, Any]) -> List[str]:
     mode = f"mode {device['mode']}: {transfers} transfers, {graph} CUDA graph, waiting {waiting}"
     lines = [f"{name} ({mode}; medians by events, ms): {times}; {number(device['images_per_s'])} images/s"]
     return [*lines, *(f"{name}: {warning}" for warning in device["warnings"])]
+
+
+def _energy(row: Dict[str, Any]) -> List[str]:
+    """What a row's queries drew, by which sensor."""
+    found = row.get("energy")
+    if not found:
+        return []
+    name = f"{_words(_target(row), row['form'])}, energy by {found['rail']}"
+    if found["watts"] is None:
+        return [f"{name}: unknown, the sensor did not answer all the time"]
+    watts = f"{number(found['watts'], 3)} W ({number(found['idle_watts'], 3)} W idle)"
+    above = number(1e3 * found["joules_above_idle_per_image"], 3)
+    per_image = f"{number(1e3 * found['joules_per_image'], 3)} mJ an image ({above} mJ above idle)"
+    return [f"{name}: {watts}, {per_image}, {number(found['images_per_joule'], 3)} images/J"]
 
 
 def _compared(rows: List[Dict[str, Any]]) -> List[str]:

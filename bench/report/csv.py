@@ -10,6 +10,8 @@ from bench.report.cells import UNMEASURED
 from bench.runs import LATENCIES
 from engines.text import plain
 
+ENERGY = ("rail", "watts", "idle_watts", "joules_per_image", "joules_above_idle_per_image")
+
 COLUMNS = (
     "run",
     "target",
@@ -34,6 +36,7 @@ COLUMNS = (
     "speedup_high",
     "flags",
     "on",
+    *ENERGY,
 )
 """Never renamed or reordered: new ones go to the end."""
 
@@ -65,6 +68,7 @@ def _line(row: Dict[str, Any]) -> List[Any]:
         "speedup_high": high,
         "flags": "; ".join(row["flags"]),
         "on": row.get("on"),
+        **{name: (row.get("energy") or {}).get(name) for name in ENERGY},
     }
     return [_cell(value[name]) for name in COLUMNS]
 

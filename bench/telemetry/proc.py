@@ -19,6 +19,12 @@ _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 _CPUS = "sys/devices/system/cpu"
 
+_OVERCURRENT = "sys/class/hwmon/hwmon*/oc[0-9]_event_cnt"
+"""Counters of NVIDIA's boards (`soctherm_oc`): under-voltage, and average and instantaneous over-current."""
+
+_SLOWING = r"cpufreq|processor|throttle-alert|hot-surface-alert"
+"""Kinds of cooling devices that slow a processor; a fan is none. The alerts are those of NVIDIA's boards."""
+
 
 def state(root: Path = Path("/"), sample_s: float = 0.0) -> Dict[str, Any]:
     """Read the state of the machine.
@@ -149,7 +155,9 @@ def _temperatures(root: Path) -> Dict[str, float]:
 
 
 def _throttle_count(root: Path) -> Optional[int]:
-    found = [_number(p) for p in root.glob(f"{_CPUS}/cpu[0-9]*/thermal_throttle/*_throttle_count")]
+    """Times that a processor was slowed for heat; on NVIDIA's boards for too high a current or too low a voltage."""
+    paths = [*root.glob(f"{_CPUS}/cpu[0-9]*/thermal_throttle/*_throttle_count"), *root.glob(_OVERCURRENT)]
+    found = [_number(p) for p in paths]
     known = [int(value) for value in found if value is not None]
     return sum(known) if known else None
 
@@ -159,7 +167,7 @@ def _cooling(root: Path) -> List[str]:
     found = set()
     for device in root.glob("sys/class/thermal/cooling_device*"):
         kind = _text(device / "type").strip()
-        if re.search(r"cpufreq|processor", kind, re.IGNORECASE) and (_number(device / "cur_state") or 0) > 0:
+        if re.search(_SLOWING, kind, re.IGNORECASE) and (_number(device / "cur_state") or 0) > 0:
             found.add(kind)
     return sorted(found)
 

@@ -56,6 +56,9 @@ def bench(
         bool,
         typer.Option("--transfers/--no-transfers", help="TensorRT: count copies in the pass by events, as trtexec."),
     ] = True,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Measure energy too, in a pass of its own, by the power sensors.")
+    ] = False,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="runs.json", help="The run file to write.")] = Path(
         "runs.json"
     ),
@@ -84,6 +87,7 @@ def bench(
             cuda_graph=cuda_graph,
             spin=spin,
             transfers=transfers,
+            energy=energy,
             out=out,
             command=" ".join(["optimize", *map(shlex.quote, sys.argv[1:])]),
             progress=report,

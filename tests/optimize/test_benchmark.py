@@ -65,3 +65,30 @@ def test_a_folder_without_bundles_says_what_makes_them():
     with pytest.raises(UsageError, match="no such file") as error:
         targets("resnet34.optimized/*")
     assert error.value.hint.startswith("optimize build MODEL")
+
+
+def test_energy_stands_in_the_rows_and_reports(tiny_onnx, tmp_path, monkeypatch):
+    from bench import energy, runs
+    from bench.report import FORMATS
+    from bench.telemetry import rails
+
+    monkeypatch.setattr(rails, "rails", lambda: [rails.Rail("VDD_IN", lambda: 7.5, True)])
+    monkeypatch.setattr(energy.measure, "__defaults__", (0.0, 0.2, 0.2, "", 0, None, 50.0))  # not 7 s
+    out = tmp_path / "runs.json"
+    run, failures = api.bench([tiny_onnx], [1, 4], rounds=1, warmup=0.0, duration=0.01, out=out, energy=True)
+    assert failures == [] and [row["energy"]["rail"] for row in run["rows"]] == ["VDD_IN"] * 2
+    for row in runs.read(out)["rows"]:
+        assert row["energy"]["watts"] == pytest.approx(7.5) and row["energy"]["idle_watts"] == pytest.approx(7.5)
+        assert row["energy"]["joules_above_idle_per_image"] == pytest.approx(0, abs=1e-9)
+    text = FORMATS["md"](run)
+    assert "energy by VDD\\_IN: 7.50 W (7.50 W idle)" in text and "images/J" in text
+    heading, first, _ = FORMATS["csv"](run).splitlines()
+    assert heading.endswith("joules_above_idle_per_image") and ",VDD_IN,7.5" in first
+
+
+def test_energy_without_a_sensor_is_refused_before_anything_is_measured(tiny_onnx, monkeypatch):
+    from bench.telemetry import rails
+
+    monkeypatch.setattr(rails, "rails", list)
+    with pytest.raises(IncompatibleError, match="no power sensor"):
+        api.bench([tiny_onnx], [1], out=None, energy=True)
