@@ -175,7 +175,7 @@ GROW = ("conv", "conv", "relu", "max", "mean", "concat", "slice", "pad", "add")
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     steps=st.lists(st.tuples(st.sampled_from(GROW), st.integers(0, 3), st.integers(0, 9)), min_size=4, max_size=10),
     seed=st.integers(0, 99),
