@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from engines import child
+from engines.device import backend_version
 from engines.errors import OptimizeError, UsageError, outcome
-from engines.spec import Feeds, Progress, Runner, RunnerSpec, quiet
+from engines.spec import A_LINE, Feeds, Progress, Runner, RunnerSpec, quiet
 
 ROLES = ("engine", "original")
 
@@ -85,6 +86,8 @@ def measure_target(
     seed: int = 0,
     data: str = "",
     describe: bool = False,
+    journal: str = "",
+    about: Optional[Dict[str, Any]] = None,
     progress: Progress = quiet,
 ) -> Dict[str, Any]:
     """Open a target and measure it at each batch: the child's part of `run`.
@@ -95,6 +98,7 @@ def measure_target(
         warmup_s, duration_s, iterations: See `bench.loop.measure`.
         seed, data: See `bench.inputs.feeds`.
         describe: Ask the runner for its achieved precisions, after everything was measured.
+        journal, about: File that each cell is added to (`bench.journal`), and the fields of its line beside the cell.
         progress: Told nothing while queries are timed.
 
     Returns:
@@ -106,6 +110,7 @@ def measure_target(
     """
     import engines
     from bench.inputs import feeds
+    from bench.journal import append
     from bench.loop import measure
     from bench.runs import milliseconds
 
@@ -129,6 +134,8 @@ def measure_target(
             cells[-1]["flags"] = list(getattr(runner, "flags", ()))
             if runner.device:
                 cells[-1]["on"] = runner.device
+            if journal:
+                append(journal, {**(about or {}), "cell": cells[-1]})
         if describe and cells:
             achieved = runner.achieved()
     return {"cells": cells, "failed": failed, "achieved": achieved}
@@ -169,6 +176,7 @@ def run(
     seed: int = 0,
     progress: Progress = quiet,
     on_cell: OnCell = lambda target, batch, done: None,
+    journal: Optional[Path] = None,
 ) -> Measured:
     """Measure every target at every batch.
 
@@ -183,10 +191,13 @@ def run(
         seed: Of inputs and intervals.
         progress: Told the targets done in each round.
         on_cell: Told each finished cell.
+        journal: File that keeps finished cells, so that the same run goes on where it was; the caller removes it once
+            it has kept the result.
 
     Raises:
         UsageError: Nothing to measure, an unknown role, or a target given twice.
     """
+    from bench.journal import Journal
     from bench.telemetry import state as machine
 
     if not targets or not batches or rounds < 1:
@@ -194,23 +205,46 @@ def run(
     targets = distinct(targets)
     record = _Record(list(targets), list(batches))
     settings = {"warmup_s": warmup_s, "duration_s": duration_s, "iterations": iterations, "seed": seed, "data": data}
-    before = machine.state(sample_s=_SAMPLE_S)
+    book = Journal(journal, [settings, list(batches), [_identity(target) for target in targets]])
+    if len(book):
+        progress(f"{journal} has {len(book)} cells of this run: it goes on", 0, A_LINE)
+    for index, target in enumerate(targets):
+        record.achieved[index] = record.achieved[index] or book.achieved.get(target.label, {})
+    described: Set[int] = set()
+    before = book.begin(machine.state(sample_s=_SAMPLE_S))
     for turn in range(rounds):
         sequence = range(len(targets)) if turn % 2 == 0 else range(len(targets) - 1, -1, -1)
         what = f"round {turn + 1} of {rounds}"
         for order, index in enumerate(sequence):
             progress(what, order, len(targets))
-            if record.left[index]:
+            target = targets[index]
+            kept = book.cells(target.label, turn)
+            for batch in kept:
+                record.rounds[index, batch].append(kept[batch])
+            left = [batch for batch in record.left[index] if batch not in kept]
+            if left:
                 start = machine.state()
-                done = _measure(targets[index], record, index, settings, first=turn == 0)
+                about = {"target": target.label, "round": turn, "order": order}
+                describe = not (record.achieved[index] or index in described)
+                ask = {**settings, "journal": str(journal or ""), "about": about, "describe": describe}
+                described.add(index)
+                done = _measure(target, record, index, left, ask)
                 disturbed = machine.flags(start, machine.state())
+                measured = [int(cell["batch"]) for cell in done]
+                book.watched(target.label, turn, measured, disturbed, record.achieved[index])
                 for cell in done:
                     entry = {"order": order, "round": turn, **cell, "flags": [*disturbed, *cell.get("flags", ())]}
                     batch = entry.pop("batch")
                     record.rounds[index, batch].append(entry)
-                    on_cell(targets[index], batch, entry)
+                    on_cell(target, batch, entry)
         progress(what, len(targets), len(targets))
     return Measured(record.rows(seed), record.failures, before, machine.state(sample_s=_SAMPLE_S))
+
+
+def _identity(target: Target) -> Any:
+    """What must be the same for a cell to be of the same run."""
+    backend = (target.backend.split() or ["numpy"])[0]
+    return {**target._asdict(), "spec": target.spec.to_json(), "version": backend_version(backend)}
 
 
 def distinct(targets: Sequence[Target]) -> List[Target]:
@@ -240,11 +274,11 @@ def distinct(targets: Sequence[Target]) -> List[Target]:
 
 
 def _measure(
-    target: Target, record: _Record, index: int, settings: Dict[str, Any], first: bool
+    target: Target, record: _Record, index: int, left: List[int], settings: Dict[str, Any]
 ) -> List[Dict[str, Any]]:
-    """The cells of one target in one round; failures go into the record."""
-    ask = {**settings, "spec": target.spec.to_json(), "describe": first and not target.achieved}
-    calls = [list(record.left[index])]
+    """The cells of one target in one round at the batches left; failures go into the record."""
+    ask = {**settings, "spec": target.spec.to_json()}
+    calls = [left]
     cells: List[Dict[str, Any]] = []
     while calls:
         batches = calls.pop(0)

@@ -252,6 +252,7 @@ def bench(
     spin: bool = False,
     transfers: bool = True,
     energy: bool = False,
+    fresh: bool = False,
     progress: Progress = quiet,
     **source: Any,
 ) -> Tuple[Dict[str, Any], List[Tuple[str, str]]]:
@@ -268,6 +269,7 @@ def bench(
         cuda_graph, spin: How TensorRT's queries are launched and waited for.
         transfers: Whether the pass by events, beside the wall times, includes the copies.
         energy: Measure energy too, in a pass of its own, by the machine's power sensors.
+        fresh: Measure everything, also what an interrupted run of the same has kept beside `out`.
         progress: Told what happens.
         source: custom_objects, factory, input_shape, preprocess, task of `optimize.sources.recognise`.
 
@@ -302,6 +304,7 @@ def bench(
         out=Path(out) if out else None,
         command=command,
         energy=energy,
+        fresh=fresh,
         progress=progress,
     )
 

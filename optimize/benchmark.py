@@ -196,6 +196,7 @@ def measure(
     out: Optional[Path] = None,
     command: str = "",
     energy: bool = False,
+    fresh: bool = False,
     progress: Progress = quiet,
 ) -> Tuple[Dict[str, Any], List[Tuple[str, str]]]:
     """Speed of all targets in alternating rounds, then accuracy where data is given, as one run.
@@ -209,6 +210,7 @@ def measure(
         out: Run file to write, or None.
         command: That was typed, kept in the run.
         energy: Measure energy too, in a pass of its own.
+        fresh: Do not go on from the cells of an interrupted run, which lie beside `out`.
         progress: Told what happens.
 
     Returns:
@@ -231,7 +233,11 @@ def measure(
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.is_dir() or not os.access(out.parent, os.W_OK):  # told before minutes of measuring, not after
             raise UsageError(f"{out} cannot be written", "name another file with -o runs.json")
-    done = measuring.run(targets, batches, rounds, warmup_s, duration_s, iterations, data or "", 0, progress)
+    journal = None if out is None else out.with_name(f"{out.name}.partial")
+    if journal is not None and fresh:
+        journal.unlink(missing_ok=True)
+    settings = (rounds, warmup_s, duration_s, iterations, data or "", 0, progress)
+    done = measuring.run(targets, batches, *settings, journal=journal)
     failures = list(done.failures)
     if not done.rows:
         raise OptimizeError(f"nothing could be measured: {failures[0][0]}: {failures[0][1]}")
@@ -239,7 +245,7 @@ def measure(
         failures += _add_energy(done.rows, targets, sensors, warmup_s, data or "", progress)
     if data:
         failures += _add_accuracy(done.rows, targets, max(batches), images, data, progress)
-    settings = {
+    how = {
         "rounds": rounds,
         "warmup_s": warmup_s,
         "duration_s": duration_s,
@@ -249,9 +255,11 @@ def measure(
         "seed": 0,
         "command": command,
     }
-    run = runs.make(done.rows, done.before, done.after, settings, failures)
+    run = runs.make(done.rows, done.before, done.after, how, failures)
     if out is not None:
         runs.write(out, run)
+    if journal is not None:
+        journal.unlink(missing_ok=True)
     return run, failures
 
 

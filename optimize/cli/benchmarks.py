@@ -59,6 +59,9 @@ def bench(
     energy: Annotated[
         bool, typer.Option("--energy", help="Measure energy too, in a pass of its own, by the power sensors.")
     ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure everything, also what an interrupted run has kept.")
+    ] = False,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="runs.json", help="The run file to write.")] = Path(
         "runs.json"
     ),
@@ -68,7 +71,7 @@ def bench(
     """Measure engines against the original, in fresh alternating processes."""
     from optimize import api
 
-    with interruptible("the measurements of this run are not kept"), progress() as report:
+    with interruptible(f"finished cells are kept in {out}.partial"), progress() as report:
         run, failures = api.bench(
             targets,
             batch=batch or ["1,64"],
@@ -88,6 +91,7 @@ def bench(
             spin=spin,
             transfers=transfers,
             energy=energy,
+            fresh=fresh,
             out=out,
             command=" ".join(["optimize", *map(shlex.quote, sys.argv[1:])]),
             progress=report,
