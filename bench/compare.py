@@ -43,7 +43,7 @@ def compare(
         `schema`, `level`, and `runs`, one for each of `others`: `name`, `unlike` (in words), `cells`, `lacking` (cells
         of the reference that it has not), `added` (those that the reference has not), `geomean` (of the ratios, with
         an `interval`; None without a cell). A cell has `target`, `before` (name in the reference), `form`, `precision`,
-        `backend`, `batch`, `reference_ms` and `ms` (medians), `ratio` (reference / this one: above 1 is faster),
+        `backend`, `batch`, `threads`, `reference_ms` and `ms` (medians), `ratio` (reference / this: above 1 is faster),
         `interval`, `verdict` (see `bench.stats.Ratio`), `top1_change` (points of 100, None where unmeasured), `flags`.
 
     Raises:
@@ -105,7 +105,7 @@ def match(before: Sequence[Row], after: Sequence[Row]) -> Tuple[List[Tuple[Row, 
 
 
 def _kind(row: Row) -> Tuple[Any, ...]:
-    return (*(row[name] for name in _WHAT), row["batch"])
+    return (*(row[name] for name in _WHAT), row["batch"], row.get("threads"))
 
 
 def _named(row: Row) -> Tuple[Any, ...]:
@@ -117,7 +117,8 @@ def label(row: Row) -> str:
     words = [row["target"], *(row[name] for name in ("form",) if row[name])]
     if row["role"] == "original" and row["precision"] != "fp32":
         words.append(row["precision"])
-    return f"{' '.join(words)}, batch {row['batch']}"
+    threads = f", {row['threads']} threads" if row.get("threads") else ""
+    return f"{' '.join(words)}, batch {row['batch']}{threads}"
 
 
 def _another(before: Row, after: Row) -> List[str]:
@@ -147,6 +148,7 @@ def _cell(before: Row, after: Row, level: float, seed: int) -> Dict[str, Any]:
         "target": after["target"],
         "before": before["target"],
         **{name: after[name] for name in ("form", "precision", "backend", "batch")},
+        "threads": after.get("threads"),
         "reference_ms": before["p50_ms"],
         "ms": after["p50_ms"],
         "ratio": ratio,

@@ -50,8 +50,10 @@ class Target(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Name, with form and precision where there are some: for progress and failures."""
-        words = " ".join(word for word in (self.form, self.precision) if word)
+        """Name, with form, precision and CPU threads where they are told: for progress and failures."""
+        count = self.spec.threads
+        threads = f"{count} thread{'s' * (count > 1)}" if count else ""
+        words = ", ".join(filter(None, (" ".join(filter(None, (self.form, self.precision))), threads)))
         return f"{self.name} ({words})" if words else self.name
 
 

@@ -64,6 +64,7 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
         "precision": target.precision,
         "achieved": dict(achieved),
         "batch": batch,
+        "threads": target.spec.threads or None,
         "images": batch * len(samples),
         "dataset": None,
         "origin": "measured",
@@ -92,9 +93,12 @@ def _device(rounds: Sequence[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
     return dict(sorted(found, key=lambda one: one["compute_ms"]["median"])[(len(found) - 1) // 2]) if found else None
 
 
-def fastest_original(rows: Sequence[Dict[str, Any]], batch: int) -> Optional[Dict[str, Any]]:
-    """The row of the fastest form of the original at a batch, by its median; None where there is none."""
-    found = [r for r in rows if r["role"] == "original" and r["batch"] == batch and r["p50_ms"] is not None]
+def fastest_original(
+    rows: Sequence[Dict[str, Any]], batch: int, threads: Optional[int] = None
+) -> Optional[Dict[str, Any]]:
+    """The row of the fastest form of the original at a batch and number of CPU threads, by its median, or None."""
+    here = [r for r in rows if r["role"] == "original" and (r["batch"], r.get("threads")) == (batch, threads)]
+    found = [r for r in here if r["p50_ms"] is not None]
     return min(found, key=lambda r: float(r["p50_ms"])) if found else None
 
 
@@ -105,7 +109,7 @@ def add_speedups(rows: Sequence[Dict[str, Any]], level: float = stats.LEVEL, see
     is flagged: its speed-up compares two machines.
     """
     for one in rows:
-        base = fastest_original(rows, one["batch"])
+        base = fastest_original(rows, one["batch"], one.get("threads"))
         if base is None or one["p50_ms"] is None or one["origin"] != "measured" or base["origin"] != "measured":
             continue
         sides = [[entry["samples_ms"] for entry in r["rounds"]] for r in (base, one)]
@@ -298,6 +302,7 @@ _ROW_MORE: Dict[str, fields.Check] = {
     "variation": _ms,
     "run": fields.whole(0, 1 << 20),
     "on": fields.null_or(fields.word),
+    "threads": fields.null_or(fields.whole(1, 4096)),
     "energy": fields.null_or(fields.an_object(rail=fields.word, watts=_ms, idle_watts=_ms, joules_per_image=_ms)),
     "model_sha256": fields.null_or(fields.matching(_HASH, "a SHA-256 in hex")),
 }

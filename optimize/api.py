@@ -20,7 +20,14 @@ from optimize.pipeline import build as pipeline
 from optimize.pipeline import engine as bundles
 from optimize.pipeline import results
 from optimize.pipeline.inputs import child_env
-from optimize.pipeline.options import BuildOptions, check_layout, check_opset, parse_batches, parse_precisions
+from optimize.pipeline.options import (
+    BuildOptions,
+    check_layout,
+    check_opset,
+    parse_batches,
+    parse_precisions,
+    parse_threads,
+)
 from optimize.pipeline.tensorrt import TensorRTOptions
 from optimize.prediction import predict
 from optimize.profiling import profile
@@ -237,7 +244,7 @@ def bench(
     baseline: Optional[PathLike] = None,
     forms: Optional[Words] = None,
     backend: str = "auto",
-    threads: int = 0,
+    threads: Words = 0,
     warmup: Union[str, float] = "200ms",
     rounds: int = 5,
     duration: Union[str, float] = "1s",
@@ -259,7 +266,8 @@ def bench(
     """Measure engines and originals in fresh, alternating processes, and their accuracy where data is given.
 
     Args:
-        targets, batch, baseline, forms, backend, threads: What is measured, and how it is loaded.
+        targets, batch, baseline, forms, backend, threads: What is measured, and how it is loaded; several numbers of
+            threads measure everything with each.
         warmup, rounds, duration, iterations: See `bench.rounds.run`.
         images, data: Of the accuracy.
         out: Run file, or None.
@@ -282,16 +290,13 @@ def bench(
     """
     from optimize.benchmark import bench_targets, measure
 
-    found = bench_targets(
-        targets,
-        baseline,
-        [w for word in _words(forms) for w in word.split(",")] if forms else None,
-        backend,
-        threads,
-        source,
-        device,
-        {"io": io, "cuda_graph": cuda_graph, "graph": cuda_graph, "spin": spin, "transfers": transfers},
-    )
+    asked = [w for word in _words(forms) for w in word.split(",")] if forms else None
+    launch = {"io": io, "cuda_graph": cuda_graph, "graph": cuda_graph, "spin": spin, "transfers": transfers}
+    found = [
+        target
+        for count in parse_threads(_words(threads))
+        for target in bench_targets(targets, baseline, asked, backend, count, source, device, launch)
+    ]
     return measure(
         found,
         parse_batches(_words(batch)),

@@ -276,7 +276,8 @@ def _add_energy(
 
     failures: List[Tuple[str, str]] = []
     for index, target in enumerate(targets):
-        own = [r for r in rows if all(r[name] == getattr(target, name_) for name, name_ in _ROW_OF)]
+        same = [r for r in rows if all(r[name] == getattr(target, name_) for name, name_ in _ROW_OF)]
+        own = [r for r in same if r["threads"] == (target.spec.threads or None)]
         progress("energy", index, len(targets))
         try:
             env = child_env(target.spec)

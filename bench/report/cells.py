@@ -86,14 +86,18 @@ def cells(row: Dict[str, Any]) -> List[str]:
 
 
 def groups(run: Dict[str, Any]) -> List[Tuple[str, List[Dict[str, Any]]]]:
-    """Rows by batch (and by run where several were merged), with a heading; originals after engines, faster first."""
+    """Rows by batch (by run where several were merged, by CPU threads where they were given), with a heading.
+
+    Originals stand after engines, faster ones first.
+    """
     several = len({row.get("run", 0) for row in run["rows"]}) > 1
-    found: Dict[Tuple[int, int], List[Dict[str, Any]]] = {}
+    found: Dict[Tuple[int, int, int], List[Dict[str, Any]]] = {}
     for row in run["rows"]:
-        found.setdefault((row.get("run", 0), row["batch"]), []).append(row)
+        found.setdefault((row.get("run", 0), row["batch"], row.get("threads") or 0), []).append(row)
     out = []
-    for (number_, batch), rows in sorted(found.items()):
+    for (number_, batch, threads), rows in sorted(found.items()):
         heading = f"run {number_ + 1}, batch {batch}" if several else f"batch {batch}"
+        heading += f", {threads} CPU thread{'s' * (threads > 1)}" if threads else ""
         slowest = float("inf")
         rows.sort(key=lambda r: (r["role"] == "original", slowest if r["p50_ms"] is None else r["p50_ms"]))
         out.append((heading, rows))
@@ -137,7 +141,7 @@ def _energy(row: Dict[str, Any]) -> List[str]:
 
 
 def _compared(rows: List[Dict[str, Any]]) -> List[str]:
-    base = fastest_original(rows, rows[0]["batch"])
+    base = fastest_original(rows, rows[0]["batch"], rows[0].get("threads"))
     if base is None:
         return ["no original was measured: no speed-up (add --baseline MODEL)"]
     form = _words(base["form"], base["precision"], _where(base))

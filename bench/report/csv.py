@@ -37,6 +37,7 @@ COLUMNS = (
     "flags",
     "on",
     *ENERGY,
+    "threads",
 )
 """Never renamed or reordered: new ones go to the end."""
 
@@ -68,6 +69,7 @@ def _line(row: Dict[str, Any]) -> List[Any]:
         "speedup_high": high,
         "flags": "; ".join(row["flags"]),
         "on": row.get("on"),
+        "threads": row.get("threads"),
         **{name: (row.get("energy") or {}).get(name) for name in ENERGY},
     }
     return [_cell(value[name]) for name in COLUMNS]

@@ -44,5 +44,5 @@ def _row(row: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _base(rows: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
-    base = fastest_original(rows, rows[0]["batch"])
+    base = fastest_original(rows, rows[0]["batch"], rows[0].get("threads"))
     return base and {name: base[name] for name in ("target", "form", "precision", "p50_ms")}

@@ -32,7 +32,10 @@ def bench(
     backend: Annotated[
         str, typer.Option("--backend", help="What runs ONNX files: auto, openvino or onnxruntime.")
     ] = "auto",
-    threads: options.Threads = 0,
+    threads: Annotated[
+        Optional[List[str]],
+        typer.Option("--threads", metavar="1,3,6", help="CPU threads, everything with each [default: the runtime's]."),
+    ] = None,
     warmup: Annotated[
         str, typer.Option("--warmup", help="Unmeasured time before each batch size in each round.")
     ] = "200ms",
@@ -78,7 +81,7 @@ def bench(
             baseline=baseline,
             forms=forms,
             backend=backend,
-            threads=threads,
+            threads=threads or ["0"],
             warmup=warmup,
             rounds=1 if quick else rounds,
             duration=duration,

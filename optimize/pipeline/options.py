@@ -175,5 +175,18 @@ def parse_batches(words: Iterable[str]) -> Tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def parse_threads(words: Iterable[str]) -> Tuple[int, ...]:
+    """Read numbers of CPU threads, repeated or with commas, ascending and each once; 0 is the runtime's default.
+
+    Raises:
+        UsageError: Not a whole number from 0 to 4096.
+    """
+    found = _words(words) or ("0",)
+    for word in found:
+        if not (word.isascii() and word.isdigit()) or int(word) > 4096:
+            raise UsageError(f"--threads {word}: whole numbers are expected", "for example --threads 1,3,6")
+    return tuple(sorted({int(word) for word in found}))
+
+
 def _words(values: Iterable[str]) -> Tuple[str, ...]:
     return tuple(dict.fromkeys(w.strip() for value in values for w in str(value).split(",") if w.strip()))

@@ -157,7 +157,8 @@ def test_a_sweep_killed_at_random_moments_measures_each_of_its_cells_once(tmp_pa
         seen = _measured(tmp_path / "journal")
         assert not seen or max(seen.values()) == 1, "a finished cell was measured again"
     assert kills == 20 and (tmp_path / "rows").read_text() == "20"
-    assert _measured(tmp_path / "journal") == {(f"net{n} (fp32)", batch): 1 for n in range(4) for batch in range(1, 6)}
+    names = [f"net{n} (fp32, 1 thread)" for n in range(4)]
+    assert _measured(tmp_path / "journal") == {(name, batch): 1 for name in names for batch in range(1, 6)}
 
 
 def _measured(journal: Path) -> Counter:

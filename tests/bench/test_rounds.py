@@ -67,7 +67,7 @@ def test_a_target_that_cannot_be_opened_does_not_stop_the_others(model, tmp_path
     done = rounds.run([target(tmp_path / "bad.onnx", "bad"), target(model, "good")], [1], rounds=2, **QUICK)
     assert [r["target"] for r in done.rows] == ["good"]
     assert len(done.rows[0]["rounds"]) == 2
-    assert [name for name, _ in done.failures] == ["bad (fp32)"]
+    assert [name for name, _ in done.failures] == ["bad (fp32, 1 thread)"]
     assert "bad.onnx" in done.failures[0][1]
 
 
@@ -93,7 +93,7 @@ def test_a_child_that_dies_costs_only_the_batch_it_died_at(model, monkeypatch):
     done = rounds.run([target(model)], [1, 8], rounds=2, **QUICK)
     assert calls == [[1, 8], [1], [8], [1]]
     assert [(r["batch"], len(r["rounds"])) for r in done.rows] == [(1, 2)]
-    assert [name for name, _ in done.failures] == ["net (fp32) batch 8"]
+    assert [name for name, _ in done.failures] == ["net (fp32, 1 thread) batch 8"]
 
 
 def test_an_error_later_keeps_what_was_measured(model, monkeypatch):
@@ -109,7 +109,7 @@ def test_an_error_later_keeps_what_was_measured(model, monkeypatch):
     done = rounds.run([target(model)], [1], rounds=3, **QUICK)
     assert len(count) == 2
     assert len(done.rows[0]["rounds"]) == 1
-    assert done.failures == [("net (fp32)", "gone")]
+    assert done.failures == [("net (fp32, 1 thread)", "gone")]
 
 
 def test_targets_of_one_name_get_their_folder(tmp_path):
