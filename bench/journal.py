@@ -60,11 +60,21 @@ class Journal:
             return
         lines, whole = _lines(content)
         head = lines[0] if lines else {}
-        if head.get("schema") != SCHEMA or head.get("key") != self._key:
+        try:
+            if head.get("schema") != SCHEMA or head.get("key") != self._key:
+                raise ValueError("cells of another run")
+            self._take(lines[1:])
+        except (LookupError, TypeError, ValueError):  # or a file that something else has changed
+            self._cells, self.achieved = {}, {}
             path.unlink()
             return
         self.before = head.get("before") or {}
-        for line in lines[1:]:
+        if whole < len(content):
+            with open(path, "r+b") as handle:
+                handle.truncate(whole)
+
+    def _take(self, lines: List[Dict[str, Any]]) -> None:
+        for line in lines:
             cells = self._cells.setdefault((str(line["target"]), int(line["round"])), {})
             if "cell" in line:
                 cells[int(line["cell"]["batch"])] = {**line["cell"], "order": line["order"], "round": line["round"]}
@@ -74,9 +84,6 @@ class Journal:
                 if batch in cells:
                     cells[batch]["watched"] = True
                     cells[batch]["flags"] = [*line["flags"], *cells[batch]["flags"]]
-        if whole < len(content):
-            with open(path, "r+b") as handle:
-                handle.truncate(whole)
 
     def begin(self, before: Dict[str, Any]) -> Dict[str, Any]:
         """Start the file where there is none; the state of the machine when the run began."""

@@ -10,7 +10,7 @@ import datetime
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from engines import child
+from engines import child, jsonfile
 from engines.device import backend_version
 from engines.errors import OptimizeError, UsageError, outcome
 from engines.spec import A_LINE, Feeds, Progress, Runner, RunnerSpec, quiet
@@ -244,9 +244,10 @@ def run(
 
 
 def _identity(target: Target) -> Any:
-    """What must be the same for a cell to be of the same run."""
-    backend = (target.backend.split() or ["numpy"])[0]
-    return {**target._asdict(), "spec": target.spec.to_json(), "version": backend_version(backend)}
+    """What must be the same for a cell to be of the same run: an engine may have been built anew meanwhile."""
+    path, backend = Path(target.spec.path), (target.backend.split() or ["numpy"])[0]
+    content = jsonfile.sha256(path) if path.exists() else ""
+    return [target.label, target.role, target.spec.to_json(), content, backend_version(backend)]
 
 
 def distinct(targets: Sequence[Target]) -> List[Target]:

@@ -62,6 +62,10 @@ def test_another_run_starts_anew(tmp_path: Path) -> None:
     assert len(other) == 0 and not path.exists()
     path.write_text("not a journal\n")
     assert len(Journal(path, ABOUT)) == 0 and not path.exists()
+    filled(path)
+    append(path, {"target": "a", "round": 0, "cell": {"batch": "one"}})
+    changed = Journal(path, ABOUT)
+    assert len(changed) == 0 and changed.achieved == {} and not path.exists()
 
 
 def test_without_a_file_nothing_is_kept() -> None:
@@ -95,6 +99,17 @@ def targets(folder: Path, count: int) -> List[rounds.Target]:
         classifier(path)
     about = ("engine", "", "fp32", "onnxruntime", {"f32": 3}, 1, spec_of(path))
     return [rounds.Target(f"net{n}", *about) for n in range(count)]
+
+
+def test_an_engine_that_was_built_anew_is_another_run(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    rounds.run(targets(tmp_path, 1), [1], rounds=1, journal=journal, **QUICK)
+    classifier(tmp_path / "net.onnx", batch=1)
+    told: List[int] = []
+    (row,) = rounds.run(
+        targets(tmp_path, 1), [1], rounds=1, journal=journal, on_cell=lambda *cell: told.append(1), **QUICK
+    ).rows
+    assert told == [1] and len(row["rounds"]) == 1
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
