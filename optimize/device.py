@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -17,6 +16,8 @@ from engines import board, jsonfile
 from engines.errors import IncompatibleError, OptimizeError, UsageError
 
 Commands = List[List[str]]
+
+_STDERR = 2
 
 
 def show(root: Path = Path("/"), run: board.Run = board.output) -> Dict[str, Any]:
@@ -159,7 +160,7 @@ def run(commands: Commands) -> None:
     """
     for words in commands:
         try:
-            code = subprocess.run(words, stdout=sys.stderr.fileno()).returncode
+            code = subprocess.run(words, stdout=_STDERR).returncode
         except FileNotFoundError:
             raise IncompatibleError(f"{words[0]} is not installed here", "run it on the board itself") from None
         if code:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -144,10 +145,19 @@ def test_modes_and_machines_that_are_not_there(tmp_path: Path, monkeypatch: pyte
         device.lock_commands(shown(tmp_path), store)
 
 
-def test_nothing_is_changed_unasked(optimize_command: Any, orin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = shown(orin)
-    monkeypatch.setattr(device, "show", lambda: found)
+def test_nothing_is_changed_unasked(
+    optimize_command: Any, orin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = device.show
+    monkeypatch.setattr(device, "show", lambda: real(orin, commands_of(orin)))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     refused = optimize_command("device", "lock")
     assert refused.exit_code == 2 and "--yes" in refused.stderr and "sudo jetson_clocks" in refused.stderr
     assert not (orin / "asked").exists()
-    assert optimize_command("device", "show").exit_code == 0
+    assert "power mode: 25W (1)" in optimize_command("device", "show").stdout
+    locked = json.loads(optimize_command("device", "lock", "--yes", "--json").stdout)
+    asked = (orin / "asked").read_text().splitlines()
+    assert locked["run"] == [f"sudo {words}" for words in asked] and len(asked) == 2
+    assert device.show()["clocks"]["state"] == "locked"
+    back = json.loads(optimize_command("device", "restore", "-y", "--json").stdout)
+    assert back["run"][0].startswith("sudo jetson_clocks --restore") and device.show()["clocks"]["state"] == "free"
