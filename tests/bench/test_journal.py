@@ -112,6 +112,7 @@ def test_an_engine_that_was_built_anew_is_another_run(tmp_path: Path) -> None:
     assert told == [1] and len(row["rounds"]) == 1
 
 
+@pytest.mark.journey
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     journal, told = tmp_path / "runs.json.partial", []  # type: Tuple[Path, List[Any]]
 

@@ -67,6 +67,7 @@ def test_a_folder_without_bundles_says_what_makes_them():
     assert error.value.hint.startswith("optimize build MODEL")
 
 
+@pytest.mark.journey
 def test_energy_stands_in_the_rows_and_reports(tiny_onnx, tmp_path, monkeypatch):
     from bench import energy, runs
     from bench.report import FORMATS
@@ -94,6 +95,7 @@ def test_energy_without_a_sensor_is_refused_before_anything_is_measured(tiny_onn
         api.bench([tiny_onnx], [1], out=None, energy=True)
 
 
+@pytest.mark.journey
 def test_everything_is_measured_with_each_number_of_threads(tiny_onnx, tmp_path):
     from bench import runs
     from bench.compare import compare
