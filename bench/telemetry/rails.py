@@ -6,6 +6,7 @@ Source of the paths: the kernel's documentation of hwmon, iio and powercap, and 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -64,7 +65,7 @@ def _hwmon(root: Path) -> Iterator[Rail]:
             name = board.text(folder / f"in{channel}_label").strip()
             if name and name != "NC":
                 paths = (folder / f"in{channel}_input", folder / f"curr{channel}_input")
-                yield Rail(name, lambda paths=paths: _product(*paths), False)  # type: ignore[misc]
+                yield Rail(name, partial(_product, *paths), False)
 
 
 def _iio(root: Path) -> Iterator[Rail]:
@@ -74,7 +75,7 @@ def _iio(root: Path) -> Iterator[Rail]:
             name = board.text(folder / f"rail_name_{channel}").strip()
             if name and name != "NC":
                 path = folder / f"in_power{channel}_input"
-                yield Rail(name, lambda path=path: _scaled(path, 1e-3), False)  # type: ignore[misc]
+                yield Rail(name, partial(_scaled, path, 1e-3), False)
 
 
 def _rapl(root: Path) -> Iterator[Rail]:
@@ -87,7 +88,7 @@ def _rapl(root: Path) -> Iterator[Rail]:
         range_j = (_scaled(folder / "max_energy_range_uj", 1e-6)) or 0.0
         yield Rail(
             names[zone] if top else f"{names.get(zone.rpartition(':')[0], '')} {names[zone]}".strip(),
-            lambda folder=folder: _scaled(folder / "energy_uj", 1e-6),  # type: ignore[misc]
+            partial(_scaled, folder / "energy_uj", 1e-6),
             names[zone] == "psys" if system else top,
             True,
             range_j,
@@ -114,7 +115,7 @@ def gpus() -> List[Rail]:
         return []
     found = []
     for index in range(ask(pynvml.nvmlDeviceGetCount) or 0):
-        handle = ask(lambda index=index: pynvml.nvmlDeviceGetHandleByIndex(index))  # type: ignore[misc]
+        handle = ask(partial(pynvml.nvmlDeviceGetHandleByIndex, index))
 
         def watts(handle: Any = handle) -> Optional[float]:
             drawn = ask(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
