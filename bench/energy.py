@@ -16,7 +16,7 @@ from engines.errors import IncompatibleError
 from engines.spec import Progress, RunnerSpec, quiet
 
 IDLE_S = 2.0
-"""Seconds of watching the idle machine before each target, and of letting it settle before that."""
+"""Seconds of watching the idle machine before each target."""
 
 SECONDS = 5.0
 """Of queries of each batch: long beside the period of the samples."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, List, Optional
 
 import pytest
 
 from engines.errors import GateError
+from engines.spec import RunnerSpec
 from optimize.cli import built
 from optimize.pipeline.results import Build, Built
 from optimize.pipeline.search import _STRICTER
@@ -80,7 +82,8 @@ def failing(precision: str = "int8", drop: float = 2.0, agreement: float = 0.97,
     ],
 )
 def test_the_next_step_suits_the_gate_that_failed(bundle: Built, said: List[str], unsaid: List[str]) -> None:
-    done = Build(Path("m"), Path("o"), "openvino", None, {}, None, bundles=[bundle])  # type: ignore[arg-type]
+    spec = RunnerSpec("m.onnx", "onnx")
+    done = Build(Path("m"), Path("o"), "openvino", spec, {}, None, bundles=[bundle])
     with pytest.raises(GateError, match="why") as raised:
         built.judge([done], [])
     assert all(words in raised.value.hint for words in said)
@@ -98,14 +101,11 @@ def test_searches_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(search, "_aim", aim)
 
-    class Job:
-        class options:
-            search_budget = 100.0
-
-    found, journal = search.search(Job)  # type: ignore[arg-type]
+    job: Any = SimpleNamespace(options=SimpleNamespace(search_budget=100.0))
+    found, journal = search.search(job)
     assert budgets == [100.0, 60.0, 20.0] and found == []
     assert [one["complete"] for one in journal["searches"]] == [True, True, False]
     budgets.clear()
-    Job.options.search_budget = 1e9
-    search.search(Job)  # type: ignore[arg-type]
+    job.options.search_budget = 1e9
+    search.search(job)
     assert len(budgets) == 3 * len(_STRICTER)
