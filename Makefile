@@ -33,7 +33,7 @@ ASKED := $(if $(filter file,$(origin PYTHON)),,yes)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-aarch64 test-device bench-quantisers lint clean
+.PHONY: help setup demo test test-all test-aarch64 test-device bench-quantisers bench-peers lint clean
 
 help:
 	@echo "make demo      the whole path in minutes on this machine, ending in a table and a report"
@@ -44,6 +44,7 @@ help:
 	@echo "make test-aarch64  the project on emulated aarch64, as root on Debian or Ubuntu: 10 minutes, 25 on a busy machine"
 	@echo "make test-device  on a Jetson or another NVIDIA machine: tries CUDA and TensorRT, writes device-report.json"
 	@echo "make bench-quantisers  our INT8 beside ONNX Runtime's, NNCF and ModelOpt: an hour or more, on a quiet machine; TORCH=1 for all models"
+	@echo "make bench-peers  our loop and engines beside benchmark_app, ONNX Runtime, TensorFlow and PyTorch: half an hour"
 	@echo "make clean     remove the environments and what the builds and the demo made"
 
 setup: $(READY) $(if $(filter-out 0,$(TORCH)),$(TORCH_READY)) $(if $(filter-out 0,$(TRT)),$(TRT_READY))
@@ -104,6 +105,11 @@ test-device:
 QUANTISERS_OPTIONS ?=
 bench-quantisers: setup
 	$(BIN)/python -m bench.peers.quantisers $(QUANTISERS_OPTIONS)
+
+# TORCH=1 adds PyTorch's row.
+PEERS_OPTIONS ?=
+bench-peers: setup
+	$(BIN)/python -m bench.peers.speed $(PEERS_OPTIONS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -43,8 +43,9 @@ def compare(
         `schema`, `level`, and `runs`, one for each of `others`: `name`, `unlike` (in words), `cells`, `lacking` (cells
         of the reference that it has not), `added` (those that the reference has not), `geomean` (of the ratios, with
         an `interval`; None without a cell). A cell has `target`, `before` (name in the reference), `form`, `precision`,
-        `backend`, `batch`, `threads`, `reference_ms` and `ms` (medians), `ratio` (reference / this: above 1 is faster),
-        `interval`, `verdict` (see `bench.stats.Ratio`), `top1_change` (points of 100, None where unmeasured), `flags`.
+        `backend`, `batch`, `threads`, `streams`, `reference_ms` and `ms` (medians), `ratio` (reference / this: above 1
+        is faster), `interval`, `verdict` (see `bench.stats.Ratio`), `top1_change` (points of 100, None where
+        unmeasured), `flags`.
 
     Raises:
         IncompatibleError: Unlike machines, states, models or data, without `force`.
@@ -105,7 +106,7 @@ def match(before: Sequence[Row], after: Sequence[Row]) -> Tuple[List[Tuple[Row, 
 
 
 def _kind(row: Row) -> Tuple[Any, ...]:
-    return (*(row[name] for name in _WHAT), row["batch"], row.get("threads"))
+    return (*(row[name] for name in _WHAT), row["batch"], row.get("threads"), row.get("streams"))
 
 
 def _named(row: Row) -> Tuple[Any, ...]:
@@ -118,7 +119,8 @@ def label(row: Row) -> str:
     if row["role"] == "original" and row["precision"] != "fp32":
         words.append(row["precision"])
     threads = f", {row['threads']} threads" if row.get("threads") else ""
-    return f"{' '.join(words)}, batch {row['batch']}{threads}"
+    streams = f", {row['streams']} streams" if row.get("streams") else ""
+    return f"{' '.join(words)}, batch {row['batch']}{threads}{streams}"
 
 
 def _another(before: Row, after: Row) -> List[str]:
@@ -149,6 +151,7 @@ def _cell(before: Row, after: Row, level: float, seed: int) -> Dict[str, Any]:
         "before": before["target"],
         **{name: after[name] for name in ("form", "precision", "backend", "batch")},
         "threads": after.get("threads"),
+        "streams": after.get("streams"),
         "reference_ms": before["p50_ms"],
         "ms": after["p50_ms"],
         "ratio": ratio,

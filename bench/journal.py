@@ -39,6 +39,7 @@ class Journal:
     Attributes:
         before: State of the machine when the run began; None where it begins now.
         achieved: Layers by precision, by target.
+        kept: What `keep` added, by its name.
     """
 
     def __init__(self, path: Optional[Path], about: Any) -> None:
@@ -46,6 +47,7 @@ class Journal:
         self._key = hashlib.sha256(json.dumps([SCHEMA, about], sort_keys=True).encode()).hexdigest()
         self.before: Optional[Dict[str, Any]] = None
         self.achieved: Dict[str, Dict[str, int]] = {}
+        self.kept: Dict[str, Any] = {}
         self._cells: Dict[Tuple[str, int], Dict[int, Dict[str, Any]]] = {}
         if path is not None:
             self._read(path)
@@ -65,7 +67,7 @@ class Journal:
                 raise ValueError("cells of another run")
             self._take(lines[1:])
         except (LookupError, TypeError, ValueError):  # or a file that something else has changed
-            self._cells, self.achieved = {}, {}
+            self._cells, self.achieved, self.kept = {}, {}, {}
             path.unlink()
             return
         self.before = head.get("before") or {}
@@ -75,6 +77,9 @@ class Journal:
 
     def _take(self, lines: List[Dict[str, Any]]) -> None:
         for line in lines:
+            if "kept" in line:
+                self.kept[str(line["kept"])] = line["value"]
+                continue
             cells = self._cells.setdefault((str(line["target"]), int(line["round"])), {})
             if "cell" in line:
                 cells[int(line["cell"]["batch"])] = {**line["cell"], "order": line["order"], "round": line["round"]}
@@ -106,6 +111,12 @@ class Journal:
         if self.path is not None and batches:
             line = {"target": target, "round": turn, "batches": batches, "flags": flags, "achieved": achieved}
             append(self.path, line)
+
+    def keep(self, name: str, value: Any) -> None:
+        """Add what was measured of one thing, to go on after it."""
+        self.kept[name] = value
+        if self.path is not None:
+            append(self.path, {"kept": name, "value": value})
 
     def remove(self) -> None:
         """Forget the cells: the run file has them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from array import array
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,13 @@ _FIRST = 1 << 14
 """Samples that the buffer holds at first (128 KiB); it doubles when it is full, between two queries."""
 
 
-def measure(query: Query, warmup_s: float, duration_s: float, iterations: int = 10) -> npt.NDArray[Any]:
+def measure(
+    query: Query,
+    warmup_s: float,
+    duration_s: float,
+    iterations: int = 10,
+    mark: Callable[[], None] = lambda: None,
+) -> npt.NDArray[Any]:
     """Time a query over and over.
 
     One query runs before the warm-up: what is compiled or allocated in the first call belongs to neither. The garbage
@@ -28,6 +34,7 @@ def measure(query: Query, warmup_s: float, duration_s: float, iterations: int = 
         warmup_s: Seconds of queries that are not kept.
         duration_s: Seconds of queries that are.
         iterations: Queries kept at least, however long they take.
+        mark: Called before the first query that is kept and after the last.
 
     Returns:
         Wall time of each query in nanoseconds, int64, shape (queries,), in order.
@@ -51,6 +58,7 @@ def measure(query: Query, warmup_s: float, duration_s: float, iterations: int = 
         end = clock() + int(warmup_s * 1e9)
         while clock() < end:
             query()
+        mark()
         end = clock() + int(duration_s * 1e9)
         while True:
             start = clock()
@@ -63,6 +71,7 @@ def measure(query: Query, warmup_s: float, duration_s: float, iterations: int = 
             if count == size:
                 samples.extend(samples)
                 size *= 2
+        mark()
     finally:
         if collecting:
             gc.enable()

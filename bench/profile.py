@@ -1,4 +1,4 @@
-"""Where an engine's time goes: each layer's, beside that of a whole query, and a trace of it for Perfetto."""
+"""Where a model's time goes: each layer's, beside that of a whole query, and a trace of it for Perfetto."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def measure(
     seed: int = 0,
     progress: Progress = quiet,
 ) -> Dict[str, Any]:
-    """Time an engine's layers: a stage for a child process.
+    """Time the layers of an engine or original: a stage for a child process.
 
     Args:
         spec: RunnerSpec as JSON.

@@ -7,13 +7,17 @@ of its own, which measures all batches. The replicate is the process, not the sa
 from __future__ import annotations
 
 import datetime
+import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from engines import child, jsonfile
 from engines.device import backend_version
 from engines.errors import OptimizeError, UsageError, outcome
 from engines.spec import A_LINE, Feeds, Progress, Runner, RunnerSpec, quiet
+
+if TYPE_CHECKING:
+    from bench.usage import Moment
 
 ROLES = ("engine", "original")
 
@@ -50,11 +54,18 @@ class Target(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Name, with form, precision and CPU threads where they are told: for progress and failures."""
-        count = self.spec.threads
+        """Name, with form, precision, device, threads and streams where they are told: for progress and failures."""
+        count, device = self.spec.threads, str(self.spec.options.get("device", ""))
         threads = f"{count} thread{'s' * (count > 1)}" if count else ""
-        words = ", ".join(filter(None, (" ".join(filter(None, (self.form, self.precision))), threads)))
+        streams = f"{self.streams} streams" if self.streams > 1 else ""
+        how = " ".join(filter(None, (self.form, self.precision, f"on {device}" if device else "")))
+        words = ", ".join(filter(None, (how, threads, streams)))
         return f"{self.name} ({words})" if words else self.name
+
+    @property
+    def streams(self) -> int:
+        """Queries that run side by side."""
+        return int(self.spec.options.get("streams", 1))
 
 
 class Measured(NamedTuple):
@@ -104,36 +115,50 @@ def measure_target(
         progress: Told nothing while queries are timed.
 
     Returns:
-        `cells` [{`batch`, `started`, `samples_ms`, `device`, `flags`, and `on` where the runner tells its device}],
-        `failed` [{`batch`, `message`}], `achieved`. A batch that fails does not stop the others.
+        `cells` [{`batch`, `started`, `samples_ms`, `device`, `usage` (`bench.usage.cell`; None of several streams),
+        `flags`, `on` where the runner tells its device, and `queries_per_s` of several streams}], `failed` [{`batch`,
+        `message`}], `achieved`. A batch that fails does not stop the others.
 
     Raises:
         OptimizeError: The target cannot be opened.
     """
     import engines
+    from bench import usage
     from bench.inputs import feeds
     from bench.journal import append
     from bench.loop import measure
     from bench.runs import milliseconds
+    from bench.streams import side_by_side
 
     cells: List[Dict[str, Any]] = []
     failed: List[Dict[str, Any]] = []
     achieved: Dict[str, int] = {}
-    with engines.open(RunnerSpec.from_json(spec)) as runner:
+    before, asked = usage.memory(), RunnerSpec.from_json(spec)
+    streams = int(asked.options.get("streams", 1))
+    with engines.open(asked) as runner:
+        on_gpu = runner.device == "gpu" or hasattr(runner, "slots")
         for batch in batches:
+            marks: List[Moment] = []
+            more: Dict[str, Any] = {"usage": None}
             try:
                 given = feeds(runner, batch, data, seed)
-                query = runner.bind(given)
                 started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
-                samples = measure(query, warmup_s, duration_s, iterations)
-                del query
-                device = _by_events(runner, given, batch, warmup_s, duration_s, iterations)
+                if streams > 1:
+                    found = side_by_side(runner, streams, given, warmup_s, duration_s, iterations)
+                    samples, device, more["queries_per_s"] = found.samples, None, found.per_s
+                else:
+                    query = runner.bind(given)
+                    bound = usage.memory(on_gpu)
+                    samples = measure(query, warmup_s, duration_s, iterations, usage.noting(marks))
+                    more["usage"] = usage.cell(marks, (before, bound, usage.memory(on_gpu)), asked.threads)
+                    del query
+                    device = _by_events(runner, given, batch, warmup_s, duration_s, iterations)
             except Exception as error:  # whatever a backend raises at one batch; it is reported and the rest goes on
                 told = outcome(error)
                 failed.append({"batch": batch, "message": told.message + (f" (try: {told[2]})" if told[2] else "")})
                 continue
             cells.append({"batch": batch, "started": started, "samples_ms": milliseconds(samples), "device": device})
-            cells[-1]["flags"] = list(getattr(runner, "flags", ()))
+            cells[-1].update(more, flags=list(getattr(runner, "flags", ())))
             if runner.device:
                 cells[-1]["on"] = runner.device
             if journal:
@@ -207,13 +232,14 @@ def run(
     targets = distinct(targets)
     record = _Record(list(targets), list(batches))
     settings = {"warmup_s": warmup_s, "duration_s": duration_s, "iterations": iterations, "seed": seed, "data": data}
-    book = Journal(journal, [settings, list(batches), [_identity(target) for target in targets]])
+    book = Journal(journal, [settings, list(batches), [identity(target) for target in targets]])
     if len(book):
         progress(f"{journal} has {len(book)} cells of this run: it goes on", 0, A_LINE)
     for index, target in enumerate(targets):
         record.achieved[index] = record.achieved[index] or book.achieved.get(target.label, {})
     described: Set[int] = set()
     before = book.begin(machine.state(sample_s=_SAMPLE_S))
+    begun = time.monotonic()
     for turn in range(rounds):
         sequence = range(len(targets)) if turn % 2 == 0 else range(len(targets) - 1, -1, -1)
         what = f"round {turn + 1} of {rounds}"
@@ -240,11 +266,23 @@ def run(
                     record.rounds[index, batch].append(entry)
                     on_cell(target, batch, entry)
         progress(what, len(targets), len(targets))
+        if turn == 0 and rounds > 1:
+            progress(f"about {_duration((rounds - 1) * (time.monotonic() - begun))} left", 0, A_LINE)
     return Measured(record.rows(seed), record.failures, before, machine.state(sample_s=_SAMPLE_S))
 
 
-def _identity(target: Target) -> Any:
-    """What must be the same for a cell to be of the same run: an engine may have been built anew meanwhile."""
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def identity(target: Target) -> Any:
+    """What must be the same for what was kept to be of the same run: an engine may have been built anew meanwhile."""
     path, backend = Path(target.spec.path), (target.backend.split() or ["numpy"])[0]
     content = jsonfile.sha256(path) if path.exists() else ""
     return [target.label, target.role, target.spec.to_json(), content, backend_version(backend)]
@@ -286,7 +324,7 @@ def _measure(
     while calls:
         batches = calls.pop(0)
         try:
-            done = child.call("bench.rounds:measure_target", {**ask, "batches": batches}, env=_env(target.spec))
+            done = child.call("bench.rounds:measure_target", {**ask, "batches": batches}, env=environment(target.spec))
         except OptimizeError as error:
             if type(error) is OptimizeError and len(batches) > 1:
                 calls = [[batch] for batch in batches]  # the child died: find out at which batch
@@ -300,7 +338,7 @@ def _measure(
     return cells
 
 
-def _env(spec: RunnerSpec) -> Dict[str, str]:
+def environment(spec: RunnerSpec) -> Dict[str, str]:
     """Environment variables that a child which opens this must start with."""
     hidden = {"CUDA_VISIBLE_DEVICES": "-1"} if spec.options.get("device") == "cpu" else {}
     if spec.kind.startswith("keras"):

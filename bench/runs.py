@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
-from bench import stats
+from bench import spans, stats, usage
 from engines import fields, jsonfile
 from engines.errors import DamagedError, UsageError
 
@@ -46,16 +46,24 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
 
     Returns:
         The fields of DESIGN section 3. `images` is the number of images in the timed queries; `images_per_s` divides it
-        by the sum of the samples: at depth 1 that is the elapsed time without the loop's own half microsecond.
+        by the sum of the samples: at depth 1 that is the elapsed time without the loop's own half microsecond. With
+        several `streams` it is the mean rate of the rounds.
         `variation` is `bench.stats.variation`.
     """
     samples = [value for entry in rounds for value in entry["samples_ms"]]
+    device = _device(rounds)
+    on = next((entry["on"] for entry in rounds if target.role == "original" and entry.get("on")), None)
     variation = stats.variation([entry["samples_ms"] for entry in rounds])
     flags = list(target.flags)
     for entry in rounds:
         flags.extend(flag for flag in entry.get("flags", []) if flag not in flags)
     if variation >= stats.UNSTABLE:
         flags.append("unstable")
+    if not stats.settled([entry["samples_ms"] for entry in rounds]):
+        flags.append("unsettled")
+    device = _device(rounds)
+    if device is not None and spans.unstable(device["variation_percent"], device["how"]):
+        flags.append("GPU unstable")
     return {
         "target": target.name,
         "role": target.role,
@@ -65,17 +73,19 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
         "achieved": dict(achieved),
         "batch": batch,
         "threads": target.spec.threads or None,
+        "streams": target.streams if target.streams > 1 else None,
         "images": batch * len(samples),
         "dataset": None,
         "origin": "measured",
         "size_bytes": target.size_bytes,
         "model_sha256": target.model_sha256 or None,
         **stats.summary(samples),
-        "images_per_s": batch * len(samples) / (sum(samples) / 1e3) if sum(samples) > 0 else None,
+        "images_per_s": batch * _per_s(rounds) or None,
         "rounds": [dict(entry) for entry in rounds],
         "samples_ms": samples,
-        "device": _device(rounds),
-        "on": next((entry["on"] for entry in rounds if target.role == "original" and entry.get("on")), None),
+        "device": device,
+        "on": on,
+        "usage": usage.of_row(rounds, device, on),
         "top1": None,
         "top1_drop": None,
         "agreement": None,
@@ -86,6 +96,15 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
     }
 
 
+def _per_s(rounds: Sequence[Dict[str, Any]]) -> float:
+    """Queries a second; 0 where no time has passed."""
+    rates = [float(entry["queries_per_s"]) for entry in rounds if entry.get("queries_per_s")]
+    if rates:
+        return sum(rates) / len(rates)
+    elapsed = sum(sum(entry["samples_ms"]) for entry in rounds) / 1e3
+    return sum(len(entry["samples_ms"]) for entry in rounds) / elapsed if elapsed > 0 else 0.0
+
+
 def _device(rounds: Sequence[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
     """trtexec's quantities of a row: those of the round whose compute time is the median; None where no backend has
     them."""
@@ -94,10 +113,11 @@ def _device(rounds: Sequence[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
 
 
 def fastest_original(
-    rows: Sequence[Dict[str, Any]], batch: int, threads: Optional[int] = None
+    rows: Sequence[Dict[str, Any]], batch: int, threads: Optional[int] = None, streams: Optional[int] = None
 ) -> Optional[Dict[str, Any]]:
-    """The row of the fastest form of the original at a batch and number of CPU threads, by its median, or None."""
-    here = [r for r in rows if r["role"] == "original" and (r["batch"], r.get("threads")) == (batch, threads)]
+    """The row of the fastest form of the original at a batch, CPU threads and streams, by its median, or None."""
+    like = (batch, threads, streams)
+    here = [r for r in rows if r["role"] == "original" and (r["batch"], r.get("threads"), r.get("streams")) == like]
     found = [r for r in here if r["p50_ms"] is not None]
     return min(found, key=lambda r: float(r["p50_ms"])) if found else None
 
@@ -109,7 +129,7 @@ def add_speedups(rows: Sequence[Dict[str, Any]], level: float = stats.LEVEL, see
     is flagged: its speed-up compares two machines.
     """
     for one in rows:
-        base = fastest_original(rows, one["batch"], one.get("threads"))
+        base = fastest_original(rows, one["batch"], one.get("threads"), one.get("streams"))
         if base is None or one["p50_ms"] is None or one["origin"] != "measured" or base["origin"] != "measured":
             continue
         sides = [[entry["samples_ms"] for entry in r["rounds"]] for r in (base, one)]
@@ -303,8 +323,35 @@ _ROW_MORE: Dict[str, fields.Check] = {
     "run": fields.whole(0, 1 << 20),
     "on": fields.null_or(fields.word),
     "threads": fields.null_or(fields.whole(1, 4096)),
+    "streams": fields.null_or(fields.whole(2, 4096)),
     "energy": fields.null_or(fields.an_object(rail=fields.word, watts=_ms, idle_watts=_ms, joules_per_image=_ms)),
+    "passes": fields.null_or(
+        fields.an_object(
+            images=fields.whole(1, 1 << 40),
+            seconds=fields.a_list(fields.number, 1),
+            **dict.fromkeys(("mean_s", "min_s", "max_s", "ms_per_image", "images_per_s"), fields.number),
+        )
+    ),
+    "usage": fields.null_or(
+        fields.an_object(
+            busy=_ms, busy_by=fields.null_or(fields.word), cpus=_ms, memory_delta_bytes=_ms, peak_rss_bytes=_ms
+        )
+    ),
+    "layers": fields.null_or(
+        fields.a_list(fields.an_object(name=fields.word, type=fields.word, precision=fields.word, ms=fields.number))
+    ),
     "model_sha256": fields.null_or(fields.matching(_HASH, "a SHA-256 in hex")),
+    "load": fields.a_list(
+        fields.an_object(
+            tool=fields.word,
+            version=fields.word,
+            scenario=fields.word,
+            settings=fields.an_object(),
+            valid=fields.truth,
+            latencies=fields.an_object(),
+            logs=fields.null_or(fields.word),
+        )
+    ),
 }
 _RUN_MORE: Dict[str, fields.Check] = {
     "settings": fields.an_object(),

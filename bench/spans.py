@@ -230,10 +230,14 @@ def warnings(found: Dict[str, Dict[str, float]], variation: float, how: Dict[str
         for name, words in (("h2d_ms", "host to device"), ("d2h_ms", "device to host")):
             if median[name] >= median["compute_ms"]:
                 out.append(f"throughput may be bound by the copy from {words}")
-    limit = next(percent for since, percent in _UNSTABLE_PERCENT if version(how) >= since)
-    if variation >= limit:
+    if unstable(variation, how):
         out.append(f"the compute time is unstable, its coefficient of variation is {variation:.4g}%: lock the clocks")
     return out
+
+
+def unstable(variation_percent: float, how: Dict[str, Any]) -> bool:
+    """Whether the trtexec of the same version calls a compute time unstable that varies so much."""
+    return variation_percent >= next(percent for since, percent in _UNSTABLE_PERCENT if version(how) >= since)
 
 
 def version(how: Dict[str, Any]) -> Tuple[int, int]:

@@ -26,6 +26,10 @@ UNSTABLE = 0.05
 """Coefficient of variation of the round medians from which a row is flagged. trtexec warns at 0.025 (10.16) of single
 GPU kernels on locked clocks; medians of processes on a shared CPU differ by a few percent on a quiet machine."""
 
+WINDOWS, SETTLED = 3, 1.10
+"""Windows that are looked at last, and how far apart they may lie (greatest / least) for a row to have settled: the
+rule of Triton's perf_analyzer (`--stability-percentage 10`)."""
+
 _RESAMPLES = 2000
 _KEPT = 200
 """Quantiles that stand for a round's samples when it is resampled: they keep its median and spread."""
@@ -89,6 +93,21 @@ def variation(rounds: Sequence[Samples]) -> float:
         values = [block for block in np.array_split(values[0], _BLOCKS) if len(block)]
     medians = np.asarray([np.median(block) for block in values])
     return float(medians.std() / medians.mean()) if medians.mean() > 0 else 0.0
+
+
+def settled(rounds: Sequence[Samples]) -> bool:
+    """Whether the last three windows are alike in their median latency and in their throughput (one over the mean).
+
+    A window is a round; of fewer rounds than three the last one's thirds stand in.
+    """
+    windows = [_checked(samples) for samples in rounds][-WINDOWS:]
+    if len(windows) < WINDOWS:
+        windows = [part for part in np.array_split(windows[-1], WINDOWS) if len(part)]
+    for of in (np.median, np.mean):
+        values = [float(of(window)) for window in windows]
+        if max(values) > SETTLED * min(values):
+            return False
+    return True
 
 
 class Ratio(NamedTuple):

@@ -260,6 +260,7 @@ class _KerasRunner(Runner):
     def __init__(self, model: Any, spec: RunnerSpec) -> None:
         self._model = model
         self._form = spec.form or "predict"
+        self.parallel = self._form != "predict"  # it keeps what it is doing in the model
         self.device = tensorflowdevice.placed(model.weights, spec.options.get("device", "auto"))
         self.inputs, self.outputs = boundary(model, spec)
         layout = spec.layout or tensors.layout(self.inputs[0].shape, "NHWC")
@@ -268,13 +269,18 @@ class _KerasRunner(Runner):
 
     def bind(self, feeds: Feeds) -> Query:
         arrays = tensors.checked(self.inputs, feeds)
-        return self._predict(arrays) if self._form == "predict" else self._function(arrays)
+        return self._predict(arrays, len(arrays[0])) if self._form == "predict" else self._function(arrays)
 
-    def _predict(self, arrays: List[np.ndarray[Any, Any]]) -> Query:
-        model, size = self._model, len(arrays[0])
+    def bind_all(self, feeds: Feeds, batch: int) -> Query:
+        if self._form != "predict":
+            return super().bind_all(feeds, batch)
+        return self._predict(tensors.checked(self.inputs, feeds), batch)
+
+    def _predict(self, arrays: List[np.ndarray[Any, Any]], size: int) -> Query:
+        model = self._model
         given = feed(model, arrays, self.inputs)
         names = [tensor.name for tensor in self.outputs]
-        key = tuple(array.shape for array in arrays)
+        key = (size, *(array.shape for array in arrays))
 
         def query() -> Dict[str, np.ndarray[Any, Any]]:
             return dict(zip(names, (v for _, v in tensors.flat(model.predict(given, batch_size=size, verbose=0)))))
@@ -292,10 +298,7 @@ class _KerasRunner(Runner):
     def _function(self, arrays: List[np.ndarray[Any, Any]]) -> Query:
         import tensorflow as tf
 
-        key = tuple(array.shape for array in arrays)
-        if key not in self._functions:
-            self._functions[key] = self._traced([tf.TensorSpec(a.shape, a.dtype) for a in arrays])
-        concrete = self._functions[key]
+        concrete = self._concrete(arrays)
         names = [tensor.name for tensor in self.outputs]
         constant = tf.constant
 
@@ -304,6 +307,21 @@ class _KerasRunner(Runner):
             return {name: tensor.numpy() for name, tensor in zip(names, found)}
 
         return query
+
+    def profile(self, feeds: Feeds, queries: int = 20) -> List[Dict[str, Any]]:
+        """See `Runner.profile`: of the compiled function, which `predict` runs too."""
+        from engines import tensorflowprofile
+
+        arrays = tensors.checked(self.inputs, feeds)
+        return tensorflowprofile.layers(self._function(arrays), self._concrete(arrays), queries, self.device)
+
+    def _concrete(self, arrays: List[np.ndarray[Any, Any]]) -> Any:
+        import tensorflow as tf
+
+        key = tuple(array.shape for array in arrays)
+        if key not in self._functions:
+            self._functions[key] = self._traced([tf.TensorSpec(a.shape, a.dtype) for a in arrays])
+        return self._functions[key]
 
     def _traced(self, signature: List[Any]) -> Any:
         import tensorflow as tf

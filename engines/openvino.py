@@ -198,11 +198,18 @@ def _rest(port: Any) -> Tuple[int, ...]:
 
 
 def _compile(
-    core: Any, model: Any, shapes: Sequence[Tuple[int, ...]], precision: str, threads: int, timed: bool = False
+    core: Any,
+    model: Any,
+    shapes: Sequence[Tuple[int, ...]],
+    precision: str,
+    threads: int,
+    timed: bool = False,
+    streams: int = 1,
 ) -> Any:
     """Compile a copy of the model (it shares the weights) for exact input shapes: faster than free ones.
 
-    `timed`: its requests tell the time of each layer.
+    `timed`: its requests tell the time of each layer. `streams`: requests that run at the same time, each on its share
+    of the threads.
     """
     import openvino as ov
 
@@ -213,6 +220,8 @@ def _compile(
         settings["INFERENCE_NUM_THREADS"] = threads
     if timed:
         settings["PERF_COUNT"] = True
+    if streams > 1:
+        settings["NUM_STREAMS"] = streams
     return core.compile_model(copy, "CPU", settings)
 
 
@@ -273,6 +282,7 @@ class _OpenVINORunner(Runner):
         self._core, self._model = core, model
         self._precision = str(spec.options.get("inference_precision") or "f32")
         self._threads = spec.threads or int(spec.options.get("threads", 0))
+        self._streams = int(spec.options.get("streams", 1))
         self._compiled: OrderedDict[Tuple[Tuple[int, ...], ...], Any] = OrderedDict()
         self.inputs = self._ports(model.inputs, spec.inputs)
         self.outputs = self._ports(model.outputs, spec.outputs)
@@ -298,8 +308,10 @@ class _OpenVINORunner(Runner):
         return compiled
 
     def _made(self, shapes: Tuple[Tuple[int, ...], ...], timed: bool = False) -> Any:
+        tuned = self.spec.options.get("tuned", {}).get(str(shapes[0][0]) if shapes and shapes[0] else "", {})
+        threads = self._threads or (int(tuned.get("threads", 0)) if self._streams == 1 else 0)
         try:
-            return _compile(self._core, self._model, shapes, self._precision, self._threads, timed)
+            return _compile(self._core, self._model, shapes, self._precision, threads, timed, self._streams)
         except RuntimeError as error:
             if self.spec.path.endswith(".onnx"):
                 raise _unreadable(Path(self.spec.path), error) from None

@@ -144,6 +144,7 @@ class Runner:
         inputs, outputs: In order.
         batches: The batch sizes that it answers, ascending; empty where it answers any.
         device: cpu or gpu, where it really computes, of what can be an original; empty else.
+        parallel: Queries that were bound apart may run at the same time, each in a thread of its own.
     """
 
     spec: RunnerSpec
@@ -151,6 +152,7 @@ class Runner:
     outputs: Tuple[TensorSpec, ...]
     batches: Tuple[int, ...] = ()
     device: str = ""
+    parallel: bool = True
 
     def batch_for(self, n: int) -> int:
         """The batch to feed `n` samples in: `n` where any is answered, else the smallest that holds them, or the
@@ -174,6 +176,37 @@ class Runner:
             UsageError: A wrong name, shape or dtype.
         """
         raise NotImplementedError
+
+    def bind_all(self, feeds: Feeds, batch: int) -> Query:
+        """Bind more samples than a query takes; they are answered `batch` at a time, as an application would.
+
+        Args:
+            feeds: As of `bind`, with any number of samples.
+            batch: Samples of a query. The last one is filled up with samples of the one before it.
+
+        Returns:
+            A call that answers all samples. The arrays it returns are reused by the next call.
+
+        Raises:
+            UsageError: A wrong name, shape or dtype, or a batch that this does not answer.
+        """
+        import numpy as np
+
+        total = min(len(array) for array in feeds.values())
+        held = {name: array[np.arange(batch) % total] for name, array in feeds.items()}
+        query = self.bind(held)
+        kept = {name: np.empty((total, *value.shape[1:]), value.dtype) for name, value in query().items()}
+
+        def answer() -> Dict[str, np.ndarray[Any, Any]]:
+            for start in range(0, total, batch):
+                count = min(batch, total - start)
+                for name, array in feeds.items():
+                    held[name][:count] = array[start : start + count]
+                for name, value in query().items():
+                    kept[name][start : start + count] = value[:count]
+            return kept
+
+        return answer
 
     def infer(self, feeds: Feeds) -> Dict[str, np.ndarray[Any, Any]]:
         """One query with arrays of its own as the result."""

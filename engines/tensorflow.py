@@ -150,10 +150,7 @@ class _SavedModelRunner(Runner):
         import tensorflow as tf
 
         arrays = tensors.checked(self.inputs, feeds)
-        key = tuple(array.shape for array in arrays)
-        if key not in self._functions:
-            self._functions[key] = self._traced([tf.TensorSpec(a.shape, a.dtype) for a in arrays])
-        concrete = self._functions[key]
+        concrete = self._concrete(arrays)
         names, constant = [tensor.name for tensor in self.outputs], tf.constant
 
         def query() -> Dict[str, np.ndarray[Any, Any]]:
@@ -161,6 +158,21 @@ class _SavedModelRunner(Runner):
             return {name: tensor.numpy() for name, tensor in zip(names, found)}
 
         return query
+
+    def profile(self, feeds: Feeds, queries: int = 20) -> List[Dict[str, Any]]:
+        """See `Runner.profile`."""
+        from engines import tensorflowprofile
+
+        function = self._concrete(tensors.checked(self.inputs, feeds))
+        return tensorflowprofile.layers(self.bind(feeds), function, queries, self.device)
+
+    def _concrete(self, arrays: List[np.ndarray[Any, Any]]) -> Any:
+        import tensorflow as tf
+
+        key = tuple(array.shape for array in arrays)
+        if key not in self._functions:
+            self._functions[key] = self._traced([tf.TensorSpec(a.shape, a.dtype) for a in arrays])
+        return self._functions[key]
 
     def _traced(self, shapes: List[Any]) -> Any:
         import tensorflow as tf

@@ -11,6 +11,16 @@ from engines.spec import Feeds, TensorSpec
 
 _CHANNELS = (1, 3, 4)
 
+PRECISIONS = {
+    "float32": "f32",
+    "float16": "f16",
+    "bfloat16": "bf16",
+    "float64": "f64",
+    "int8": "int8",
+    "uint8": "int8",
+}
+"""What a layer computes in, in the words of `Runner.achieved`, by the type of its tensors."""
+
 
 def layout(shape: Sequence[Optional[int]], default: str = "") -> str:
     """NHWC or NCHW of an image input, from where its 1, 3 or 4 channels stand; `default` where both or none fit.

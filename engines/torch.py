@@ -16,7 +16,8 @@ _NESTED = ("state_dict", "model_state_dict", "model", "net", "weights", "params"
 """Under these keys training programs keep the state_dict in a checkpoint."""
 
 
-def _torch() -> Any:
+def torch_module() -> Any:
+    """PyTorch, or the error that says how to get it."""
     try:
         import torch
     except ImportError as error:
@@ -37,7 +38,7 @@ def load_module(spec: RunnerSpec) -> Any:
     name = Path(spec.path).name
     if spec.kind in ("torch-pt2", "torch-state-dict"):
         torchfile.check(spec.path, spec.kind)
-    torch = _torch()
+    torch = torch_module()
     if spec.kind == "torch-pt2":
         module = _exported(torch, spec, name)
     elif spec.kind == "torchscript":
@@ -78,7 +79,8 @@ def _from_state(torch: Any, spec: RunnerSpec, name: str) -> Any:
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         raise ModelError(f"{name} cannot be read: {_line(error)}") from None
     state = state_dict(loaded, name)
-    module = _made(torch, spec.factory, state)
+    # what the library makes by itself is what the random weights are of, whatever their last matrix looks like
+    module = _made(torch, spec.factory, {} if spec.options.get("weights") == "random" else state)
     try:
         found = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -119,9 +121,8 @@ def _short(factory: str) -> str:
 
 def _made(torch: Any, factory: str, state: Mapping[str, Any]) -> Any:
     """Call the factory, with the number of classes of the state_dict where it takes one."""
-    if ":" not in factory:
-        make: Callable[..., Any] = _library(factory)
-        return _call(torch, factory, make, state)
+    if ":" not in factory or factory.partition(":")[0] in torchfile.LIBRARIES:
+        return _call(torch, factory, library_model(factory), state)
     (made,) = userfile.load_names(factory).values() if "," not in factory else (None,)
     if made is None:
         raise UsageError(f"--factory {factory}: one name is expected")
@@ -169,33 +170,60 @@ def _classes(state: Mapping[str, Any]) -> int:
     return rows[-1] if rows else 0
 
 
-def _library(name: str) -> Callable[..., Any]:
-    """The function that makes a torchvision or timm model."""
-    found: List[str] = []
-    try:
-        from torchvision import models
+def library_model(name: str) -> Callable[..., Any]:
+    """The function that makes a torchvision or timm model, with random weights: nothing is downloaded.
 
-        found.append("torchvision")
-        if hasattr(models, "get_model") and name in models.list_models():
-            return _with_classes(lambda **options: models.get_model(name, weights=None, **options))
-    except ImportError:
-        pass
-    try:
-        import timm
+    Args:
+        name: `resnet50`, which torchvision is asked for first, or `timm:resnet50`, `torchvision:resnet50`.
 
-        found.append("timm")
-        if timm.is_model(name):
-            return _with_classes(lambda **options: timm.create_model(name, pretrained=False, **options))
-    except ImportError:
-        pass
-    if found:
+    Raises:
+        UsageError: There is none of that name.
+        IncompatibleError: The library is not installed, or does not fit this PyTorch.
+    """
+    library, _, model = name.rpartition(":")
+    asked = [library] if library else list(torchfile.LIBRARIES)
+    missing: List[str] = []
+    for one in asked:
+        try:
+            make = _LIBRARIES[one](model)
+        except (ImportError, RuntimeError) as error:  # torchvision that was built for another PyTorch
+            missing.append(f"{one} ({_line(error)})")
+            continue
+        if make is not None:
+            return _with_classes(make)
+    if len(missing) < len(asked):
+        found = " or ".join(one for one in asked if not any(m.startswith(one) for m in missing))
         raise UsageError(
-            f"--factory {name}: no model of {' or '.join(found)} has that name", "or --factory FILE.py:NAME"
+            f"{name}: no model of {found} has that name",
+            "its list_models() tells them; or name your own: --factory FILE.py:NAME",
         )
     raise IncompatibleError(
-        f"--factory {name} is a name of torchvision or timm, and neither is installed",
-        "pip install torchvision, or name your own: --factory FILE.py:NAME",
+        f"{name} is a name of {' or '.join(asked)}, which cannot be imported: {'; '.join(missing)}",
+        f"pip install {asked[0]}, the one for this PyTorch; or name your own: --factory FILE.py:NAME",
     )
+
+
+def _of_torchvision(name: str) -> Optional[Callable[..., Any]]:
+    from torchvision import models
+
+    if not hasattr(models, "get_model") or name not in models.list_models():
+        return None
+    options: Dict[str, Any] = {"weights": None}
+    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+        options["weights_backbone"] = None  # detection and segmentation would download those
+    return lambda **more: models.get_model(name, **options, **more)
+
+
+def _of_timm(name: str) -> Optional[Callable[..., Any]]:
+    import timm
+
+    return (lambda **more: timm.create_model(name, pretrained=False, **more)) if timm.is_model(name) else None
+
+
+_LIBRARIES: Dict[str, Callable[[str], Optional[Callable[..., Any]]]] = {
+    "torchvision": _of_torchvision,
+    "timm": _of_timm,
+}
 
 
 def _with_classes(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -209,7 +237,7 @@ def load(spec: RunnerSpec) -> Runner:
     Raises:
         ModelError, UsageError, IncompatibleError: See `load_module`.
     """
-    torch = _torch()
+    torch = torch_module()
     if spec.threads:
         torch.set_num_threads(spec.threads)
     return _TorchRunner(torch, load_module(spec), spec)
@@ -221,7 +249,7 @@ def boundary(module: Any, spec: RunnerSpec) -> Tuple[Tuple[TensorSpec, ...], Tup
     Raises:
         UsageError: The input's shape is not known and was not given, or does not fit.
     """
-    torch = _torch()
+    torch = torch_module()
     inputs = _inputs(module, spec)
     zeros = [torch.zeros([n or 1 for n in t.shape], dtype=getattr(torch, t.dtype)) for t in inputs]
     try:
@@ -308,6 +336,13 @@ class _TorchRunner(Runner):
                 return {name: _host(tensor) for name, (_, tensor) in zip(names, tensors.flat(run(*bound)))}
 
         return query
+
+    def profile(self, feeds: Feeds, queries: int = 20) -> List[Dict[str, Any]]:
+        """See `Runner.profile`: as the form eager, whatever the form is."""
+        from engines import torchprofile
+
+        bound = [self._torch.from_numpy(array) for array in tensors.checked(self.inputs, feeds)]
+        return torchprofile.layers(self._torch, self._module, bound, queries)
 
     def close(self) -> None:
         self._module = self._run = None

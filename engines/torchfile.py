@@ -134,6 +134,10 @@ def _refuse_code(path: str, stream: IO[bytes]) -> None:
     raise ModelError(f"{file} is a pickle that wants to run {asked}; it was not executed", _WEIGHTS_HINT)
 
 
+LIBRARIES = ("torchvision", "timm")
+"""Whose models are known by name, in the order in which they are asked."""
+
+
 def needs_factory(path: str) -> UsageError:
     """The error for a state_dict without the function that makes its module."""
     return UsageError(

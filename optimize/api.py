@@ -13,7 +13,8 @@ from engines import backend as backends
 from engines import child
 from engines.device import device_key
 from engines.errors import UsageError
-from engines.spec import Progress, Runner, RunnerSpec, quiet
+from engines.spec import A_LINE, Progress, Runner, RunnerSpec, quiet
+from optimize import tuning
 from optimize.comparison import compare
 from optimize.inspection import inspect
 from optimize.pipeline import build as pipeline
@@ -26,6 +27,7 @@ from optimize.pipeline.options import (
     check_opset,
     parse_batches,
     parse_precisions,
+    parse_streams,
     parse_threads,
 )
 from optimize.pipeline.tensorrt import TensorRTOptions
@@ -34,6 +36,7 @@ from optimize.profiling import profile
 from optimize.reporting import report
 from optimize.sources import recognise
 from optimize.verification import verify
+from optimize.zoo import library
 
 __all__ = ["bench", "build", "export", "inspect", "load", "plan", "predict", "compare", "profile", "report", "verify"]
 
@@ -154,7 +157,7 @@ def plan(
 
 def next_command(done: results.Build, data: Optional[str] = None, **given: Any) -> str:
     """The command that a user would type after a build: measure its accuracy, or its speed."""
-    model = shlex.quote(str(done.model))
+    model = shlex.quote(library.name_of(done.model) or str(done.model))
     source = "".join(
         f" --{name.replace('_', '-')} {shlex.quote(str(given[name]))}"
         for name in ("custom_objects", "factory", "input_shape", "preprocess", "task")
@@ -199,7 +202,7 @@ def export(
     check_layout(layout)
     size: Union[str, int] = batch if batch == "dynamic" else parse_batches([str(batch)])[0]
     spec = recognise(str(model), **source)
-    target = Path(out) if out else Path(spec.path).with_name(Path(spec.path).name.rsplit(".", 1)[0] + ".onnx")
+    target = Path(out) if out else library.beside(Path(spec.path), Path(spec.path).name.rsplit(".", 1)[0] + ".onnx")
     if target.resolve() == Path(spec.path):
         raise UsageError(f"{target} is the model itself", "name another file with -o F.onnx")
     arguments = {"spec": spec.to_json(), "out": str(target.resolve()), "opset": opset, "batch": size, "layout": layout}
@@ -245,6 +248,7 @@ def bench(
     forms: Optional[Words] = None,
     backend: str = "auto",
     threads: Words = 0,
+    streams: Words = 1,
     warmup: Union[str, float] = "200ms",
     rounds: int = 5,
     duration: Union[str, float] = "1s",
@@ -259,7 +263,17 @@ def bench(
     spin: bool = False,
     transfers: bool = True,
     energy: bool = False,
+    passes: int = 0,
+    tune: bool = False,
+    lock_clocks: bool = False,
+    power_modes: Words = "",
+    usage: bool = False,
+    layers: bool = False,
     fresh: bool = False,
+    load: Words = (),
+    load_duration: Union[str, float] = "10s",
+    load_qps: Optional[float] = None,
+    load_latency: Union[str, float] = "15ms",
     progress: Progress = quiet,
     **source: Any,
 ) -> Tuple[Dict[str, Any], List[Tuple[str, str]]]:
@@ -268,16 +282,26 @@ def bench(
     Args:
         targets, batch, baseline, forms, backend, threads: What is measured, and how it is loaded; several numbers of
             threads measure everything with each.
+        streams: Queries that run side by side, each in a thread of its own; several numbers measure with each.
         warmup, rounds, duration, iterations: See `bench.rounds.run`.
-        images, data: Of the accuracy.
+        images, data: Of the accuracy and the passes.
         out: Run file, or None.
         command: Kept in the run.
-        device: auto, or cpu or gpu for the originals.
+        device: auto, cpu or gpu for the originals, or both: `cpu,gpu`.
         io: copy, or zero-copy where TensorRT and the GPU share the memory.
         cuda_graph, spin: How TensorRT's queries are launched and waited for.
         transfers: Whether the pass by events, beside the wall times, includes the copies.
         energy: Measure energy too, in a pass of its own, by the machine's power sensors.
+        passes: Time so many whole passes over the test images too, at each batch.
+        tune: Measure each engine with the `threads` and `streams` of `optimize.tuning.candidates`, and keep the best in
+            its bundle; the originals with their defaults only.
+        lock_clocks: Hold the machine's clocks meanwhile, and give them back (`optimize.device`).
+        power_modes: Of a Jetson: measure in each, its clocks held, in a run file each (`runs.15W.json`).
+        usage: Show how busy and how large each target is, and watch the GPUs for it in a pass of their own.
+        layers: Time the layers of each engine too, after all times were taken.
         fresh: Measure everything, also what an interrupted run of the same has kept beside `out`.
+        load: Standard loads that MLPerf LoadGen drives afterwards: single-stream, multi-stream, offline, server.
+        load_duration, load_qps, load_latency: See `bench.loadgen.measure`.
         progress: Told what happens.
         source: custom_objects, factory, input_shape, preprocess, task of `optimize.sources.recognise`.
 
@@ -288,30 +312,52 @@ def bench(
         UsageError: No target, a bad option, or a form that a model does not have.
         OptimizeError: Every target failed.
     """
-    from optimize.benchmark import bench_targets, measure
+    from optimize import loads
+    from optimize.benchmark import in_power_modes
+    from optimize.targets import bench_targets
 
     asked = [w for word in _words(forms) for w in word.split(",")] if forms else None
     launch = {"io": io, "cuda_graph": cuda_graph, "graph": cuda_graph, "spin": spin, "transfers": transfers}
+    grid = [(count, side) for count in parse_threads(_words(threads)) for side in parse_streams(_words(streams))]
+    modes = list(dict.fromkeys(w for word in _words(power_modes) for w in word.split(",") if w))
+    if tune:
+        if grid != [(0, 1)]:
+            raise UsageError("--tune tries numbers of threads and streams itself", "leave --threads and --streams out")
+        if len(modes) > 1:
+            raise UsageError("--tune keeps one setting a bundle: it takes one power mode", f"--power-mode {modes[0]}")
+        grid = tuning.settings()
     found = [
         target
-        for count in parse_threads(_words(threads))
-        for target in bench_targets(targets, baseline, asked, backend, count, source, device, launch)
+        for count, side in grid
+        for target in bench_targets(targets, baseline, asked, backend, count, source, device, launch, side)
     ]
-    return measure(
-        found,
-        parse_batches(_words(batch)),
-        rounds=rounds,
-        warmup_s=seconds(warmup),
-        duration_s=seconds(duration),
-        iterations=iterations,
-        images=images,
-        data=data,
-        out=Path(out) if out else None,
-        command=command,
-        energy=energy,
-        fresh=fresh,
-        progress=progress,
-    )
+    if tune:
+        usual = [t for t in found if t.role == "original" and (t.spec.threads, t.streams) == (0, 1)]
+        found = [tuning.untuned(t) for t in found if t.role == "engine"] + usual
+        if not any(target.spec.kind == "bundle" for target in found):
+            raise UsageError("--tune keeps what it finds in bundles, and none is measured", "optimize build MODEL")
+    settings: Dict[str, Any] = {
+        "batches": parse_batches(_words(batch)),
+        "rounds": rounds,
+        "warmup_s": seconds(warmup),
+        "duration_s": seconds(duration),
+        "iterations": iterations,
+        "images": images,
+        "data": data,
+        "command": command,
+        "energy": energy,
+        "usage": usage,
+        "layers": layers,
+        "passes": passes,
+        "load": loads.loads(_words(load), seconds(load_duration), load_qps, seconds(load_latency)),
+        "fresh": fresh,
+        "progress": progress,
+    }
+    run, failures = in_power_modes(modes, lock_clocks, found, Path(out) if out else None, settings)
+    if tune:
+        for line in tuning.lines(tuning.keep(run, found)):
+            progress(line, 0, A_LINE)
+    return run, failures
 
 
 def seconds(value: Union[str, float]) -> float:

@@ -1,187 +1,18 @@
-"""What `optimize bench` measures: engines and the original in each of its forms, their speed and their accuracy."""
+"""One run of `optimize bench`: the times of all targets in alternating rounds, then what is measured beside them."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from bench.rounds import Target, distinct, size_of
+from bench.rounds import Target, distinct, environment, identity
 from bench.telemetry.rails import Rail
-from engines import backend as backends
-from engines import child, driver, jsonfile, manifest, scratch
-from engines.device import DOUBLE
-from engines.errors import IncompatibleError, OptimizeError, UsageError
-from engines.spec import FORMS, Progress, RunnerSpec, quiet
+from engines import child, scratch
+from engines.errors import OptimizeError, UsageError
+from engines.spec import Progress, quiet
+from optimize import loads
 from optimize.pipeline.inputs import child_env
-from optimize.sources import recognise
-
-_DEFAULT_FORMS = ("predict", "function", "eager")
-"""Measured unless `--forms` says otherwise: those that every user has; xla and compile take minutes to start."""
-
-
-_NO_DEVICE = "leave --device out: originals then run where they can, and the rows say where"
-
-_BUILT = ("bundle", "onnx")
-
-
-def bench_targets(
-    targets: Sequence[Union[str, Path]],
-    baseline: Optional[Union[str, Path]],
-    forms: Optional[Sequence[str]],
-    backend: str,
-    threads: int,
-    source: Dict[str, Any],
-    device: str = "auto",
-    launch: Optional[Dict[str, Any]] = None,
-) -> List[Target]:
-    """Engines and originals to measure, in the order given, the baseline's forms last.
-
-    Args:
-        targets, baseline, forms, backend, threads, source: See `optimize.api.bench`.
-        device: auto, cpu or gpu: where the originals run.
-        launch: Options of TensorRT's queries.
-
-    Raises:
-        UsageError: Nothing to measure, or a form that none of the originals has.
-        DamagedError, IncompatibleError: A bundle that will not run here.
-    """
-    if device not in ("auto", "cpu", "gpu"):
-        raise UsageError(f"--device {device}: auto, cpu or gpu is expected")
-    if (launch or {}).get("io", "copy") not in ("copy", "zero-copy"):
-        raise UsageError(f"--io {launch and launch['io']}: copy or zero-copy is expected")
-    gpu, why = driver.ask()
-    if device == "gpu" and gpu is None:
-        raise IncompatibleError(f"--device gpu: {why}", _NO_DEVICE)
-    found: List[Target] = []
-    preprocess = source.get("preprocess")
-    for path in targets:
-        spec = recognise(str(path), **source)
-        found += [_engine(spec, backend, threads)] if spec.kind in _BUILT else _originals(spec, forms, threads)
-    if baseline is not None:
-        spec = recognise(str(baseline), **source)
-        if spec.kind == "bundle":
-            raise UsageError(f"--baseline {baseline} is an engine bundle; the original model is expected")
-        if spec.kind == "onnx":
-            found.append(_engine(spec, "onnxruntime", threads)._replace(role="original"))
-        else:
-            found += _originals(spec, forms, threads)
-    originals = list(dict.fromkeys(t.spec.path for t in found if t.role == "original"))
-    if len(originals) > 1:
-        names = " and ".join(Path(path).name for path in originals)
-        raise UsageError(f"{names} are both originals: speed-up and drop need one", "name one with --baseline MODEL")
-    _check_launch(found, launch or {})
-    if device == "gpu":
-        _check_gpu([t for t in found if t.role == "original"])
-    for form in forms or ():
-        if not any(t.form == form for t in found):
-            raise UsageError(f"--forms {form}: none of the targets can be run so", "leave --forms out")
-    found = [
-        t._replace(spec=t.spec.with_(options={**t.spec.options, **_asked(t, device, launch or {})})) for t in found
-    ]
-    known = next((t.spec.preprocess for t in found if t.role == "engine" and t.spec.preprocess), None)
-    if preprocess is None and known is not None:
-        # what the bundle was verified with is what its original must see too
-        found = [t if t.spec.preprocess else t._replace(spec=t.spec.with_(preprocess=known)) for t in found]
-    return found
-
-
-_LAUNCH = (
-    ("io", "copy", "--io"),
-    ("cuda_graph", False, "--cuda-graph"),
-    ("spin", False, "--spin"),
-    ("transfers", True, "--no-transfers"),
-)
-"""TensorRT's options of a run: name, default, as it is typed."""
-
-
-def _check_launch(targets: Sequence[Target], launch: Dict[str, Any]) -> None:
-    """Refuse TensorRT's options where nothing here is TensorRT's: they would change nothing, unseen.
-
-    Raises:
-        UsageError: Names them.
-    """
-    given = [option for name, default, option in _LAUNCH if launch.get(name, default) != default]
-    if given and not any(target.backend.startswith("tensorrt") for target in targets):
-        words = ", ".join(given)
-        raise UsageError(f"{words}: only TensorRT has this, and no TensorRT engine is measured", f"leave {words} out")
-
-
-def _check_gpu(originals: Sequence[Target]) -> None:
-    """Make sure, before minutes of measuring, that the originals can run on the GPU.
-
-    Raises:
-        IncompatibleError: One cannot, and why.
-    """
-    for target in originals:
-        if target.backend != "tensorflow":
-            raise IncompatibleError(f"--device gpu: {target.name} runs on the CPU only ({target.backend})", _NO_DEVICE)
-    if originals:
-        child.call("engines.tensorflowdevice:check", {}, env=child_env(originals[0].spec))
-
-
-def _asked(target: Target, device: str, launch: Dict[str, Any]) -> Dict[str, Any]:
-    """The options of a run that concern a target."""
-    if target.role == "original":
-        return {"device": device} if device != "auto" else {}
-    return launch if target.backend.startswith("tensorrt") else {}
-
-
-def _engine(spec: RunnerSpec, backend: str, threads: int) -> Target:
-    path = Path(spec.path)
-    if spec.kind == "onnx":
-        name = backends.choose(backend, backends.RUN_ONNX)
-        spec, size = spec.with_(backend=name, threads=threads), size_of(spec.path)
-        return Target(path.name, "engine", "", "fp32", name, {}, size, spec, (), jsonfile.sha256(spec.path))
-    about = manifest.read(path)
-    manifest.runner_spec(path, spec)  # says why it will not run before anything is measured
-    spec = spec.with_(threads=threads, preprocess=spec.preprocess or about["preprocess"], task=about["task"])
-    size = sum(file["bytes"] for file in about["files"])
-    return Target(
-        path.name,
-        "engine",
-        "",
-        about["precision"],
-        f"{about['backend']} double" if DOUBLE in about["device"]["version"] else about["backend"],
-        about["achieved"],
-        size,
-        spec,
-        tuple(about["flags"]),
-        about["model"]["sha256"],
-    )
-
-
-def _originals(spec: RunnerSpec, forms: Optional[Sequence[str]], threads: int) -> List[Target]:
-    """The original in each form; under a 16-bit policy also in float32, which is the fair baseline on a CPU."""
-    known = FORMS[spec.kind]
-    wanted = [form for form in known if form in (forms or _DEFAULT_FORMS)]
-    mixed = _is_mixed(spec)
-    model = jsonfile.sha256(spec.path)
-    framework = "torch" if spec.kind.startswith("torch") else "tensorflow"
-    return [
-        Target(
-            Path(spec.path).name,
-            "original",
-            form,
-            "mixed" if mixed and policy == "saved" else "fp32",
-            framework,
-            {},
-            size_of(spec.path),
-            spec.with_(form=form, policy=policy, threads=threads),
-            (),
-            model,
-        )
-        for policy in (("saved", "float32") if mixed else ("saved",))
-        for form in wanted
-    ]
-
-
-def _is_mixed(spec: RunnerSpec) -> bool:
-    if not spec.kind.startswith("keras"):
-        return False
-    from engines import kerasfile
-
-    return kerasfile.read(spec.path, spec.kind).policy.startswith("mixed")
 
 
 def measure(
@@ -196,8 +27,12 @@ def measure(
     out: Optional[Path] = None,
     command: str = "",
     energy: bool = False,
+    passes: int = 0,
+    usage: bool = False,
+    layers: bool = False,
     fresh: bool = False,
     progress: Progress = quiet,
+    load: Optional[loads.Loads] = None,
 ) -> Tuple[Dict[str, Any], List[Tuple[str, str]]]:
     """Speed of all targets in alternating rounds, then accuracy where data is given, as one run.
 
@@ -205,19 +40,23 @@ def measure(
         targets: Of `bench_targets`.
         batches: Ascending.
         rounds, warmup_s, duration_s, iterations: See `bench.rounds.run`.
-        images: Test images for accuracy, all by default.
+        images: Test images for accuracy and of a pass, all by default.
         data: Data set reference.
         out: Run file to write, or None.
         command: That was typed, kept in the run.
         energy: Measure energy too, in a pass of its own.
+        passes: Time so many passes over all the test images too.
+        usage: Watch the GPUs too, in a pass of its own, and show what every target uses.
+        layers: Time the layers too, of each target that tells them.
         fresh: Do not go on from the cells of an interrupted run, which lie beside `out`.
         progress: Told what happens.
+        load: Standard loads to drive too, in a pass of their own.
 
     Returns:
         The run and its failures as (target, message).
 
     Raises:
-        IncompatibleError: No sensor for energy.
+        IncompatibleError: No sensor for energy, or no LoadGen.
         OptimizeError: Nothing could be measured.
     """
     from bench import energy as consumption
@@ -229,20 +68,33 @@ def measure(
     sensors = rails() if energy else []
     if energy:
         consumption.require(sensors)
+    if load:
+        loads.check(load, batches)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.is_dir() or not os.access(out.parent, os.W_OK):  # told before minutes of measuring, not after
             raise UsageError(f"{out} cannot be written", "name another file with -o runs.json")
-    journal = None if out is None else out.with_name(f"{out.name}.partial")
-    if journal is not None and fresh:
-        journal.unlink(missing_ok=True)
+    journals: List[Optional[Path]] = (
+        [None, None] if out is None else [out.with_name(f"{out.name}{end}") for end in _PARTIAL]
+    )
+    if fresh:
+        _remove(journals)
     settings = (rounds, warmup_s, duration_s, iterations, data or "", 0, progress)
-    done = measuring.run(targets, batches, *settings, journal=journal)
+    done = measuring.run(targets, batches, *settings, journal=journals[0])
     failures = list(done.failures)
     if not done.rows:
         raise OptimizeError(f"nothing could be measured: {failures[0][0]}: {failures[0][1]}")
     if energy:
         failures += _add_energy(done.rows, targets, sensors, warmup_s, data or "", progress)
+    if load:
+        alone = [(target, _rows_of(done.rows, target)) for target in targets if target.streams == 1]
+        failures += loads.add(alone, load, out, data or "", progress)
+    if passes:
+        failures += _add_passes(done.rows, targets, passes, images, data, journals[1], progress)
+    if usage:
+        failures += _add_usage(done.rows, targets, warmup_s, data or "", progress)
+    if layers:
+        failures += _add_layers(done.rows, targets, data or "", progress)
     if data:
         failures += _add_accuracy(done.rows, targets, max(batches), images, data, progress)
     how = {
@@ -250,17 +102,106 @@ def measure(
         "warmup_s": warmup_s,
         "duration_s": duration_s,
         "iterations": iterations,
-        "device": next((t.spec.options["device"] for t in targets if "device" in t.spec.options), "auto"),
+        "device": ",".join(dict.fromkeys(str(t.spec.options.get("device", "")) for t in targets)).strip(",") or "auto",
         "data": data,
         "seed": 0,
         "command": command,
+        "load": list(load.scenarios) if load else [],
     }
     run = runs.make(done.rows, done.before, done.after, how, failures)
     if out is not None:
         runs.write(out, run)
-    if journal is not None:
-        journal.unlink(missing_ok=True)
+    _remove(journals)
     return run, failures
+
+
+def in_power_modes(
+    modes: Sequence[str], lock: bool, targets: Sequence[Target], out: Optional[Path], settings: Dict[str, Any]
+) -> Tuple[Dict[str, Any], List[Tuple[str, str]]]:
+    """`measure` with the clocks held where that is asked for, in each of a board's power modes.
+
+    Args:
+        modes: Names or numbers; empty measures in the one in force.
+        lock: Hold the clocks also without a mode.
+        targets, out: See `measure`; with modes each run has a file of its own (`file_of`).
+        settings: All else of `measure`.
+
+    Returns:
+        What `measure` returns; the runs of several modes as one (`bench.runs.merge`).
+
+    Raises:
+        UsageError, IncompatibleError, OptimizeError: See `measure` and `optimize.device.held`.
+    """
+    from bench import runs
+    from optimize.device import held
+
+    if not modes and not lock:
+        return measure(targets, out=out, **settings)
+    done = []
+    for mode in modes or [""]:
+        with held(mode, settings["progress"]):
+            done.append(measure(targets, out=file_of(out, mode), **settings))
+    return runs.merge([run for run, _ in done]), [failure for _, failures in done for failure in failures]
+
+
+def file_of(out: Optional[Path], mode: str) -> Optional[Path]:
+    """The run file of a power mode: `runs.15W.json`."""
+    word = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in mode)
+    return out.with_name(f"{out.stem}.{word}{out.suffix}") if out and word else out
+
+
+_PARTIAL = (".partial", ".passes.partial")
+"""What lies beside a run file while it is measured: the cells, and the passes."""
+
+
+def _remove(journals: Sequence[Optional[Path]]) -> None:
+    for path in journals:
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def _add_passes(
+    rows: List[Dict[str, Any]],
+    targets: Sequence[Target],
+    passes: int,
+    images: Optional[int],
+    data: Optional[str],
+    path: Optional[Path],
+    progress: Progress,
+) -> List[Tuple[str, str]]:
+    """Time whole passes of each target at the batches of its rows; a target whose passes are kept is not run again."""
+    from bench.journal import Journal
+
+    ask = {"passes": passes, "images": images or 0, "data": data or "", "seed": 0}
+    book = Journal(path, [ask, sorted({row["batch"] for row in rows}), [identity(target) for target in targets]])
+    book.begin({})
+    failures: List[Tuple[str, str]] = []
+    for target in targets:
+        own = _rows_of(rows, target) if target.streams == 1 else []  # one query at a time
+        if own and target.label not in book.kept:
+            arguments = {"spec": target.spec.to_json(), "batches": [row["batch"] for row in own], "label": target.label}
+            try:
+                done = child.call("bench.passes:measure", {**arguments, **ask}, progress, environment(target.spec))
+            except OptimizeError as error:
+                failures.append((f"{target.label}, passes", error.message))
+                continue
+            book.keep(target.label, done)
+        found = {one["batch"]: one for one in book.kept.get(target.label, ())}
+        for row in own:
+            row["passes"] = found.get(row["batch"])
+    return failures
+
+
+def _rows_of(rows: Sequence[Dict[str, Any]], target: Target) -> List[Dict[str, Any]]:
+    """The rows of one target, an original's only those on the device that was asked for."""
+    device, threads = target.spec.options.get("device"), target.spec.threads or None
+    return [
+        row
+        for row in rows
+        if all(row[name] == getattr(target, attribute) for name, attribute in _ROW_OF)
+        and (row["threads"], row["streams"] or 1) == (threads, target.streams)
+        and (device is None or row["on"] in (None, device))
+    ]
 
 
 def _add_energy(
@@ -276,11 +217,10 @@ def _add_energy(
 
     failures: List[Tuple[str, str]] = []
     for index, target in enumerate(targets):
-        same = [r for r in rows if all(r[name] == getattr(target, name_) for name, name_ in _ROW_OF)]
-        own = [r for r in same if r["threads"] == (target.spec.threads or None)]
+        own = _rows_of(rows, target) if target.streams == 1 else []  # one query at a time
         progress("energy", index, len(targets))
         try:
-            env = child_env(target.spec)
+            env = environment(target.spec)
             found = watch(target.spec, [r["batch"] for r in own], sensors, warmup_s, data=data, env=env) if own else {}
         except OptimizeError as error:
             failures.append((f"{target.label}, energy", error.message))
@@ -290,6 +230,55 @@ def _add_energy(
     progress("energy", len(targets), len(targets))
     return failures
 
+
+def _add_usage(
+    rows: List[Dict[str, Any]], targets: Sequence[Target], warmup_s: float, data: str, progress: Progress
+) -> List[Tuple[str, str]]:
+    """Watch the GPUs while each target that computes there queries, after all times were taken."""
+    from bench import usage
+    from bench.telemetry.loads import loads
+
+    failures: List[Tuple[str, str]] = []
+    gpus = loads()
+    for index, target in enumerate(targets):
+        own = _rows_of(rows, target) if target.streams == 1 else []
+        there = [r["batch"] for r in own if gpus and (r["on"] == "gpu" or r["device"] is not None)]
+        progress("usage", index, len(targets))
+        try:
+            found = (
+                usage.watch(target.spec, there, gpus, warmup_s, data=data, env=environment(target.spec))
+                if there
+                else {}
+            )
+        except OptimizeError as error:
+            failures.append((f"{target.label}, usage", error.message))
+            continue
+        for one in own:
+            usage.add(one, found.get(one["batch"], usage.UNWATCHED))
+    progress("usage", len(targets), len(targets))
+    return failures
+
+
+def _add_layers(
+    rows: List[Dict[str, Any]], targets: Sequence[Target], data: str, progress: Progress
+) -> List[Tuple[str, str]]:
+    """Profile each engine at each batch, after all times were taken: to tell layers apart costs time."""
+    failures: List[Tuple[str, str]] = []
+    for index, target in enumerate(targets):
+        own = _rows_of(rows, target) if target.role == "engine" and target.streams == 1 else []
+        progress("layers", index, len(targets))
+        for row in own:
+            ask = {"spec": target.spec.to_json(), "batch": row["batch"], "queries": _PROFILED, "data": data}
+            try:
+                row["layers"] = child.call("bench.profile:measure", ask, env=environment(target.spec))["layers"]
+            except OptimizeError as error:
+                failures.append((f"{target.label} batch {row['batch']}, layers", error.message))
+    progress("layers", len(targets), len(targets))
+    return failures
+
+
+_PROFILED = 20
+"""Queries of which the layers are timed."""
 
 _ROW_OF = (("target", "name"), ("form", "form"), ("precision", "precision"))
 """Fields of a row that tell its target, and the target's."""

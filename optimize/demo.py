@@ -18,12 +18,12 @@ def run(out: Path, data: Optional[str] = None, progress: Progress = quiet) -> Di
     """Train a small-budget ResNet-34, build fp32, fp16 and int8, verify, bench at 1 and 64 against TensorFlow.
 
     Args:
-        out: Folder for the model, the engines, `runs.json` and `report.md`; a second run uses what is there.
+        out: Folder for the model, the engines, `runs.json` and the reports; a second run uses what is there.
         data: Data set reference; None takes CIFAR-10 if it is found or can be fetched, else the synthetic set.
         progress: Told what happens.
 
     Returns:
-        `data`, `model`, `bundles`, `run` (optimize.run/1) and `report` (path).
+        `data`, `model`, `bundles`, `run` (optimize.run/1) and `report` (path of report.html).
     """
     from optimize import api, zoo
 
@@ -49,13 +49,13 @@ def run(out: Path, data: Optional[str] = None, progress: Progress = quiet) -> Di
         command=_command([str(b.path) for b in done.bundles], str(model), reference),
         progress=progress,
     )
-    written = api.report([out / "runs.json"], ["md"], out)
+    _, written = api.report([out / "runs.json"], ["md", "html"], out)
     return {
         "data": reference,
         "model": str(model),
         "bundles": [str(b.path) for b in done.bundles],
         "run": bench,
-        "report": str(written[0]),
+        "report": str(written),
     }
 
 

@@ -6,14 +6,16 @@ keeps what the clocks were in a file, and never over one that is there: that wou
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from engines import board, jsonfile
 from engines.errors import IncompatibleError, OptimizeError, UsageError
+from engines.spec import A_LINE, Progress, quiet
 
 Commands = List[List[str]]
 
@@ -193,6 +195,41 @@ def lock(
     if clocks["state"] == "free":
         raise OptimizeError("the clocks are still free", "optimize device show; a container may not change them")
     return clocks
+
+
+@contextlib.contextmanager
+def held(
+    mode: str = "", progress: Progress = quiet, root: Path = Path("/"), ask: board.Run = board.output
+) -> Iterator[Dict[str, Any]]:
+    """Hold the clocks, in a power mode, while something is measured, and give them back whatever happens.
+
+    Clocks that were locked before stay as they are.
+
+    Args:
+        mode: See `lock_commands`.
+        progress: Told the commands.
+        root, ask: See `show`.
+
+    Yields:
+        What `lock` returns.
+
+    Raises:
+        UsageError: No such mode; or another one is asked for while clocks are locked.
+        IncompatibleError, OptimizeError: See `lock_commands` and `lock`.
+    """
+    store, before = kept(), show(root, ask)
+    ours = not (before["jetson"] and store.exists())
+    if mode and not ours:
+        raise UsageError(f"--power-mode {mode}: the clocks are locked already", "optimize device restore")
+    commands = lock_commands(before, store, mode)
+    progress(f"this runs: {'; '.join(typed(commands))}", 0, A_LINE)
+    try:
+        yield lock(commands, store, before, root, ask)
+    finally:
+        if ours and (store.exists() or not before["jetson"]):
+            back = restore_commands(show(root, ask), store)
+            progress(f"this runs: {'; '.join(typed(back))}", 0, A_LINE)
+            restore(back, store)
 
 
 def restore(commands: Commands, store: Path) -> None:

@@ -1,4 +1,4 @@
-"""`optimize profile`: the time of each layer of an engine, and whether it got the precision that was asked of it."""
+"""`optimize profile`: the time of each layer of an engine or original, and whether it got the precision asked of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, Dict, Optional, Union
 from bench import profile as profiles
 from engines import asked, child, jsonfile, manifest
 from engines.errors import UsageError
-from engines.spec import Progress, quiet
-from optimize.benchmark import bench_targets
+from engines.spec import FORMS, Progress, quiet
 from optimize.pipeline.inputs import child_env
 from optimize.sources import recognise
+from optimize.targets import bench_targets
 
-_ENGINES = ("bundle", "onnx")
+_BUILT = ("bundle", "onnx")
 
 
 def profile(
@@ -28,11 +28,11 @@ def profile(
     progress: Progress = quiet,
     **source: Any,
 ) -> Dict[str, Any]:
-    """Time the layers of an engine, in a child process.
+    """Time the layers of an engine or of an original, in a child process.
 
     Args:
-        engine: Engine bundle, or an ONNX file to run as it is.
-        batch: Images in a query, by default the smallest of the bundle (1 of an ONNX file).
+        engine: Engine bundle, an ONNX file to run as it is, or an original: as `_form` says.
+        batch: Images in a query, by default the smallest of the bundle (1 of other files).
         queries: How many are timed.
         data: Test images to feed; random ones by default.
         backend: What runs an ONNX file: auto, openvino or onnxruntime.
@@ -42,21 +42,20 @@ def profile(
         source: input_shape, preprocess and the others of `optimize.sources.recognise`.
 
     Returns:
-        `name`, `path`, `backend`, `precision`, what `bench.profile.measure` returns, `comparison` (see
-        `engines.asked.compare`; None where not known) and `warnings`.
+        `name`, `path`, `backend`, `form` (how an original ran; else empty), `precision`, what `bench.profile.measure`
+        returns, `comparison` (see `engines.asked.compare`; None where not known) and `warnings`.
 
     Raises:
-        UsageError: No engine, or a batch that it does not serve.
+        UsageError: A batch that it does not serve.
         DamagedError, IncompatibleError: A bundle that will not run here.
     """
     kind = recognise(str(engine), **source).kind
-    if kind not in _ENGINES:
-        raise UsageError(f"{engine} is an original: layers are timed of engines", f"optimize build {engine}")
     if (batch is not None and batch < 1) or queries < 1:
         raise UsageError(f"batch {batch}, {queries} queries: 1 or more are expected")
     if trace is not None and (Path(trace).is_dir() or not os.access(Path(trace).resolve().parent, os.W_OK)):
         raise UsageError(f"{trace} cannot be written", "name another file with --trace trace.json")
-    (target,) = bench_targets([engine], None, None, backend, threads, source)
+    form = None if kind in _BUILT else [_form(kind)]
+    target, *_ = bench_targets([engine], None, form, backend, threads, source)  # mixed precision: in float32 too
     about = manifest.read(Path(target.spec.path)) if kind == "bundle" else {}
     arguments = {
         "spec": target.spec.to_json(),
@@ -71,7 +70,8 @@ def profile(
         "name": target.name,
         "path": target.spec.path,
         "backend": target.backend,
-        "precision": target.precision if about else "",
+        "form": target.form,
+        "precision": "" if kind == "onnx" else target.precision,
         **measured,
         "comparison": comparison,
         "warnings": [f"{target.name}: {differs}"] if differs else [],
@@ -79,3 +79,8 @@ def profile(
     if trace is not None:
         jsonfile.write(trace, profiles.trace(found))
     return found
+
+
+def _form(kind: str) -> str:
+    """How an original runs while its layers are timed: as the function that `predict` calls, or eagerly."""
+    return "function" if "function" in FORMS[kind] else FORMS[kind][0]

@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tupl
 from engines import kerasfile, tensors, torchfile, userfile
 from engines.errors import ModelError, UsageError
 from engines.spec import RunnerSpec, TensorSpec
+from optimize.zoo import library
 
 TASKS = ("classify", "tensors")
 
@@ -53,7 +54,8 @@ def recognise(
     """Tell what `path` holds and describe how to load it.
 
     Args:
-        path: A model file, a SavedModel folder, or a bundle.
+        path: A model file, a SavedModel folder, or a bundle; or the name of a model of a library, such as
+            `torchvision:resnet50` or `timm:mobilenetv2_100`, which gets random weights.
         custom_objects: `FILE.py:NAME[,NAME]`, relative to the current folder.
         factory: `FILE.py:NAME`, or the name of a model of the zoo, torchvision or timm.
         input_shape: `3x32x32` or numbers, in the source's own order, without the batch.
@@ -67,6 +69,14 @@ def recognise(
         UsageError: No such file, a bad option, or one that the model needs and that was not given.
         ModelError: The file is empty, truncated, damaged, or nothing that can be built.
     """
+    options: Dict[str, Any] = {}
+    if library.named(path) and not Path(path).exists():
+        if factory is not None:
+            raise UsageError(f"{path} names its module itself", "leave --factory out")
+        known = library.fetch(str(path))
+        path, factory, options = known["path"], str(path), {"weights": "random"}
+        input_shape = input_shape or known["input_shape"]
+        preprocess = preprocess or (None if task == "tensors" else known["preprocess"])
     place, kind = kind_of(path)
     shape = parse_shape(input_shape)
     if task is not None and task not in TASKS:
@@ -79,6 +89,7 @@ def recognise(
         input_shape=shape,
         preprocess=_preprocess(preprocess),
         task=task or "classify",
+        options=options,
     )
     if kind in _CHECKS:
         _CHECKS[kind](spec)
@@ -148,7 +159,7 @@ def _user_code(text: Optional[str], option: str, kind: str, family: str) -> Opti
     if not kind.startswith(family) and kind != "bundle":
         what = {"keras": "Keras files", "torch": "a PyTorch state_dict"}[family]
         raise UsageError(f"{option} is for {what}, and this is {kind}", f"leave {option} out")
-    if family == "torch" and ":" not in text and not text.endswith(".py"):
+    if family == "torch" and (library.named(text) or (":" not in text and not text.endswith(".py"))):
         return text
     file, names = userfile.split(text)
     if not file.expanduser().is_file():

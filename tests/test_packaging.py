@@ -26,7 +26,7 @@ from optimize.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("engines", "calib", "bench", "optimize")
-EXTRAS = {"tensorflow", "torch", "openvino", "tensorrt", "report", "dev"}
+EXTRAS = {"tensorflow", "torch", "openvino", "tensorrt", "report", "suites", "loadgen", "dev"}
 HEAVY = [
     "tensorflow",
     "keras",
@@ -121,7 +121,7 @@ def test_wheel_holds_the_four_packages_whole_and_nothing_else(wheel: Path) -> No
         path.relative_to(ROOT).as_posix()
         for floor in FLOORS
         for path in (ROOT / floor).rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix in (".py", ".css", ".js") or path.name == "py.typed"
     }
     assert {name.partition("/")[0] for name in files} == set(FLOORS)
     assert sources <= files

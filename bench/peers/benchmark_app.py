@@ -16,14 +16,19 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from bench import stats
-from bench.rounds import Target, run
-from engines import child, jsonfile, manifest, scratch
+from bench.peers import turns
+from bench.rounds import Target
+from engines import jsonfile, manifest, scratch
 from engines.errors import IncompatibleError, OptimizeError, UsageError, outcome
 from engines.spec import Progress, RunnerSpec, quiet
 
-LOW, HIGH = 0.97, 1.03
+LOW, HIGH = 0.98, 1.02
 """The ratio of medians, ours to theirs, that says both measure the same thing."""
+
+_REPEATS = 3
+"""Times that the rounds are measured at most: more are added while the interval is in and out of the limits."""
+
+STAGE = "bench.peers.benchmark_app:benchmark"
 
 
 def compare(
@@ -40,57 +45,38 @@ def compare(
         progress: Told the rounds done.
 
     Returns:
-        `ours_ms` and `theirs_ms` (medians by round), `ratio` (ours to theirs), `interval` (90%; None with fewer than
-        five rounds), `whole_query` ({`ratio`, `interval`} of the mean times), `within` ([low, high]) and `passed`: the
-        interval (with fewer rounds the ratio) meets it.
+        `model`, `batch`, `inference_precision`, what `bench.peers.turns.measure` returns, `within` ([low, high]) and
+        `verdict` (of `bench.peers.turns`). While that is open, as many rounds are added, twice at most.
 
     Raises:
         UsageError: Not a model that OpenVINO runs.
         IncompatibleError: OpenVINO is missing, or the bundle will not run here.
     """
-    target, peer = _sides(Path(path), batch, precision)
-    peer["seconds"] = seconds
-    ours: List[float] = []
-    theirs: List[float] = []
-    whole: Tuple[List[float], List[float]] = ([], [])
-    for turn in range(rounds):
-        progress("rounds", turn, rounds)
-        for side in ("ours", "theirs") if turn % 2 == 0 else ("theirs", "ours"):
-            if side == "theirs":
-                told = child.call("bench.peers.benchmark_app:benchmark", peer)
-                theirs.append(told["median_ms"])
-                whole[1].append(told["total_ms"] / told["iterations"])
-                continue
-            done = run([target], [batch], 1, 0.2, float(seconds))
-            if done.failures:
-                raise OptimizeError(done.failures[0][1])
-            ours.append(float(done.rows[0]["p50_ms"]))
-            whole[0].append(1e3 * batch / float(done.rows[0]["images_per_s"]))
-    progress("rounds", rounds, rounds)
-    ratio, interval = _ratio(ours, theirs)
-    low, high = interval or (ratio, ratio)
+    target, peer = sides(Path(path), precision)
+    peer.update(batch=batch, seconds=seconds)
+    found: Dict[str, Any] = {}
+    for _ in range(_REPEATS):
+        again = turns.measure(target, batch, STAGE, peer, rounds, float(seconds), progress=progress)
+        found = turns.joined(found, again) if found else again
+        said = turns.verdict(found, LOW, HIGH)
+        if said != turns.OPEN:
+            break
     return {
         "model": Path(path).name,
         "batch": batch,
         "inference_precision": peer["precision"],
-        "rounds": rounds,
-        "ours_ms": ours,
-        "theirs_ms": theirs,
-        "ratio": ratio,
-        "interval": interval,
-        "whole_query": dict(zip(("ratio", "interval"), _ratio(*whole))),
+        **found,
         "within": [LOW, HIGH],
-        "passed": low <= HIGH and high >= LOW,
+        "verdict": said,
     }
 
 
-def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> Tuple[float, Optional[List[float]]]:
-    found = stats.ratio_interval([[v] for v in ours], [[v] for v in theirs], paired=True)
-    return found.ratio, None if found.low is None or found.high is None else [found.low, found.high]
+def sides(path: Path, precision: str = "") -> Tuple[Target, Dict[str, Any]]:
+    """Our target, and the arguments of `benchmark` without batch and seconds.
 
-
-def _sides(path: Path, batch: int, precision: str) -> Any:
-    """Our target, and the arguments of `benchmark`."""
+    Raises:
+        UsageError: Not a model that OpenVINO runs.
+    """
     if path.is_dir():
         about = manifest.read(path)
         if about["backend"] != "openvino":
@@ -103,17 +89,25 @@ def _sides(path: Path, batch: int, precision: str) -> Any:
     settings = {**spec.options, "inference_precision": precision or spec.options.get("inference_precision") or "f32"}
     spec = spec.with_(options=settings)
     target = Target(path.name, "engine", "", "", "openvino", {}, 0, spec)
-    peer = {"path": spec.path, "batch": batch, "precision": settings["inference_precision"]}
+    peer = {"path": spec.path, "precision": settings["inference_precision"]}
     return target, {**peer, "threads": int(settings.get("threads", 0))}
 
 
 def benchmark(
-    path: str, batch: int, precision: str, threads: int, seconds: int, progress: Progress = quiet
-) -> Dict[str, Any]:
+    path: str,
+    batch: int,
+    precision: str,
+    threads: int,
+    seconds: int,
+    throughput: bool = False,
+    progress: Progress = quiet,
+) -> Dict[str, float]:
     """Run benchmark_app on a model in this process, which must be a fresh one: the child's part of `compare`.
 
+    With `throughput` it keeps as many requests running as it thinks best.
+
     Returns:
-        `median_ms`, `iterations`, `total_ms`.
+        `median_ms` of what its requests say, `mean_ms` of its total time over its iterations.
 
     Raises:
         IncompatibleError: benchmark_app is missing.
@@ -138,8 +132,8 @@ def benchmark(
         options = {
             "-m": path,
             "-d": "CPU",
-            "-api": "sync",
-            "-hint": "latency",
+            "-api": "async" if throughput else "sync",
+            "-hint": "throughput" if throughput else "latency",
             "-infer_precision": precision,
             "-shape": shapes,
             "-ip": "f32",
@@ -160,11 +154,7 @@ def benchmark(
     median, iterations = float(returned[0][1]), int(results["total number of iterations"])
     if abs(median - float(results["latency (ms)"])) > 0.006:
         raise OptimizeError(f"benchmark_app reports {results['latency (ms)']} ms, its loop returned {median:.4f} ms")
-    return {
-        "median_ms": median,
-        "iterations": iterations,
-        "total_ms": float(results["total execution time (ms)"]),
-    }
+    return {"median_ms": median, "mean_ms": float(results["total execution time (ms)"]) / iterations}
 
 
 def _shape(port: Any, batch: int) -> str:
@@ -174,7 +164,7 @@ def _shape(port: Any, batch: int) -> str:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Print the comparison as JSON; 0 where both agree, 3 where they do not."""
+    """Print the comparison as JSON; 0 where both agree, 3 where they do not or it stays open."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers.benchmark_app", description=compare.__doc__)
     parser.add_argument("model", type=Path, help="an OpenVINO bundle, or an .xml or .onnx file")
     parser.add_argument("--batch", type=int, default=1)
@@ -189,7 +179,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         sys.stderr.write(f"error: {message}\n" + (f"  try: {hint}\n" if hint else ""))
         return code
     sys.stdout.write(jsonfile.dumps(found))
-    return 0 if found["passed"] else 3
+    return 0 if found["verdict"] == turns.SAME else 3
 
 
 if __name__ == "__main__":

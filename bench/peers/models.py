@@ -54,15 +54,15 @@ class Place(NamedTuple):
 
 
 def _resnet34(place: Place) -> Graph:
-    source = _shared("models/resnet34_cifar10_bs64_epochs10.keras")
-    options = ["--custom-objects", f"{_shared('models/train.py')}:ResidualBlock"]
+    source = shared("models/resnet34_cifar10_bs64_epochs10.keras")
+    options = ["--custom-objects", f"{shared('models/train.py')}:ResidualBlock"]
     onnx = _export(source, "resnet34", "unit", options, place)
     return Graph("ResNet-34 (shared)", onnx, "unit", place.data or _cifar(), True)
 
 
 def _resnet20(place: Place) -> Graph:
-    source = _shared("models/resnet20_cifar10.pt")
-    options = ["--factory", f"{_shared('models/resnet_cifar.py')}:resnet20", "--input-shape", "3x32x32"]
+    source = shared("models/resnet20_cifar10.pt")
+    options = ["--factory", f"{shared('models/resnet_cifar.py')}:resnet20", "--input-shape", "3x32x32"]
     onnx = _export(source, "resnet20", "imagenet", options, place)
     return Graph("ResNet-20 (held aside)", onnx, "imagenet", place.data or _cifar(), True)
 
@@ -107,7 +107,12 @@ def prepare(name: str, preprocess: str, place: Place) -> Graph:
     return Graph(path.stem, _export(path, path.stem, preprocess, [], place), preprocess, place.data, True)
 
 
-def _shared(name: str) -> Path:
+def shared(name: str) -> Path:
+    """A file or folder of `SHARED`.
+
+    Raises:
+        UsageError: It is not here.
+    """
     path = SHARED / name
     if not path.exists():
         raise UsageError(
@@ -118,7 +123,7 @@ def _shared(name: str) -> Path:
 
 
 def _cifar() -> str:
-    return str(_shared("data/cifar-10-batches-bin"))
+    return str(shared("data/cifar-10-batches-bin"))
 
 
 def _export(source: Path, name: str, preprocess: str, options: List[str], place: Place) -> Path:
@@ -126,7 +131,7 @@ def _export(source: Path, name: str, preprocess: str, options: List[str], place:
     place.progress(f"exporting {name}", 0, 1)
     words = ["export", str(Path(source).resolve()), "--preprocess", preprocess, "-o", str(out), "-q", *options]
     # A floor may not import the one above it; the command is any user's way to an FP32 graph.
-    _run([sys.executable, "-m", "optimize", *words], place.scratch, {"PYTHONPATH": os.pathsep.join(child.clean_path())})
+    run([sys.executable, "-m", "optimize", *words], place.scratch, {"PYTHONPATH": os.pathsep.join(child.clean_path())})
     place.progress(f"exporting {name}", 1, 1)
     return out
 
@@ -136,12 +141,18 @@ def _drawn(kind: str, preprocess: str, place: Place) -> Tuple[Dict[str, Any], Pa
     job, result, raw = (place.scratch / f"{kind}{end}" for end in (".job.json", ".json", ".raw.onnx"))
     jsonfile.write(job, {"kind": kind, "seed": place.seed, "out": str(raw), "result": str(result)})
     place.progress(f"drawing {kind}", 0, 1)
-    _run([str(interpreter), "-I", str(Path(__file__).with_name("drawn.py")), str(job)], place.scratch, {})
+    run([str(interpreter), "-I", str(Path(__file__).with_name("drawn.py")), str(job)], place.scratch, {})
     about = {**jsonfile.read(result), "seed": place.seed}
     return about, _export(raw, kind, preprocess, [], place)
 
 
-def _run(command: List[str], folder: Path, env: Dict[str, str]) -> None:
+def run(command: List[str], folder: Path, env: Dict[str, str]) -> None:
+    """Run a program to its end, its output only told where it fails.
+
+    Raises:
+        IncompatibleError: It ended with 4.
+        OptimizeError: It failed; the message is its last error.
+    """
     done = subprocess.run(
         command,
         cwd=folder,

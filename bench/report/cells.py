@@ -62,7 +62,9 @@ def _latency(name: str) -> Callable[[Dict[str, Any]], str]:
     return lambda row: number(row[name])
 
 
-COLUMNS: Tuple[Tuple[str, bool, Callable[[Dict[str, Any]], str]], ...] = (
+Columns = Tuple[Tuple[str, bool, Callable[[Dict[str, Any]], str]], ...]
+
+COLUMNS: Columns = (
     ("target", False, _target),
     ("form", False, lambda row: _words(row["form"], _where(row)) or "-"),
     ("precision", False, lambda row: str(row["precision"]) or "-"),
@@ -80,24 +82,32 @@ COLUMNS: Tuple[Tuple[str, bool, Callable[[Dict[str, Any]], str]], ...] = (
 """Heading, whether it is a number (right-aligned), and the cell of a row."""
 
 
-def cells(row: Dict[str, Any]) -> List[str]:
-    """One row in words, a cell for each of `COLUMNS`."""
-    return [cell(row) for _, _, cell in COLUMNS]
+def cells(row: Dict[str, Any], columns: Columns = COLUMNS) -> List[str]:
+    """One row in words, a cell for each of the columns."""
+    return [cell(row) for _, _, cell in columns]
+
+
+def name(row: Dict[str, Any]) -> str:
+    """A row's target in words, told apart from the others of its batch: `net.keras * function fp32 on gpu`."""
+    precision = str(row["precision"]) if row["role"] == "original" else ""
+    return _words(_target(row), row["form"], precision, _where(row))
 
 
 def groups(run: Dict[str, Any]) -> List[Tuple[str, List[Dict[str, Any]]]]:
-    """Rows by batch (by run where several were merged, by CPU threads where they were given), with a heading.
+    """Rows by batch (by run where several were merged, by CPU threads and streams where given), with a heading.
 
     Originals stand after engines, faster ones first.
     """
     several = len({row.get("run", 0) for row in run["rows"]}) > 1
-    found: Dict[Tuple[int, int, int], List[Dict[str, Any]]] = {}
+    found: Dict[Tuple[int, ...], List[Dict[str, Any]]] = {}
     for row in run["rows"]:
-        found.setdefault((row.get("run", 0), row["batch"], row.get("threads") or 0), []).append(row)
+        key = (row.get("run", 0), row["batch"], row.get("threads") or 0, row.get("streams") or 0)
+        found.setdefault(key, []).append(row)
     out = []
-    for (number_, batch, threads), rows in sorted(found.items()):
+    for (number_, batch, threads, streams), rows in sorted(found.items()):
         heading = f"run {number_ + 1}, batch {batch}" if several else f"batch {batch}"
         heading += f", {threads} CPU thread{'s' * (threads > 1)}" if threads else ""
+        heading += f", {streams} queries at a time" if streams else ""
         slowest = float("inf")
         rows.sort(key=lambda r: (r["role"] == "original", slowest if r["p50_ms"] is None else r["p50_ms"]))
         out.append((heading, rows))
@@ -106,8 +116,31 @@ def groups(run: Dict[str, Any]) -> List[Tuple[str, List[Dict[str, Any]]]]:
 
 def notes(rows: List[Dict[str, Any]]) -> List[str]:
     """Lines below the table of one batch: what the speed-ups are against and worth, and the times on the GPU."""
-    return [*_compared(rows), *(line for row in rows for line in [*_on_gpu(row), *_energy(row)])]
+    lines = (line for row in rows for line in [*_on_gpu(row), *_energy(row), *_usage(row), *_loads(row)])
+    return [*_compared(rows), *lines]
 
+
+def _loads(row: Dict[str, Any]) -> List[str]:
+    """What LoadGen found of a row's target, in each scenario: its figures and its verdict."""
+    lines = []
+    for one in row.get("load", ()):
+        known = {**one, **one["latencies"]}
+        figures = [f"{number(known[key])} {unit}" for key, unit in _LOAD[one["scenario"]] if known.get(key) is not None]
+        missed = f"; not met: {', '.join(one['missed'])}" if one["missed"] else ""
+        verdict = "valid" if one["valid"] else f"invalid{missed}"
+        name = f"{_words(_target(row), row['form'])}, {one['scenario']} by {one['tool']} {one['version']}"
+        lines.append(f"{name}: {', '.join(figures)} ({verdict})")
+    return lines
+
+
+_QUANTILES = (("p50_ms", "ms p50"), ("p90_ms", "ms p90"), ("p99_ms", "ms p99"))
+_LOAD: Dict[str, Tuple[Tuple[str, str], ...]] = {
+    "single-stream": (("queries_per_s", "queries/s"), *_QUANTILES),
+    "multi-stream": _QUANTILES,
+    "offline": (("samples_per_s", "samples/s"),),
+    "server": (("samples_per_s", "samples/s"), *_QUANTILES),
+}
+"""What counts in each of LoadGen's scenarios; in offline all samples are one query, and its latency the whole test."""
 
 _GPU_TIMES = (("H2D", "h2d_ms"), ("compute", "compute_ms"), ("D2H", "d2h_ms"), ("enqueue", "enqueue_ms"))
 
@@ -140,8 +173,26 @@ def _energy(row: Dict[str, Any]) -> List[str]:
     return [f"{name}: {watts}, {per_image}, {number(found['images_per_joule'], 3)} images/J"]
 
 
+def _usage(row: Dict[str, Any]) -> List[str]:
+    """What a row's process used of the machine, where that was asked."""
+    found = row.get("usage")
+    if not found or "sensor" not in found:
+        return []
+    busy = "busy share unknown" if found["busy"] is None else f"{100 * found['busy']:.0f}% busy by {found['busy_by']}"
+    words = [busy, f"{number(found['cpus'], 3)} of {found['threads']} CPUs"]
+    if found["gpu_utilisation"] is not None and found["busy_by"] != found["sensor"]:
+        words.append(f"GPU {100 * found['gpu_utilisation']:.0f}% by {found['sensor']}")
+    sizes = (
+        ("memory grew by {}", "memory_delta_bytes"),
+        ("peak {}", "peak_rss_bytes"),
+        ("GPU memory {}", "gpu_measured_bytes"),
+    )
+    words += [text.format(f"{found[name] / 1e6:.0f} MB") for text, name in sizes if found.get(name) is not None]
+    return [f"{_words(_target(row), row['form'], row['precision'])}, usage: {', '.join(words)}"]
+
+
 def _compared(rows: List[Dict[str, Any]]) -> List[str]:
-    base = fastest_original(rows, rows[0]["batch"], rows[0].get("threads"))
+    base = fastest_original(rows, rows[0]["batch"], rows[0].get("threads"), rows[0].get("streams"))
     if base is None:
         return ["no original was measured: no speed-up (add --baseline MODEL)"]
     form = _words(base["form"], base["precision"], _where(base))
@@ -157,6 +208,52 @@ def _compared(rows: List[Dict[str, Any]]) -> List[str]:
         fewest = min(len(row["rounds"]) for row in measured)
         lines.append(f"no verdict: fewer than {stats.VERDICT_ROUNDS} rounds ({fewest})")
     return lines
+
+
+def _of_passes(name: str) -> Callable[[Dict[str, Any]], str]:
+    return lambda row: number(row["passes"][name])
+
+
+PASSES: Columns = (
+    *COLUMNS[:3],
+    ("threads", True, lambda row: str(row.get("threads") or "-")),
+    COLUMNS[4],
+    *(
+        (name, True, _of_passes(key))
+        for name, key in (
+            ("average s", "mean_s"),
+            ("longest s", "max_s"),
+            ("shortest s", "min_s"),
+            ("ms/image", "ms_per_image"),
+            ("images/s", "images_per_s"),
+        )
+    ),
+    ("busy cores", True, lambda row: _busy(row["passes"])),
+    ("interrupts/s", True, lambda row: _per_second(row["passes"], "interrupts_per_s")),
+)
+"""As `COLUMNS`, of rows that have `passes`."""
+
+
+def _busy(passes: Dict[str, Any]) -> str:
+    """Of all cores, each core's share: what mpstat shows as 100 less %idle and %iowait."""
+    cpu = passes.get("cpu")
+    if not cpu:
+        return "-"
+    shares = [core["busy"] for core in cpu["cores"]]
+    each = " ".join(f"{100 * share:.0f}%" for share in shares)
+    return f"{number(sum(shares), 3)} of {len(shares)} ({each})"
+
+
+def _per_second(passes: Dict[str, Any], name: str) -> str:
+    return number(passes["cpu"][name]) if passes.get("cpu") else "-"
+
+
+def passes(run: Dict[str, Any]) -> Tuple[str, List[Dict[str, Any]]]:
+    """The rows whose whole passes were timed, in the order of `groups`, and the heading of their table."""
+    rows = [row for _, group in groups(run) for row in group if row.get("passes")]
+    counts = sorted({(len(row["passes"]["seconds"]), row["passes"]["images"]) for row in rows})
+    each = ", ".join(f"{times} pass{'es' * (times > 1)} of {images} images" for times, images in counts)
+    return f"whole passes: {each}", rows
 
 
 def failed(run: Dict[str, Any]) -> List[str]:

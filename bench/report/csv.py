@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterable, List, Sequence
 
 from bench.report.cells import UNMEASURED
 from bench.runs import LATENCIES
 from engines.text import plain
 
+PASSES = ("mean_s", "max_s", "min_s")
+
 ENERGY = ("rail", "watts", "idle_watts", "joules_per_image", "joules_above_idle_per_image")
+
+USAGE = ("busy", "busy_by", "cpus", "memory_delta_bytes", "peak_rss_bytes", "gpu_measured_bytes", "gpu_utilisation")
 
 COLUMNS = (
     "run",
@@ -38,6 +42,9 @@ COLUMNS = (
     "on",
     *ENERGY,
     "threads",
+    *(f"passes_{name}" for name in PASSES),
+    "streams",
+    *USAGE,
 )
 """Never renamed or reordered: new ones go to the end."""
 
@@ -47,11 +54,14 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 def text(run: Dict[str, Any]) -> str:
     """The CSV file of a run (RFC 4180, with a header line)."""
+    return table(COLUMNS, [_line(row) for row in run["rows"]])
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Any table as CSV; no cell of it is a formula to a spreadsheet."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    for row in run["rows"]:
-        writer.writerow(_line(row))
+    writer.writerows([_cell(value) for value in row] for row in [head, *rows])
     return out.getvalue()
 
 
@@ -70,9 +80,12 @@ def _line(row: Dict[str, Any]) -> List[Any]:
         "flags": "; ".join(row["flags"]),
         "on": row.get("on"),
         "threads": row.get("threads"),
+        "streams": row.get("streams"),
         **{name: (row.get("energy") or {}).get(name) for name in ENERGY},
+        **{f"passes_{name}": (row.get("passes") or {}).get(name) for name in PASSES},
+        **{name: (row.get("usage") or {}).get(name) for name in USAGE},
     }
-    return [_cell(value[name]) for name in COLUMNS]
+    return [value[name] for name in COLUMNS]
 
 
 def _cell(value: Any) -> Any:

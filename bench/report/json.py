@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional
 
+from bench.knee import knees
 from bench.report.cells import groups, notes
 from bench.runs import fastest_original
 from engines import jsonfile
@@ -21,7 +22,8 @@ def report(run: Dict[str, Any]) -> Dict[str, Any]:
 
     Returns:
         `schema`, `created`, `environment`, `settings`, `rows` (as in the run; `rounds` is their number, `samples` the
-        number of samples), `batches` ([{heading, batch, fastest_original, notes}]) and `failures`.
+        number of samples), `batches` ([{heading, batch, fastest_original, notes}]), `knees` (`bench.knee.knees`) and
+        `failures`.
     """
     return {
         "schema": SCHEMA,
@@ -34,6 +36,7 @@ def report(run: Dict[str, Any]) -> Dict[str, Any]:
             {"heading": heading, "batch": rows[0]["batch"], "fastest_original": _base(rows), "notes": notes(rows)}
             for heading, rows in groups(run)
         ],
+        "knees": knees(run),
         "failures": list(run.get("failures", [])),
     }
 
@@ -44,5 +47,5 @@ def _row(row: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _base(rows: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
-    base = fastest_original(rows, rows[0]["batch"], rows[0].get("threads"))
+    base = fastest_original(rows, rows[0]["batch"], rows[0].get("threads"), rows[0].get("streams"))
     return base and {name: base[name] for name in ("target", "form", "precision", "p50_ms")}

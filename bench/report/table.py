@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Dict, List
 
-from bench.report.cells import COLUMNS, cells, failed, groups, notes
+from bench import knee
+from bench.report.cells import COLUMNS, PASSES, cells, failed, groups, notes, passes
 from engines.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _WRAPS = {"target": 22, "achieved": 14, "flags": 8}
 """Columns that may wrap, and how narrow they may get; numbers stay whole."""
@@ -50,12 +52,30 @@ def render(run: Dict[str, Any], console: Console) -> None:
         for note in notes(rows):
             console.print(Text(plain(note)))
         left_out += [name for i, (name, _, _) in enumerate(COLUMNS) if i not in kept and name not in left_out]
+    for note in knee.notes(run):
+        console.print(Text(plain(f"knee batch of {note}")))
+    heading, measured = passes(run)
+    if measured:
+        console.print(_passes(heading, measured))
     for note in failed(run):
         console.print(Text(plain(note)), style="red")
     if left_out:
         console.print(Text(f"left out, the terminal is narrow: {', '.join(left_out)} (optimize report has them)"))
     if not run["rows"]:
         console.print(Text("nothing was measured"))
+
+
+def _passes(heading: str, rows: List[Dict[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=heading, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
+    for name, right, _ in PASSES:
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[Text(plain(cell)) for cell in cells(row, PASSES)])
+    return table
 
 
 def _fitting(lines: List[List[str]], width: int) -> Dict[int, int]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence
 
+from bench.telemetry import nvml, tegrastats
+from bench.telemetry.nvml import Gpu
 from engines import board
 from engines.boardtext import number
 
@@ -44,7 +46,7 @@ def rails(root: Path = Path("/"), nvml: Callable[[], List[Rail]] = lambda: gpus(
         nvml: Gives the rails of desktop GPUs.
     """
     root = Path(root)
-    found = list(_hwmon(root)) or list(_iio(root))
+    found = list(_hwmon(root)) or list(_iio(root)) or list(_told(root))
     names = {rail.name for rail in found}
     inputs = next((group for group in _WHOLE if names.issuperset(group)), ())
     found = [rail._replace(whole=rail.name in inputs) for rail in found]
@@ -78,6 +80,14 @@ def _iio(root: Path) -> Iterator[Rail]:
                 yield Rail(name, partial(_scaled, path, 1e-3), False)
 
 
+def _told(root: Path) -> Iterator[Rail]:
+    """What `tegrastats` tells where the monitors' files are not there, or not for this user."""
+    reader = tegrastats.reader(root)
+    if reader is not None:
+        for name in tegrastats.names(reader):
+            yield Rail(name, partial(tegrastats.watts, reader, name), False)
+
+
 def _rapl(root: Path) -> Iterator[Rail]:
     """Energy counters of processors, in microjoules: the packages, or the whole system where it is counted."""
     zones = {folder.name: folder for folder in sorted(root.glob("sys/class/powercap/intel-rapl:*"))}
@@ -100,30 +110,12 @@ def gpus() -> List[Rail]:
 
     On Jetson boards its start succeeds and every question is refused: their rails are the board's.
     """
-    try:
-        import pynvml
-    except ImportError:
-        return []
 
-    def ask(question: Callable[[], Any]) -> Any:
-        try:
-            return question()
-        except pynvml.NVMLError:
-            return None
+    def watts(gpu: Gpu) -> Optional[float]:
+        drawn = gpu.ask("nvmlDeviceGetPowerUsage")
+        return None if drawn is None else float(drawn) / 1e3
 
-    if ask(lambda: pynvml.nvmlInit() or True) is None:
-        return []
-    found = []
-    for index in range(ask(pynvml.nvmlDeviceGetCount) or 0):
-        handle = ask(partial(pynvml.nvmlDeviceGetHandleByIndex, index))
-
-        def watts(handle: Any = handle) -> Optional[float]:
-            drawn = ask(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
-            return None if drawn is None else drawn / 1e3
-
-        if handle is not None:
-            found.append(Rail(f"GPU {index}", watts, True))
-    return found
+    return [Rail(gpu.name, partial(watts, gpu), True) for gpu in nvml.gpus()]
 
 
 def _product(volts: Path, current: Path) -> Optional[float]:

@@ -63,6 +63,8 @@ class _Group:
 class TensorRTRunner(Runner):
     """Plans on one GPU, its primary context current in the thread that opened it."""
 
+    parallel = False
+
     def __init__(self, spec: RunnerSpec, paths: List[Path]) -> None:
         trt = compat.tensorrt()
         self._trt, self._log = trt, compat.logger(trt)

@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict
 
 import typer
 
-from optimize.cli import benchmarks, builds, bundles, cache, calibration, compare, device, start, zoo
+from optimize.cli import benchmarks, builds, bundles, cache, calibration, compare, device, start, suites, zoo
 from optimize.cli.command import command
 from optimize.version import VERSION
 
@@ -58,4 +58,5 @@ for _name, _function in COMMANDS.items():
 
 app.add_typer(cache.app, name="cache")
 app.add_typer(device.app, name="device")
+app.add_typer(suites.app, name="suite")
 app.add_typer(zoo.app, name="zoo")

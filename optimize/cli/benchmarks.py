@@ -28,13 +28,17 @@ def bench(
             help="How originals run: predict, function, xla, eager, compile [default: predict,function,eager].",
         ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="Where the originals run: auto, cpu or gpu.")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="Where originals run: auto, cpu, gpu or cpu,gpu.")] = "auto",
     backend: Annotated[
         str, typer.Option("--backend", help="What runs ONNX files: auto, openvino or onnxruntime.")
     ] = "auto",
     threads: Annotated[
         Optional[List[str]],
         typer.Option("--threads", metavar="1,3,6", help="CPU threads, everything with each [default: the runtime's]."),
+    ] = None,
+    streams: Annotated[
+        Optional[List[str]],
+        typer.Option("--streams", metavar="1,2,4", help="Queries at a time, everything with each [default: 1]."),
     ] = None,
     warmup: Annotated[
         str, typer.Option("--warmup", help="Unmeasured time before each batch size in each round.")
@@ -46,7 +50,7 @@ def bench(
     ] = 10,
     quick: Annotated[bool, typer.Option("--quick", help="One round: a ratio, no verdict.")] = False,
     images: Annotated[
-        Optional[int], typer.Option("--images", min=1, help="Test images for accuracy [default: all].")
+        Optional[int], typer.Option("--images", min=1, help="Test images for accuracy and passes [default: all].")
     ] = None,
     data: Annotated[Optional[str], options.data("Test images to measure accuracy on.")] = None,
     io: Annotated[
@@ -61,6 +65,42 @@ def bench(
     ] = True,
     energy: Annotated[
         bool, typer.Option("--energy", help="Measure energy too, in a pass of its own, by the power sensors.")
+    ] = False,
+    load: Annotated[
+        Optional[List[str]],
+        typer.Option(
+            "--load",
+            help="Loads that MLPerf LoadGen drives afterwards: single-stream, multi-stream, offline, server.",
+        ),
+    ] = None,
+    load_duration: Annotated[
+        Optional[str], typer.Option("--load-duration", help="Of each load, at least [default: 10s; --quick: 1s].")
+    ] = None,
+    load_qps: Annotated[
+        Optional[float],
+        typer.Option("--load-qps", help="Images a second that server asks [default: half of what was measured]."),
+    ] = None,
+    load_latency: Annotated[
+        str, typer.Option("--load-latency", help="Bound of server for 99% of its queries.")
+    ] = "15ms",
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Find the CPU threads and streams that suit each engine; kept in its bundle.")
+    ] = False,
+    passes: Annotated[
+        int, typer.Option("--passes", min=0, help="Time whole passes over the test images too, as many.")
+    ] = 0,
+    lock_clocks: Annotated[
+        bool, typer.Option("--lock-clocks", help="Hold the machine's clocks meanwhile, and give them back.")
+    ] = False,
+    power_modes: Annotated[
+        Optional[List[str]],
+        typer.Option("--power-mode", metavar="15W,MAXN", help="Jetson: measure in each mode, clocks held."),
+    ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Time the layers of each engine too, for the report.")
+    ] = False,
+    usage: Annotated[
+        bool, typer.Option("--usage", help="Show busy share and memory too; GPUs are watched in a pass of their own.")
     ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure everything, also what an interrupted run has kept.")
@@ -82,6 +122,7 @@ def bench(
             forms=forms,
             backend=backend,
             threads=threads or ["0"],
+            streams=streams or ["1"],
             warmup=warmup,
             rounds=1 if quick else rounds,
             duration=duration,
@@ -94,7 +135,17 @@ def bench(
             spin=spin,
             transfers=transfers,
             energy=energy,
+            passes=passes,
+            tune=tune,
+            lock_clocks=lock_clocks,
+            power_modes=power_modes or [],
+            usage=usage,
+            layers=layers,
             fresh=fresh,
+            load=load or (),
+            load_duration=load_duration or ("1s" if quick else "10s"),
+            load_qps=load_qps,
+            load_latency=load_latency,
             out=out,
             command=" ".join(["optimize", *map(shlex.quote, sys.argv[1:])]),
             progress=report,
@@ -107,7 +158,13 @@ def bench(
         render(run, console())
 
     answer(run, show)
-    say(f"run file: {out}   next: optimize report {out} -f md")
+    if load:
+        say("loads: asked and timed by MLPerf LoadGen with this project's settings; they are not MLPerf results")
+    from optimize.benchmark import file_of
+
+    modes = [mode for word in power_modes or [""] for mode in word.split(",")]
+    files = " ".join(shlex.quote(str(file_of(out, mode))) for mode in modes)
+    say(f"run file: {files}   next: optimize report {files} -f md")
     if failures:
         for name, message in failures:
             warn(f"error: {name}: {message}")
@@ -115,7 +172,7 @@ def bench(
 
 
 def profile(
-    engine: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Engine bundle, or an ONNX file.")],
+    engine: Annotated[Path, typer.Argument(metavar="TARGET", help="Engine bundle, ONNX file or original.")],
     batch: Annotated[
         Optional[int], typer.Option("--batch", min=1, help="Images in a query [default: the bundle's smallest].")
     ] = None,
@@ -132,7 +189,7 @@ def profile(
     *,
     source: Dict[str, Any],
 ) -> None:
-    """Time and precision of each layer of an engine."""
+    """Time and precision of each layer of an engine or original."""
     from optimize import api
 
     with progress() as said:
@@ -158,7 +215,8 @@ def _show_layers(found: Dict[str, Any], top: int) -> None:
     from rich.table import Table
 
     layers = sorted(found["layers"], key=lambda layer: -float(layer["ms"]))
-    title = f"{found['name']} ({found['backend']}), batch {found['batch']}"
+    runs = " ".join(filter(None, (found["backend"], found["form"])))
+    title = f"{found['name']} ({runs}), batch {found['batch']}"
     table = Table(title=title, title_justify="left")
     for column in ("layer", "type", "precision"):
         table.add_column(column, overflow="fold")
@@ -183,7 +241,7 @@ def report(
     runs: Annotated[List[Path], typer.Argument(metavar="RUN...", help="Run files of optimize bench.")],
     formats: Annotated[
         Optional[List[str]],
-        typer.Option("-f", "--format", help="md, csv, json, svg; repeat or use commas [default: md]."),
+        typer.Option("-f", "--format", help="md, html, csv, json, svg, png; repeat or use commas [default: md]."),
     ] = None,
     out: Annotated[
         Optional[Path],
@@ -192,7 +250,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write report.md, .csv, .json or .svg from run files."""
+    """Write report.md, .html, .csv, .json, .svg or .png from run files."""
     from optimize import reporting
 
     wanted = formats or ["md"]

@@ -78,7 +78,7 @@ def read_config(file: Path) -> Dict[str, Dict[str, Any]]:
 
 def batches(text: str) -> Any:
     """`--batch` with several sizes, and what they are for."""
-    return typer.Option("--batch", metavar="1,64", help=f"{text}; repeat or use commas [default: 1,64].")
+    return typer.Option("--batch", metavar="1,64", help=f"{text}; repeat or use commas, 1..64 doubles [default: 1,64].")
 
 
 def data(text: str) -> Any:

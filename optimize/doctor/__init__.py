@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from bench import loadgen
 from engines import board, driver
 from engines.device import version_of
 from optimize.doctor import nvidia
@@ -35,6 +36,7 @@ _PARTS = (
     _Part(
         "onnxruntime", ("onnxruntime",), "checks, calibration and the onnxruntime backend", "pip install onnxruntime"
     ),
+    _Part("loadgen", ("mlcommons_loadgen",), "MLPerf LoadGen's loads: bench --load", loadgen.HINT),
 )
 
 

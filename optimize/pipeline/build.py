@@ -15,11 +15,12 @@ from optimize.pipeline.described import described
 from optimize.pipeline.imported import imported
 from optimize.pipeline.inputs import CALIBRATION_PACKAGES, EXPORT_PACKAGES, child_env, overlapping
 from optimize.pipeline.options import BuildOptions
-from optimize.pipeline.results import Build, Built, Candidate, unchanged
+from optimize.pipeline.results import Build, Built, Candidate, as_tuned, unchanged
 from optimize.pipeline.stages import Workspace, value_of
 from optimize.pipeline.variants import Variant, variants
 from optimize.pipeline.watch import Watch
 from optimize.verification import accuracy_against, judge, reference, surprise
+from optimize.zoo import library
 
 _SEEDED_IMAGES = 64
 """Inputs of a numerical check where no data is given."""
@@ -30,7 +31,7 @@ _CHECK_IMAGES = 512
 
 def output_folder(model: Path, options: BuildOptions) -> Path:
     """`<model>.optimized` beside the model, unless `-o` says otherwise."""
-    return (options.out or model.with_name(model.name.rsplit(".", 1)[0] + ".optimized")).resolve()
+    return (options.out or library.beside(model, model.name.rsplit(".", 1)[0] + ".optimized")).resolve()
 
 
 def backend_for(options: BuildOptions) -> str:
@@ -128,6 +129,8 @@ class Job:
             )
         self.source_scores = self._scores("source", reference(self.spec), self.source, [])
         about = {k: v for k, v in self.source_scores.items() if k in ("top1", "top5", "dataset")}
+        if self.spec.options.get("weights") == "random":
+            self.warnings.append("the weights are random: times mean something, answers and accuracies do not")
         self.warnings += surprise(self.source_scores, None, self.options.expect_top1)
         return Build(Path(self.spec.path), out, self.backend, self.spec, check, about or None, self.warnings)
 
@@ -277,6 +280,7 @@ class Job:
         bundle = out / engine.bundle_name(precision, self.backend, self.key.version, self.key.compute_capability)
         if not self.options.force:
             self._refuse_to_replace(bundle)
+        about = as_tuned(bundle, about)
         reused = chosen.reused and unchanged(bundle, about)
         if not reused:
             engine.publish(chosen.stage, [f["path"] for f in about["files"]], about, bundle)

@@ -52,7 +52,12 @@ def described(
         if calibration
         else None,
         "build_key": digest(identity),
-        "flags": [*built["flags"], *doubts(job, calibration), *(["double"] if DOUBLE in job.key.version else [])],
+        "flags": [
+            *built["flags"],
+            *(["random weights"] if spec.options.get("weights") == "random" else []),
+            *doubts(job, calibration),
+            *(["double"] if DOUBLE in job.key.version else []),
+        ],
         "seconds": built["seconds"],
     }
 

@@ -23,6 +23,8 @@ EXPORT_PACKAGES = (
     "tf-keras",
     "keras",
     "torch",
+    "torchvision",
+    "timm",
 )
 """Their versions decide what the export gives."""
 

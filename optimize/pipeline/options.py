@@ -160,16 +160,22 @@ def parse_precisions(words: Iterable[str]) -> Tuple[str, ...]:
 
 
 def parse_batches(words: Iterable[str]) -> Tuple[int, ...]:
-    """Read batch sizes, repeated or with commas, ascending and each once.
+    """Read batch sizes, repeated or with commas, ascending and each once; `1..64` is 1, 2, 4 and so on up to 64.
 
     Raises:
-        UsageError: Not a whole number of at least 1.
+        UsageError: Not a whole number of at least 1, or a range that ends before it starts.
     """
     found = set()
     for word in _words(words):
-        if not (word.isascii() and word.isdigit()) or not 1 <= int(word) <= 65536:
-            raise UsageError(f"--batch {word}: whole numbers from 1 are expected", "for example --batch 1,64")
-        found.add(int(word))
+        first, *last = word.split("..") if word.count("..") == 1 else (word,)
+        ends = [int(n) for n in (first, *last) if n.isascii() and n.isdigit() and 1 <= int(n) <= 65536]
+        if len(ends) != 1 + len(last) or ends[0] > ends[-1]:
+            raise UsageError(f"--batch {word}: whole numbers from 1 are expected", "for example --batch 1,64 or 1..64")
+        size = ends[0]
+        while size < ends[-1]:
+            found.add(size)
+            size *= 2
+        found.add(ends[-1])
     if not found:
         raise UsageError("--batch is empty", "for example --batch 1,64")
     return tuple(sorted(found))
@@ -181,10 +187,23 @@ def parse_threads(words: Iterable[str]) -> Tuple[int, ...]:
     Raises:
         UsageError: Not a whole number from 0 to 4096.
     """
-    found = _words(words) or ("0",)
+    return _numbers(words, 0, 4096, "--threads", "1,3,6")
+
+
+def parse_streams(words: Iterable[str]) -> Tuple[int, ...]:
+    """Read numbers of queries that run side by side, repeated or with commas, ascending and each once.
+
+    Raises:
+        UsageError: Not a whole number from 1 to 256.
+    """
+    return _numbers(words, 1, 256, "--streams", "1,2,4")
+
+
+def _numbers(words: Iterable[str], least: int, most: int, option: str, example: str) -> Tuple[int, ...]:
+    found = _words(words) or (str(least),)
     for word in found:
-        if not (word.isascii() and word.isdigit()) or int(word) > 4096:
-            raise UsageError(f"--threads {word}: whole numbers are expected", "for example --threads 1,3,6")
+        if not (word.isascii() and word.isdigit()) or not least <= int(word) <= most:
+            raise UsageError(f"{option} {word}: whole numbers are expected", f"for example {option} {example}")
     return tuple(sorted({int(word) for word in found}))
 
 

@@ -111,3 +111,15 @@ def unchanged(bundle: Path, about: Dict[str, Any]) -> bool:
     except (OptimizeError, OSError):
         return False
     return {**there, "created": ""} == {**about, "created": ""}
+
+
+def as_tuned(bundle: Path, about: Dict[str, Any]) -> Dict[str, Any]:
+    """The manifest with what `bench --tune` has kept in the bundle in place, where that holds the very same engine."""
+    try:
+        there = manifest.read(bundle)
+    except (OptimizeError, OSError):
+        return about
+    tuned = there["options"].get("tuned")
+    if not tuned or any(there[name] != about[name] for name in ("files", "device")):
+        return about
+    return {**about, "options": {**about["options"], "tuned": tuned}}

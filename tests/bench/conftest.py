@@ -7,13 +7,9 @@ from typing import Any, Callable, Dict, List, Sequence
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from bench import rounds, runs
 from engines.spec import RunnerSpec
-
-settings.register_profile("no-deadline", deadline=None)  # no test judges a time: the machine may be busy
-settings.load_profile("no-deadline")
 
 SIZE = 8
 CLASSES = 10

@@ -55,6 +55,16 @@ def test_the_same_run_finds_its_cells(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_kept_by_name_is_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "runs.json.passes.partial"
+    book = Journal(path, ABOUT)
+    book.begin({})
+    book.keep("a", [{"mean_s": 1.5}])
+    assert book.kept == Journal(path, ABOUT).kept == {"a": [{"mean_s": 1.5}]} and len(Journal(path, ABOUT)) == 0
+    assert Journal(path, {**ABOUT, "passes": 4}).kept == {} and not path.exists()
+    Journal(None, ABOUT).keep("a", 1)
+
+
 def test_another_run_starts_anew(tmp_path: Path) -> None:
     path = tmp_path / "runs.json.partial"
     filled(path)

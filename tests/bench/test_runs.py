@@ -84,7 +84,22 @@ def test_flags(make_run):
     rounds[0]["flags"] = ["busy"]
     rounds[1]["flags"] = ["busy", "throttled"]
     rounds[2]["samples_ms"] = [3 * v for v in rounds[2]["samples_ms"]]
-    assert runs.row(target, 1, rounds, {})["flags"] == ["no-fast-fp16", "busy", "throttled", "unstable"]
+    kept = ["no-fast-fp16", "busy", "throttled", "unstable"]
+    assert runs.row(target, 1, rounds, {})["flags"] == [*kept, "unsettled"]
+    calm = [*rounds, *copy.deepcopy(template["rounds"][:3])]
+    assert runs.row(target, 1, calm, {})["flags"] == kept  # the last three are what counts
+
+
+def test_what_trtexec_calls_unstable_is_flagged(make_run):
+    from bench.rounds import Target
+    from engines.spec import RunnerSpec
+
+    template = make_run()["rows"][0]
+    target = Target("a", "engine", "", "fp16", "tensorrt", {}, 1, RunnerSpec("a", "onnx"))
+    for percent, flags in ((0.9, []), (1.1, ["GPU unstable"])):
+        device = {"compute_ms": {"median": 1.0}, "variation_percent": percent, "how": {"tensorrt": "8.5.2"}}
+        rounds = [{**entry, "device": device} for entry in copy.deepcopy(template["rounds"])]
+        assert runs.row(target, 1, rounds, {})["flags"] == flags
 
 
 def test_accuracy_goes_into_the_rows_of_its_target(make_run):

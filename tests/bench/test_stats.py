@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bench import stats
@@ -72,6 +72,22 @@ def test_variation_is_that_of_round_medians():
     assert stats.variation([[1, 1, 99], [1, 1, 1]]) == 0
     assert stats.variation([[1.0], [3.0]]) == pytest.approx(0.5)
     assert stats.variation([[0.0], [0.0]]) == 0
+
+
+def test_the_last_three_windows_must_be_alike():
+    assert stats.settled([[5.0], [1.0], [1.05], [1.1]]) and not stats.settled([[1.0], [1.0], [1.0], [1.11]])
+    assert not stats.settled([[1.0] * 3, [1.0] * 3, [1.0, 1.0, 9.0]])  # the same median, another throughput
+    assert stats.settled([[9.0] * 6, [1.0] * 6]) and not stats.settled([[1.0, 1.0, 1.0, 1.0, 1.2, 1.2]])
+    assert stats.settled([[1.0]])
+
+
+@given(st.lists(st.lists(st.floats(0.01, 100), min_size=1, max_size=9), min_size=3, max_size=5), st.floats(0.1, 10))
+def test_settled_does_not_depend_on_the_unit_or_the_order_of_the_last_windows(rounds, unit):
+    margin = [max(v) / min(v) for v in [[float(f(r)) for r in rounds[-3:]] for f in (np.median, np.mean)]]
+    assume(all(abs(value - stats.SETTLED) > 1e-6 for value in margin))
+    found = stats.settled(rounds)
+    assert found == stats.settled([[unit * v for v in values] for values in rounds])
+    assert found == stats.settled([*rounds[:-3], *rounds[-3:][::-1]])
 
 
 def test_variation_of_one_round_looks_at_its_course():

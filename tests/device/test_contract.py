@@ -30,6 +30,7 @@ ABSENT = {
 
 
 @pytest.mark.tensorrt
+@pytest.mark.journey
 def test_every_case_holds_or_is_absent(trt: Any, surface: str, tmp_path: Path) -> None:
     """In one process, as on a board; what one leaves on the device, the fixture finds."""
     found: Dict[str, Dict[str, Any]] = {}

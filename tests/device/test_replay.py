@@ -49,6 +49,7 @@ def test_the_stand_in_tells_what_the_board_told(path: Path, trt: Any, surface: s
 
 
 @pytest.mark.tensorrt
+@pytest.mark.journey
 def test_a_report_made_here_replays_clean_and_a_changed_one_names_the_case(
     trt: Any, surface: str, tmp_path: Path
 ) -> None:

@@ -8,11 +8,7 @@ from typing import Any, Callable, Dict, List, Optional
 import numpy as np
 import onnx
 import pytest
-from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
-
-settings.register_profile("no-deadline", deadline=None)  # no test judges a time: the machine may be busy
-settings.load_profile("no-deadline")
 
 CLASSES = 10
 SIZE = 16

@@ -101,6 +101,12 @@ def test_several_inputs_and_outputs_have_their_names(found, form):
     assert found["two sum"][0] == pytest.approx(found["two sum"][1], rel=1e-5)
 
 
+@pytest.mark.parametrize("form", ["predict", "function"])
+def test_more_samples_than_a_query_takes_are_answered_in_their_order(found, form):
+    assert sorted(found[f"two {form} all"]) == ["first", "second"]
+    assert max(found[f"two {form} all"].values()) < 1e-4
+
+
 def test_free_sizes_are_asked_for(found):
     assert found["free"]["error"] == "UsageError"
     assert "--input-shape" in found["free"]["hint"]

@@ -146,7 +146,7 @@ def test_library_names_need_the_library(made):
     try:
         import torchvision  # noqa: F401
     except ImportError:
-        with pytest.raises(IncompatibleError, match="neither is installed"):
+        with pytest.raises(IncompatibleError, match="torchvision or timm, which cannot be imported"):
             engines.open(spec(made[0], "state.pt", factory="resnet18"))
     else:
         with pytest.raises(UsageError, match="no model of torchvision"):

@@ -1,70 +1,12 @@
-"""Targets of `optimize bench`: where the originals run is checked before anything is measured."""
+"""What is measured beside the times, and with every setting that is asked for."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-from engines import child, driver
+from engines import child
 from engines.errors import IncompatibleError, UsageError
-from optimize import api, benchmark
-
-PROBES = str(Path(__file__).parent.parent / "engines" / "probes")
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """A driver that has a GPU: what the frameworks then really find is their own."""
-    monkeypatch.setattr(benchmark.driver, "ask", lambda index=0: (driver.Gpu("Orin", "8.7", True, "11.4", 8), ""))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-
-
-@pytest.fixture
-def saved(tmp_path):
-    pytest.importorskip("tensorflow")
-    sys.path.append(PROBES)
-    try:
-        child.call("tensorflow_probe:saved", {"path": str(tmp_path / "saved")})
-    finally:
-        sys.path.remove(PROBES)
-    return tmp_path / "saved"
-
-
-def targets(path, device="auto", baseline=None):
-    return benchmark.bench_targets([path], baseline, None, "onnxruntime", 1, {}, device)
-
-
-def test_without_a_driver_the_gpu_is_refused(tiny_onnx, monkeypatch):
-    monkeypatch.setattr(benchmark.driver, "ask", lambda: (None, "no driver"))
-    with pytest.raises(IncompatibleError, match="--device gpu: no driver"):
-        targets(tiny_onnx, "gpu")
-
-
-def test_an_original_that_cannot_leave_the_cpu_is_refused(gpu, tiny_onnx, tmp_path):
-    with pytest.raises(IncompatibleError, match=r"runs on the CPU only \(onnxruntime\)"):
-        targets(tiny_onnx, "gpu", baseline=tiny_onnx)
-
-
-def test_a_tensorflow_without_the_gpu_is_told_before_and_its_rows_say_where_it_ran(gpu, saved, tmp_path):
-    with pytest.raises(IncompatibleError, match=r"--device gpu: TensorFlow 2\S* sees no GPU"):
-        targets(saved, "gpu")
-    run, failures = api.bench([saved], [1], rounds=1, warmup=0.0, duration=0.01, out=None)
-    assert failures == [] and run["settings"]["device"] == "auto"
-    assert [row["on"] for row in run["rows"]] == ["cpu"] and run["rows"][0]["rounds"][0]["on"] == "cpu"
-
-
-@pytest.mark.parametrize("asked", [{"io": "zero-copy"}, {"cuda_graph": True}, {"spin": True}, {"transfers": False}])
-def test_options_of_tensorrt_alone_are_not_taken_silently(tiny_onnx, asked):
-    with pytest.raises(UsageError, match="only TensorRT has this"):
-        api.bench([tiny_onnx], backend="onnxruntime", out=None, **asked)
-
-
-def test_a_folder_without_bundles_says_what_makes_them():
-    with pytest.raises(UsageError, match="no such file") as error:
-        targets("resnet34.optimized/*")
-    assert error.value.hint.startswith("optimize build MODEL")
+from optimize import api
 
 
 @pytest.mark.journey
@@ -87,12 +29,74 @@ def test_energy_stands_in_the_rows_and_reports(tiny_onnx, tmp_path, monkeypatch)
     assert "joules_above_idle_per_image" in heading and ",VDD_IN,7.5" in first
 
 
+@pytest.mark.journey
+def test_whole_passes_stand_in_the_rows_and_reports_and_are_not_repeated(tiny_onnx, tmp_path, monkeypatch):
+    from bench import runs
+    from bench.report import FORMATS
+
+    out, original = tmp_path / "runs.json", tmp_path / "original.onnx"
+    original.write_bytes(tiny_onnx.read_bytes())
+    asked = {"rounds": 1, "warmup": 0.0, "duration": 0.005, "images": 10, "out": out, "passes": 2, "baseline": original}
+    real, calls = child.call, []
+
+    def interrupted(stage, arguments, *rest, **named):
+        if stage == "bench.passes:measure":
+            calls.append(arguments["label"])
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+        return real(stage, arguments, *rest, **named)
+
+    monkeypatch.setattr(child, "call", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        api.bench([tiny_onnx], [1, 4], **asked)
+    run, failures = api.bench([tiny_onnx], [1, 4], **asked)
+    assert failures == [] and len(calls) == 3 and calls[1] == calls[2] != calls[0]  # the first one's were kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["original.onnx", "runs.json"]
+    for row in runs.read(out)["rows"]:
+        assert row["passes"]["images"] == 10 and len(row["passes"]["seconds"]) == 2
+        assert row["passes"]["batch"] == row["batch"]
+    text = FORMATS["md"](run)
+    assert "## Whole passes: 2 passes of 10 images\n" in text and "busy cores" in text
+    heading, first, *_ = FORMATS["csv"](run).splitlines()
+    line = dict(zip(heading.split(","), first.split(",")))
+    assert float(line["passes_mean_s"]) == run["rows"][0]["passes"]["mean_s"]
+
+
 def test_energy_without_a_sensor_is_refused_before_anything_is_measured(tiny_onnx, monkeypatch):
     from bench.telemetry import rails
 
     monkeypatch.setattr(rails, "rails", list)
     with pytest.raises(IncompatibleError, match="no power sensor"):
         api.bench([tiny_onnx], [1], out=None, energy=True)
+
+
+def test_what_targets_use_is_shown_without_a_gpu_to_watch(tiny_onnx, tmp_path):
+    from bench import runs
+    from bench.report import FORMATS
+
+    out = tmp_path / "runs.json"
+    run, failures = api.bench([tiny_onnx], "1..2", rounds=1, warmup=0.0, duration=0.01, out=out, usage=True)
+    rows = runs.read(out)["rows"]
+    assert failures == [] and [row["batch"] for row in rows] == [1, 2]
+    assert all(row["usage"]["busy"] > 0 and row["usage"]["peak_rss_bytes"] for row in rows)
+    assert "% busy by cpu time" in FORMATS["md"](run)
+
+
+@pytest.mark.journey
+def test_layers_of_engines_stand_in_the_run_and_on_the_page(tiny_onnx, tmp_path):
+    from bench import runs
+    from bench.report import FORMATS
+
+    out, original = tmp_path / "runs.json", tmp_path / "original.onnx"
+    original.write_bytes(tiny_onnx.read_bytes())
+    asked = {"rounds": 1, "warmup": 0.0, "duration": 0.005, "out": out, "layers": True}
+    run, failures = api.bench([tiny_onnx], [1, 2], baseline=original, **asked)
+    assert failures == []
+    for row in runs.read(out)["rows"]:
+        layers = row.get("layers")
+        assert (layers is None) is (row["role"] == "original")
+        assert layers is None or sum(layer["share"] for layer in layers) == pytest.approx(1)
+    assert 'id="layers"' in FORMATS["html"](run)
 
 
 @pytest.mark.journey
@@ -112,9 +116,31 @@ def test_everything_is_measured_with_each_number_of_threads(tiny_onnx, tmp_path)
         assert engine["speedup"] == pytest.approx(base["p50_ms"] / engine["p50_ms"])
     text = FORMATS["md"](run)
     assert "## Batch 1, 1 CPU thread\n" in text and "## Batch 1, 2 CPU threads\n" in text
-    assert FORMATS["csv"](run).splitlines()[3].endswith(",2")
+    heading, *_, last = FORMATS["csv"](run).splitlines()
+    assert dict(zip(heading.split(","), last.split(",")))["threads"] == "2"
     (one,) = compare(run, [("again", run)])["runs"]
     assert [cell["threads"] for cell in one["cells"]] == [1, 1, 2, 2] and one["lacking"] == []
     assert not (tmp_path / "runs.json.partial").exists()
     with pytest.raises(UsageError, match="--threads many"):
         api.bench([tiny_onnx], [1], threads="many", out=None)
+
+
+@pytest.mark.journey
+def test_everything_is_measured_with_each_number_of_streams(tiny_onnx, tmp_path):
+    from bench.compare import compare
+    from bench.report import FORMATS
+
+    original = tmp_path / "original.onnx"
+    original.write_bytes(tiny_onnx.read_bytes())
+    asked = {"rounds": 1, "warmup": 0.0, "duration": 0.005, "out": None, "streams": "2,1", "passes": 1, "images": 4}
+    run, failures = api.bench([tiny_onnx], [1], baseline=original, **asked)
+    assert failures == [] and [(row["role"], row["streams"]) for row in run["rows"]] == [
+        *(("engine", None), ("original", None), ("engine", 2), ("original", 2)),
+    ]
+    assert [bool(row.get("passes")) for row in run["rows"]] == [True, True, False, False]
+    text = FORMATS["md"](run)
+    assert "## Batch 1\n" in text and "## Batch 1, 2 queries at a time\n" in text
+    (one,) = compare(run, [("again", run)])["runs"]
+    assert [cell["streams"] for cell in one["cells"]] == [None, None, 2, 2]
+    with pytest.raises(UsageError, match="--streams 0"):
+        api.bench([tiny_onnx], [1], streams="0", out=None)

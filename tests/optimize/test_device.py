@@ -161,3 +161,57 @@ def test_nothing_is_changed_unasked(
     assert device.show()["clocks"]["state"] == "locked"
     back = json.loads(optimize_command("device", "restore", "-y", "--json").stdout)
     assert back["run"][0].startswith("sudo jetson_clocks --restore") and device.show()["clocks"]["state"] == "free"
+
+
+def test_clocks_are_held_meanwhile_and_given_back_whatever_happens(
+    orin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    ask, said = commands_of(orin), []
+    holding = device.held("MAXN_SUPER", lambda what, done, total: said.append(what), orin, ask)
+    with pytest.raises(ValueError, match="in the middle"), holding as clocks:
+        assert clocks["state"] == "locked" and shown(orin)["power"]["name"] == "MAXN_SUPER"
+        raise ValueError("in the middle")
+    after = shown(orin)
+    assert after["power"]["name"] == "25W" and after["clocks"]["state"] == "free"
+    assert not device.kept().exists() and len(said) == 2 and "sudo nvpmodel -m 2" in said[0]
+
+    before = shown(orin)
+    device.lock(device.lock_commands(before, device.kept()), device.kept(), before, orin, ask)
+    with device.held("", root=orin, ask=ask):  # locked by hand: they stay so
+        pass
+    assert shown(orin)["clocks"]["state"] == "locked"
+    with pytest.raises(UsageError, match="locked already"), device.held("15W", root=orin, ask=ask):
+        pass
+
+
+def test_clocks_that_cannot_be_held_are_given_back_too(
+    orin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("STUCK", "1")
+    with pytest.raises(OptimizeError, match="still free"), device.held("15W", root=orin, ask=commands_of(orin)):
+        raise AssertionError("nothing may be measured")
+    assert shown(orin)["power"]["name"] == "25W" and not device.kept().exists()
+
+
+@pytest.mark.journey
+def test_each_power_mode_has_a_run_file_of_its_own(
+    orin: Path, tmp_path: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import runs
+    from bench.telemetry import state
+    from optimize import api
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    ask, real = commands_of(orin), device.held
+    monkeypatch.setattr(device, "held", lambda mode, progress: real(mode, progress, orin, ask))
+    whole = state.state
+    monkeypatch.setattr(state, "state", lambda root=orin, sample_s=0.0, run=ask: whole(orin, sample_s, ask))
+    asked: Dict[str, Any] = {"rounds": 1, "warmup": 0.0, "duration": 0.005, "power_modes": "15W,MAXN_SUPER"}
+    run, failures = api.bench([tiny_onnx], [1], out=tmp_path / "runs.json", **asked)
+    assert failures == [] and [row["run"] for row in run["rows"]] == [0, 1]
+    modes = [runs.read(tmp_path / f"runs.{mode}.json")["environment"] for mode in ("15W", "MAXN_SUPER")]
+    assert [one["before"]["power_mode"] for one in modes] == ["15W", "MAXN_SUPER"]
+    assert all(one["before"]["clocks"] == "locked" for one in modes)
+    assert shown(orin)["power"]["name"] == "25W" and not (tmp_path / "runs.json").exists()

@@ -36,6 +36,7 @@ def answer(done: Any) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.journey
 def test_every_precision_is_built_verified_measured_and_labelled(
     command: Callable[..., Any], trt: Any, surface: str, tiny_onnx: Path, cifar: Path, tmp_path: Path
 ):

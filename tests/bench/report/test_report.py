@@ -15,6 +15,7 @@ from bench import report, runs
 from bench.report import cells, md
 from bench.report.csv import COLUMNS
 from bench.report.table import render
+from engines.errors import DamagedError
 
 
 def table(run, width=300):
@@ -44,6 +45,27 @@ def test_every_report_says_where_the_original_ran(make_run):
     assert {r["form"] for r in md_rows(report.FORMATS["md"](run))} == {"-", "predict on gpu", "function on gpu"}
     assert {r["on"] for r in lines_of(report.FORMATS["csv"](run))} == {"", "gpu"}
     assert "against its fastest form: net.keras function fp32 on gpu" in table(run)
+
+
+def test_a_standard_load_stands_below_the_table_with_its_verdict(make_run):
+    run = make_run(batches=(1,))
+    about = {"tool": "MLPerf LoadGen", "version": "6.0.17", "settings": {}, "logs": "runs.loadgen/x"}
+    latencies = {"p50_ms": 1.25, "p90_ms": 2.5, "p99_ms": 30.0}
+    row = next(row for row in run["rows"] if row["target"] == "int8")
+    row["load"] = [
+        {**about, "scenario": "server", "valid": False, "missed": ["the latency bound"], "samples_per_s": 50.0},
+        {**about, "scenario": "offline", "valid": True, "missed": [], "samples_per_s": 4096.0},
+    ]
+    for one in row["load"]:
+        one["latencies"] = latencies
+    runs.validate(run)
+    server = "server by MLPerf LoadGen 6.0.17: 50.00 samples/s, 1.250 ms p50, 2.500 ms p90, 30.00 ms p99 "
+    for text in (table(run), report.FORMATS["md"](run)):
+        assert f"int8, {server}(invalid; not met: the latency bound)" in text
+        assert "int8, offline by MLPerf LoadGen 6.0.17: 4096 samples/s (valid)" in text
+    row["load"][0]["valid"] = "INVALID"
+    with pytest.raises(DamagedError, match=r"rows\[\d\]\.load\[0\]\.valid"):
+        runs.validate(run)
 
 
 def test_the_same_numbers_everywhere(make_run):

@@ -10,8 +10,9 @@ from typing import Any, Sequence
 
 import pytest
 
-from bench.telemetry import proc, state
+from bench.telemetry import nvml, proc, state
 from engines import board
+from tests.bench.telemetry.test_nvml import double
 
 BOARDS = Path(__file__).resolve().parents[2] / "boards"
 
@@ -22,7 +23,7 @@ def state_of(root: Path) -> Any:
     def run(words: Sequence[str]) -> str:
         return board.text(root / "commands" / words[0])
 
-    return state.state(root, run=run)
+    return state.state(root, run=run, gpus=list)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +82,31 @@ def test_what_one_state_does_not_tell_is_not_compared() -> None:
     assert state.unlike(told, {**told, "limit_mhz": 1510.0}) == []
     assert state.unlike(told, {**told, "limit_mhz": 1728.0}) == ["highest CPU clock: 1500 and 1728 MHz"]
     assert state.unlike(told, {**told, "turbo": True}) == ["turbo: False and True"]
+
+
+@pytest.mark.parametrize(
+    ("bits", "told", "flagged"),
+    [
+        (0x1, [], False),  # idle
+        (0x2, [], False),  # clocks that somebody set
+        (0x4, ["GPU 0: power cap"], True),
+        (0x20 | 0x40, ["GPU 0: thermal slowdown", "GPU 0: hardware thermal slowdown"], True),
+    ],
+)
+def test_a_gpu_that_power_or_heat_holds_down_is_flagged(
+    bits: int, told: Any, flagged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [{"nvmlDeviceGetCurrentClocksThrottleReasons": bits}, {}]  # the second refuses
+    monkeypatch.setitem(sys.modules, "pynvml", double(answers))
+    found = state.state(BOARDS / "rtx-desktop", run=lambda words: "", gpus=nvml.gpus)
+    assert found["gpu_limits"] == told
+    free = {**found, "gpu_limits": []}
+    assert state.flags(free, free).count("throttled") == 0
+    for pair in ((found, free), (free, found), (found, found)):
+        assert state.flags(*pair).count("throttled") == int(flagged)
+
+
+def test_boards_whose_gpu_refuses_tell_no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", double([{}]))  # as on Jetsons
+    found = state.state(BOARDS / "orin-nano-jp6.2", run=lambda words: "", gpus=nvml.gpus)
+    assert found["gpu_limits"] is None and "throttled" not in state.flags(found, found)

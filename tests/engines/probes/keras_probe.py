@@ -155,6 +155,9 @@ def _loaded(root, tf, x8):
             result = runner.infer(given)
             found[f"two {form}"] = [[t.name for t in runner.inputs], {k: list(v.shape) for k, v in result.items()}]
             found.setdefault("two sum", []).append(float(sum(v.sum() for v in result.values())))
+            varied = {name: value + np.arange(6, dtype=np.float32)[:, None] for name, value in given.items()}
+            whole, alone = runner.bind_all(varied, 4)(), runner.infer(varied)
+            found[f"two {form} all"] = {k: float(np.abs(whole[k] - v).max()) for k, v in alone.items()}
     found["free"] = _attempt(lambda: engines.open(spec("free.keras")))
     found["free given"] = _attempt(
         lambda: [list(t.shape) for t in engines.open(spec("free.keras", input_shape=(8, 8, 3))).inputs]

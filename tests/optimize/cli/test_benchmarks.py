@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import optimize
+from optimize import api
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,23 @@ def test_the_slowest_layers_come_first(optimize_command: Any, built: Any) -> Non
     assert "others" not in every and every.count("int8") > done.stdout.count("int8")
 
 
-@pytest.mark.parametrize("name", ["md", "csv", "json", "svg"])
+@pytest.mark.parametrize(
+    ("framework", "form", "layer"),
+    [("torch", "eager", "layer1.0.conv1"), pytest.param("keras", "function", "Conv2D", marks=pytest.mark.slow)],
+)
+def test_an_original_has_layers_too(optimize_command: Any, framework: str, form: str, layer: str) -> None:
+    pytest.importorskip("torch" if framework == "torch" else "tensorflow")
+    model = api.zoo_make("resnet18", framework, size=16)
+    more = ("--factory", "resnet18", "--input-shape", "3x16x16") if framework == "torch" else ()
+    done = optimize_command("profile", model, *more, "--queries", "3", "--batch", "2", "--trace", "t.json", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["form"], found["batch"]) == (form, 2) and found["query_ms"] > 0
+    assert any(layer in one["name"] + one["type"] for one in found["layers"])
+    assert len(json.loads(Path("t.json").read_text())["traceEvents"]) == len(found["layers"]) + 2
+
+
+@pytest.mark.parametrize("name", ["md", "html", "csv", "json", "svg"])
 def test_one_format_goes_to_stdout_as_it_would_to_a_file(optimize_command: Any, run: Path, name: str) -> None:
     done = optimize_command("report", run, "-f", name, "-o", "-")
     assert done.exit_code == 0, done.stderr
@@ -47,6 +64,14 @@ def test_several_formats_on_stdout_are_a_usage_error(optimize_command: Any, run:
     done = optimize_command("report", run, "-o", "-", *formats)
     assert done.exit_code == 2 and done.stdout == "" and "prints one format" in done.stderr
     assert list(Path().iterdir()) == []
+
+
+def test_a_picture_goes_to_a_file_only(optimize_command: Any, run: Path) -> None:
+    pytest.importorskip("matplotlib")
+    refused = optimize_command("report", run, "-f", "png", "-o", "-")
+    assert refused.exit_code == 2 and "no text" in refused.stderr and "-o DIR" in refused.stderr
+    assert optimize_command("report", run, "-f", "png,html").exit_code == 0
+    assert Path("report.png").read_bytes().startswith(b"\x89PNG") and Path("report.html").is_file()
 
 
 def test_one_format_twice_is_one(optimize_command: Any, run: Path) -> None:

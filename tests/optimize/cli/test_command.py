@@ -14,6 +14,9 @@ import onnx
 import pytest
 import typer
 
+from bench.suites import tables
+from engines import jsonfile
+
 
 class Ran(NamedTuple):
     """What one command came to: its exit code, the document on stdout, and stderr."""
@@ -66,7 +69,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, cifar: Path
     onnx.save(rolled, str(folder / "rolled.onnx"))
     run = folder / "runs.json"
     optimize.bench([built.bundles[2].path], (1,), rounds=1, warmup=0.01, duration=0.01, out=run)
-    names = ("again.onnx", "empty.onnx", "image.png", "sparkle.onnx", "rolled.onnx", "runs.json")
+    table = jsonfile.read(tables.FOLDER / "jetson-nano.json")
+    one = {**table["cells"][0], "precision": "fp32", "made": {"file": "again.onnx"}}
+    jsonfile.write(folder / "suite.json", {**table, "cells": [one]})
+    names = ("again.onnx", "empty.onnx", "image.png", "sparkle.onnx", "rolled.onnx", "runs.json", "suite.json")
     found = {name.split(".")[0]: folder / name for name in names}
     return {**found, "tiny": tiny_onnx, "cifar": cifar, "bundle": built.bundles[2].path, "made": built.out}
 
@@ -95,6 +101,7 @@ CASES: Tuple[Tuple[str, int, Tuple[str, ...], Tuple[Any, ...]], ...] = (
     ("bench {bundle} " + _QUICK, 0, ("rows", "schema"), ()),
     ("bench {bundle} {sparkle} " + _QUICK, 5, ("rows", "failures", "error"), ()),
     ("bench {sparkle} " + _QUICK, 1, ("error",), ()),
+    ("bench {bundle} --load poisson " + _QUICK, 2, ("error",), ()),
     ("profile {bundle} --queries 2", 0, ("layers", "query_ms"), ()),
     ("profile {bundle} --batch 0", 2, ("error",), ()),
     ("profile {sparkle} --queries 2", 1, ("error",), ()),
@@ -105,7 +112,7 @@ CASES: Tuple[Tuple[str, int, Tuple[str, ...], Tuple[Any, ...]], ...] = (
     ("device show --config nowhere.toml", 2, ("error",), ()),
     ("device lock --mode none", 2, ("error",), ()),
     ("device restore --config nowhere.toml", 2, ("error",), ()),
-    ("report {runs} -f md,csv", 0, ("written",), ()),
+    ("report {runs} -f md,csv,html", 0, ("written",), ()),
     ("report {runs} -o - -f svg", 0, ("format", "text"), ()),
     ("report {runs} -o - -f svg,md", 2, ("error",), ()),
     ("report {tiny}", 1, ("error",), ()),
@@ -118,6 +125,11 @@ CASES: Tuple[Tuple[str, int, Tuple[str, ...], Tuple[Any, ...]], ...] = (
     ("cache rm .", 0, ("removed",), ()),
     ("cache rm {made}", 2, ("error",), ()),
     ("cache rm nowhere", 2, ("error",), ()),
+    ("suite list", 0, (), ()),
+    ("suite list --config nowhere.toml", 2, ("error",), ()),
+    ("suite run {suite} --quick --duration 10ms --warmup 10ms", 0, ("schema", "cells", "run"), ()),
+    ("suite run {suite} --cells none", 2, ("error",), ()),
+    ("suite run resnet-family-edge", 4, ("cells", "error"), ()),
     ("zoo list", 0, (), ()),
     ("zoo list --framework keras", 2, ("error",), ()),
     ("zoo make resnet18 --framework torch", 0, ("path",), (_TORCH,)),

@@ -10,10 +10,10 @@ import pytest
 import typer
 
 from engines.backend import RUN_ONNX
-from optimize.benchmark import _DEFAULT_FORMS
 from optimize.cli.app import app
 from optimize.pipeline.options import DEFAULT_MAX_DROP, BuildOptions
 from optimize.pipeline.tensorrt import TensorRTOptions
+from optimize.targets import _DEFAULT_FORMS
 
 
 def _commands(group: Any, before: str = "") -> Iterator[Tuple[str, Any]]:

@@ -104,6 +104,7 @@ def test_what_does_not_fit_is_refused(
 
 
 @pytest.mark.tensorrt
+@pytest.mark.journey
 def test_tensorrt_takes_the_cache_in_both_ways(trt: Any, tiny_onnx: Path, written: Path, tmp_path: Path) -> None:
     if not hasattr(trt, "IInt8EntropyCalibrator2") or not hasattr(trt.BuilderFlag, "FP16"):
         pytest.skip("this version has no calibrators")

@@ -26,7 +26,18 @@ def test_batches_are_sorted_and_unique(sizes: list) -> None:
     assert parse_batches([",".join(map(str, sizes))]) == tuple(sorted(set(sizes)))
 
 
-@pytest.mark.parametrize("words", [["0"], ["-1"], ["1.5"], ["x"], [""], ["1", "0"], ["65537"], ["²"]])
+@pytest.mark.parametrize(
+    ("words", "sizes"),
+    [("1..64", (1, 2, 4, 8, 16, 32, 64)), ("1..6,3", (1, 2, 3, 4, 6)), ("8..8", (8,)), ("3..13", (3, 6, 12, 13))],
+)
+def test_a_range_doubles(words: str, sizes: tuple) -> None:
+    assert parse_batches([words]) == sizes
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["0"], ["-1"], ["1.5"], ["x"], [""], ["1", "0"], ["65537"], ["²"], ["4..1"], ["..8"], ["1.."], ["1..2..4"]],
+)
 def test_bad_batches(words: list) -> None:
     with pytest.raises(UsageError, match="--batch"):
         parse_batches(words)
