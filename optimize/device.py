@@ -145,7 +145,11 @@ def _mode_file(store: Path) -> Path:
 
 
 def _root(words: List[str]) -> List[str]:
-    return words if hasattr(os, "geteuid") and os.geteuid() == 0 else ["sudo", *words]
+    return words if _is_root() else ["sudo", *words]
+
+
+def _is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def typed(commands: Sequence[Sequence[str]]) -> List[str]:

@@ -84,7 +84,7 @@ def orin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("BOARD", str(root))
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(device, "_is_root", lambda: False)
     return root
 
 
@@ -131,7 +131,7 @@ def test_a_command_that_fails_ends_it(orin: Path, tmp_path: Path) -> None:
 
 def test_modes_and_machines_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = device.kept(tmp_path)
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(device, "_is_root", lambda: True)
     nano = shown(BOARDS / "orin-nano-jp5.1.2")
     with pytest.raises(UsageError, match="this board has 0, 15W, 1, 7W"):
         device.lock_commands(nano, store, "MAXN")
