@@ -106,7 +106,8 @@ def match(before: Sequence[Row], after: Sequence[Row]) -> Tuple[List[Tuple[Row, 
 
 
 def _kind(row: Row) -> Tuple[Any, ...]:
-    return (*(row[name] for name in _WHAT), row["batch"], row.get("threads"), row.get("streams"))
+    beside = (row.get("interference") or {}).get("kinds")
+    return (*(row[name] for name in _WHAT), row["batch"], row.get("threads"), row.get("streams"), beside)
 
 
 def _named(row: Row) -> Tuple[Any, ...]:
@@ -120,7 +121,8 @@ def label(row: Row) -> str:
         words.append(row["precision"])
     threads = f", {row['threads']} threads" if row.get("threads") else ""
     streams = f", {row['streams']} streams" if row.get("streams") else ""
-    return f"{' '.join(words)}, batch {row['batch']}{threads}{streams}"
+    beside = f", beside {row['interference']['kinds']}" if row.get("interference") else ""
+    return f"{' '.join(words)}, batch {row['batch']}{threads}{streams}{beside}"
 
 
 def _another(before: Row, after: Row) -> List[str]:

@@ -219,6 +219,10 @@ def _check_row(name: str, one: Dict[str, Any]) -> None:
     _check_present(name, one, _ROW_MORE)
     if one["samples_ms"] != [sample for entry in one["rounds"] for sample in entry["samples_ms"]]:
         raise DamagedError(f"{name}.samples_ms is not what its rounds hold, one after the other")
+    for index, entry in enumerate(one["rounds"]):
+        _check_present(f"{name}.rounds[{index}]", entry, _ROUND_MORE)
+        if len(entry.get("starts_ms", entry["samples_ms"])) != len(entry["samples_ms"]):
+            raise DamagedError(f"{name}.rounds[{index}].starts_ms: one for each sample is expected")
     if one["origin"] != "measured":
         return
     if not one["samples_ms"]:
@@ -341,6 +345,17 @@ _ROW_MORE: Dict[str, fields.Check] = {
         fields.a_list(fields.an_object(name=fields.word, type=fields.word, precision=fields.word, ms=fields.number))
     ),
     "model_sha256": fields.null_or(fields.matching(_HASH, "a SHA-256 in hex")),
+    "first_ms": _ms,
+    "interference": fields.null_or(
+        fields.an_object(
+            kinds=fields.word,
+            words=fields.word,
+            loads=fields.a_list(
+                fields.an_object(kind=fields.word, tool=fields.word, version=fields.word, settings=fields.an_object()),
+                1,
+            ),
+        )
+    ),
     "load": fields.a_list(
         fields.an_object(
             tool=fields.word,
@@ -353,9 +368,10 @@ _ROW_MORE: Dict[str, fields.Check] = {
         )
     ),
 }
+_ROUND_MORE: Dict[str, fields.Check] = {"first_ms": _ms, "starts_ms": _sample}
 _RUN_MORE: Dict[str, fields.Check] = {
     "settings": fields.an_object(),
     "failures": fields.a_list(fields.an_object(target=fields.word, message=fields.word)),
     "environments": fields.a_list(fields.an_object()),
 }
-"""Fields that a row or a run may do without, but not have in another form."""
+"""Fields that a row, a round or a run may do without, but not have in another form."""

@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from bench.loop import _FIRST, measure
+from bench import loop
+from bench.loop import _FIRST, measure, measure_many
 from bench.overhead import overhead
 from engines.errors import UsageError
 
@@ -85,3 +86,60 @@ def test_the_cost_of_the_loop_is_told_in_full():
     assert found["iterations"] >= 10
     assert 0 < found["sample_us"] < found["iteration_us"]
     assert found["passed"] is (found["iteration_us"] < found["limit_us"])
+
+
+def test_many_samples_come_with_the_first_query_apart_and_when_each_began():
+    query = Counter(0.001)
+    found = measure_many(query, 5, 0.0)
+    assert found.first >= 1_000_000
+    assert found.samples.dtype == found.starts.dtype == np.int64
+    assert len(found.samples) == len(found.starts) == 5
+    assert (found.samples >= 1_000_000).all()
+    assert found.starts[0] == 0
+    assert (np.diff(found.starts) >= found.samples[:-1]).all()
+    assert query.calls == 6
+    assert query.collecting == [False] * 6
+
+
+def test_pauses_lie_between_queries_and_what_follows_them_is_not_kept(monkeypatch):
+    monkeypatch.setattr(loop, "SETTLE_S", 0.005)
+    query, seen = Counter(0.001), []
+    marks = []
+    found = measure_many(query, 6, 0.002, lambda: marks.append(query.calls), seen.append, beat_s=0.0)
+    assert seen == [1, 2, 3, 4, 5, 6]  # one after every query that is kept
+    assert (np.diff(found.starts) - found.samples[:-1] >= 5_000_000).all()
+    assert marks[0] >= 2  # the first query, and those of the warm-up
+    assert query.calls >= marks[0] + 6 + 6
+
+
+def test_garbage_of_a_long_run_is_collected_in_its_pauses():
+    class Loop:
+        alive = 0
+
+        def __init__(self):
+            self.me = self
+            Loop.alive += 1
+
+        def __del__(self):
+            Loop.alive -= 1
+
+    most = []
+
+    def query():
+        Loop()
+        return {}
+
+    measure_many(query, 50, 0.0, beat=lambda done: most.append(Loop.alive), beat_s=0.0)
+    assert len(most) == 50
+    before = most[0]
+    measure_many(query, 1, 0.0)
+    gc.collect()
+    assert Loop.alive == 0
+    assert before >= 1
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize("bad", [(0, 0.0), (5, -1.0)])
+def test_a_long_run_of_nothing_is_refused(bad):
+    with pytest.raises(UsageError):
+        measure_many(Counter(), *bad)
