@@ -120,7 +120,7 @@ def label(row: Row) -> str:
         words.append(row["precision"])
     threads = f", {row['threads']} threads" if row.get("threads") else ""
     streams = f", {row['streams']} streams" if row.get("streams") else ""
-    return f"{' '.join(words)}, batch {row['batch']}{threads}{streams}"
+    return f"{' '.join(filter(None, words))}, batch {row['batch']}{threads}{streams}"
 
 
 def _another(before: Row, after: Row) -> List[str]:
