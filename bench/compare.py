@@ -122,7 +122,7 @@ def label(row: Row) -> str:
     threads = f", {row['threads']} threads" if row.get("threads") else ""
     streams = f", {row['streams']} streams" if row.get("streams") else ""
     beside = f", beside {row['interference']['kinds']}" if row.get("interference") else ""
-    return f"{' '.join(words)}, batch {row['batch']}{threads}{streams}{beside}"
+    return f"{' '.join(filter(None, words))}, batch {row['batch']}{threads}{streams}{beside}"
 
 
 def _another(before: Row, after: Row) -> List[str]:

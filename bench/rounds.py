@@ -116,8 +116,10 @@ def measure_target(
 
     Returns:
         `cells` [{`batch`, `started`, `samples_ms`, `device`, `usage` (`bench.usage.cell`; None of several streams),
-        `flags`, `on` where the runner tells its device, and `queries_per_s` of several streams}], `failed` [{`batch`,
-        `message`}], `achieved`. A batch that fails does not stop the others.
+        `load_ms` (wall time of opening the model and binding this batch: what a backend compiles for it is in it) and
+        `first_ms` (of the first query of this batch), which several streams have not, `flags`, `on` where the runner
+        tells its device, and `queries_per_s` of several streams}], `failed` [{`batch`, `message`}], `achieved`. A batch
+        that fails does not stop the others.
 
     Raises:
         OptimizeError: The target cannot be opened.
@@ -135,7 +137,10 @@ def measure_target(
     achieved: Dict[str, int] = {}
     before, asked = usage.memory(), RunnerSpec.from_json(spec)
     streams = int(asked.options.get("streams", 1))
+    clock = time.perf_counter_ns
+    begun = clock()
     with engines.open(asked) as runner:
+        opened = clock() - begun
         on_gpu = runner.device == "gpu" or hasattr(runner, "slots")
         for batch in batches:
             marks: List[Moment] = []
@@ -147,8 +152,13 @@ def measure_target(
                     found = side_by_side(runner, streams, given, warmup_s, duration_s, iterations)
                     samples, device, more["queries_per_s"] = found.samples, None, found.per_s
                 else:
+                    start = clock()
                     query = runner.bind(given)
+                    ready = clock()
                     bound = usage.memory(on_gpu)
+                    again = clock()
+                    query()
+                    more["load_ms"], more["first_ms"] = (opened + ready - start) / 1e6, (clock() - again) / 1e6
                     samples = measure(query, warmup_s, duration_s, iterations, usage.noting(marks))
                     more["usage"] = usage.cell(marks, (before, bound, usage.memory(on_gpu)), asked.threads)
                     del query

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 SCHEMA = "optimize.run/1"
 
 LATENCIES = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "mean_ms")
+
+COLD = ("load_ms", "first_ms")
+"""What a fresh process pays once, before the queries that are timed: opening with binding, and the first query."""
 
 ORIGINAL_ON_CPU = "original-on-cpu"
 
@@ -48,7 +52,8 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
         The fields of DESIGN section 3. `images` is the number of images in the timed queries; `images_per_s` divides it
         by the sum of the samples: at depth 1 that is the elapsed time without the loop's own half microsecond. With
         several `streams` it is the mean rate of the rounds.
-        `variation` is `bench.stats.variation`.
+        `variation` is `bench.stats.variation`. `load_ms` and `first_ms` are medians of the rounds'; None where one
+        of them has none.
     """
     samples = [value for entry in rounds for value in entry["samples_ms"]]
     device = _device(rounds)
@@ -80,6 +85,7 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
         "size_bytes": target.size_bytes,
         "model_sha256": target.model_sha256 or None,
         **stats.summary(samples),
+        **{name: _median(rounds, name) for name in COLD},
         "images_per_s": batch * _per_s(rounds) or None,
         "rounds": [dict(entry) for entry in rounds],
         "samples_ms": samples,
@@ -94,6 +100,11 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
         "variation": variation,
         "interval": None,
     }
+
+
+def _median(rounds: Sequence[Dict[str, Any]], name: str) -> Optional[float]:
+    told = [entry.get(name) for entry in rounds]
+    return None if None in told else float(statistics.median(told))
 
 
 def _per_s(rounds: Sequence[Dict[str, Any]]) -> float:
@@ -324,6 +335,7 @@ _RUN = fields.an_object(
 _ROW_MORE: Dict[str, fields.Check] = {
     "interval": fields.null_or(fields.a_list(fields.number, 2)),
     "variation": _ms,
+    **dict.fromkeys(COLD, fields.null_or(fields.between(0, 1e9))),
     "run": fields.whole(0, 1 << 20),
     "on": fields.null_or(fields.word),
     "threads": fields.null_or(fields.whole(1, 4096)),
@@ -368,7 +380,11 @@ _ROW_MORE: Dict[str, fields.Check] = {
         )
     ),
 }
-_ROUND_MORE: Dict[str, fields.Check] = {"first_ms": _ms, "starts_ms": _sample}
+_ROUND_MORE: Dict[str, fields.Check] = {
+    "round": fields.null_or(fields.whole(0, 1 << 20)),
+    "starts_ms": _sample,
+    **dict.fromkeys(COLD, fields.null_or(fields.between(0, 1e9))),
+}
 _RUN_MORE: Dict[str, fields.Check] = {
     "settings": fields.an_object(),
     "failures": fields.a_list(fields.an_object(target=fields.word, message=fields.word)),

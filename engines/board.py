@@ -170,6 +170,17 @@ def memory(root: Path = Path("/"), shared: bool = False) -> Dict[str, Any]:
     }
 
 
+def links(root: Path = Path("/")) -> List[Dict[str, Any]]:
+    """Network links that are up: `name`, and `mbps` as the driver tells it (None where it does not, as of wireless)."""
+    found = []
+    for link in sorted((root / "sys/class/net").glob("*")):
+        if link.name == "lo" or text(link / "operstate").strip() != "up":
+            continue
+        speed = text(link / "speed").strip()
+        found.append({"name": link.name, "mbps": int(speed) if speed.isdigit() and int(speed) else None})
+    return found
+
+
 def power(root: Path = Path("/"), run: Run = output) -> Dict[str, Any]:
     """The power mode.
 

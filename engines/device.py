@@ -234,15 +234,17 @@ def facts() -> Dict[str, Any]:
     """The environment of a run: nothing in it names the host, its user or a serial number.
 
     Returns:
-        `cpu` (model name), `cores` (logical, usable by this process), `physical_cores`, `memory_bytes`, `os`,
-        `kernel`, `arch`, `board` (of a single-board computer, else empty), `l4t`, `gpu` (of `engines.driver`),
-        `python`, `packages` (those installed, by name), `container`. What cannot be read is None or empty.
+        `cpu` (model name), `features` (see `cpu_features`), `cores` (logical, usable by this process),
+        `physical_cores`, `memory_bytes`, `os`, `kernel`, `arch`, `board` (of a single-board computer, else empty),
+        `l4t`, `gpu` (of `engines.driver`), `python`, `packages` (those installed, by name), `container`. What cannot be
+        read is None or empty.
     """
     import psutil
 
     gpu = driver.gpu()
     return {
         "cpu": _cpu_model(),
+        "features": list(cpu_features()),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "physical_cores": psutil.cpu_count(logical=False),
         "memory_bytes": int(psutil.virtual_memory().total),

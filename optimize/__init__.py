@@ -15,7 +15,7 @@ TYPE_CHECKING = False  # nothing is imported: every command starts with this fil
 if TYPE_CHECKING:
     from typing import Any
 
-    from optimize.api import bench, build, compare, export, inspect, load, predict, profile, report, verify
+    from optimize.api import bench, build, compare, export, inspect, load, predict, profile, report, select, verify
     from optimize.version import VERSION as __version__
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "predict",
     "profile",
     "report",
+    "select",
     "verify",
 ]
 

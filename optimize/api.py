@@ -34,11 +34,25 @@ from optimize.pipeline.tensorrt import TensorRTOptions
 from optimize.prediction import predict
 from optimize.profiling import profile
 from optimize.reporting import report
+from optimize.selection.choose import select
 from optimize.sources import recognise
 from optimize.verification import verify
 from optimize.zoo import library
 
-__all__ = ["bench", "build", "export", "inspect", "load", "plan", "predict", "compare", "profile", "report", "verify"]
+__all__ = [
+    "bench",
+    "build",
+    "compare",
+    "export",
+    "inspect",
+    "load",
+    "plan",
+    "predict",
+    "profile",
+    "report",
+    "select",
+    "verify",
+]
 
 PathLike = Union[str, Path]
 Words = Union[str, int, Iterable[Union[str, int]]]

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from engines import board, jsonfile
+from engines.backend import ORDER
+from engines.device import device_key
 from engines.errors import IncompatibleError, OptimizeError, UsageError
 from engines.spec import A_LINE, Progress, quiet
 
@@ -22,17 +24,19 @@ Commands = List[List[str]]
 _STDERR = 2
 
 
-def show(root: Path = Path("/"), run: board.Run = board.output) -> Dict[str, Any]:
+def show(root: Path = Path("/"), run: board.Run = board.output, sample_s: float = 0.0) -> Dict[str, Any]:
     """What the machine is and how it stands now.
 
     Args:
         root: Stands for `/`.
         run: Runs `nvpmodel` and `nvidia-smi` where the files do not tell.
+        sample_s: Seconds over which the share of other programs is taken; 0 leaves it None.
 
     Returns:
-        `model`, `jetson`, `power` and `clocks` (see `engines.board.power`, `clocks`), `memory`, `state` (see
-        `bench.telemetry.state`) and `rails` (`name`, `value`, None where it is not told, `unit`: W, or J so far, and
-        `whole`: one of those that together are all it draws).
+        `model`, `cores`, `jetson`, `power` and `clocks` (see `engines.board.power`, `clocks`), `memory`, `state` (see
+        `bench.telemetry.state`), `links` (see `engines.board.links`), `backends` (an `engines.device.DeviceKey` of each
+        that is installed) and `rails` (`name`, `value`, None where it is not told, `unit`: W, or J so far, and `whole`:
+        one of those that together are all it draws).
     """
     from bench.telemetry import rails, state
 
@@ -42,11 +46,14 @@ def show(root: Path = Path("/"), run: board.Run = board.output) -> Dict[str, Any
     jetson = (bool(about) and "jetson" in about.lower()) or os.path.exists(root / "etc/nv_tegra_release")
     return {
         "model": about or _processor(root),
+        "cores": os.cpu_count(),
         "jetson": jetson,
         "power": board.power(root, run),
         "clocks": board.clocks(root, run),
         "memory": board.memory(root, jetson),
-        "state": state.state(root, run=run),
+        "state": state.state(root, sample_s, run),
+        "links": board.links(root),
+        "backends": [key.to_json() for key in map(device_key, ORDER) if key.version],
         "rails": [
             {"name": rail.name, "value": rail.read(), "unit": "J" if rail.counts else "W", "whole": rail.name in whole}
             for rail in found
@@ -82,6 +89,11 @@ def lines(found: Dict[str, Any]) -> List[str]:
         out.append(f"power {rail['name']}: {value}{' so far' if rail['unit'] == 'J' else ''}")
     if not found["rails"]:
         out.append("power: no sensor that is known here")
+    busy = state.get("others_share")
+    out += [f"background load: {busy:.0%} of the processor"] if busy is not None else []
+    links = ", ".join(f"{one['name']} {one['mbps'] or '?'} Mbps" for one in found["links"])
+    out += [f"network: {links}"] if links else []
+    out += [f"{key['backend']}: {key['version']}" for key in found["backends"]]
     zones = ", ".join(f"{name} {value:.0f}" for name, value in sorted(state.get("temperatures_c", {}).items()))
     out += [f"temperatures °C: {zones}"] if zones else []
     slowed = ", ".join(state.get("cooling") or ()) or "nothing slows it now"

@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict
 
 import typer
 
-from optimize.cli import benchmarks, builds, bundles, cache, calibration, compare, device, start, suites, zoo
+from optimize.cli import benchmarks, builds, bundles, cache, calibration, compare, device, select, start, suites, zoo
 from optimize.cli.command import command
 from optimize.version import VERSION
 
@@ -48,6 +48,7 @@ COMMANDS: Dict[str, Callable[..., Any]] = {
     "bench": benchmarks.bench,
     "profile": benchmarks.profile,
     "compare": compare.compare,
+    "select": select.select,
     "report": benchmarks.report,
     "inspect": bundles.inspect,
     "predict": bundles.predict,

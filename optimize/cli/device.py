@@ -28,7 +28,7 @@ def device_show() -> None:
     """Say how the machine stands: what every measurement depends on."""
     from optimize import device
 
-    found = device.show()
+    found = device.show(sample_s=0.2)
     answer(found, device.lines(found), asked=True)
 
 

@@ -1,0 +1,326 @@
+"""`optimize select`: from run files to a choice, by the procedure of the cloud-edge validation document.
+
+Baseline: the most accurate that the device can take. Advanced: what the policy picks. Then the saving, and a verdict.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Sequence, Union
+
+from bench import runs as run_files
+from bench import stats
+from engines.errors import UsageError
+from optimize.selection import asked as words
+from optimize.selection import candidates as table
+from optimize.selection import choice, feasible, policies, saving, sensitivity, total
+from optimize.selection.asked import Asked
+from optimize.selection.candidates import Candidate, Runs
+from optimize.selection.policies import Judged
+from optimize.selection.verdict import FAIL, Verdict, verdict
+
+PathLike = Union[str, Path]
+
+
+def select(
+    runs: Sequence[PathLike],
+    policy: str = "budget",
+    max_drop: Union[str, float] = 10,
+    min_saving: Optional[Union[str, float]] = None,
+    bandwidth: Optional[str] = None,
+    rtt: str = "0",
+    images: int = words.IMAGES,
+    batch: Optional[int] = None,
+    cached: bool = False,
+    device: Optional[PathLike] = None,
+    limit_memory: Optional[str] = None,
+    max_load: Optional[Union[str, float]] = None,
+    out: Optional[PathLike] = None,
+) -> Dict[str, Any]:
+    """Choose a model for a device, hold it against the most accurate one, and give a verdict.
+
+    Args:
+        runs: Run files of `bench`, of one device; summaries of others' tables are run files whose rows are imported.
+        policy: budget (the fastest within the drop limit), greedy (the most accurate) or pareto (of the front over
+            accuracy, latency, energy and size the member that is nearest to the best of each).
+        max_drop: `10`: points of 100; `10%`: a share of the baseline's accuracy.
+        min_saving: Share of the baseline's time that must be saved, such as `20%`: by default that; 0 for greedy.
+        bandwidth: Between the control node and the device, such as `10Mbps`; `link` is what the device's link has.
+        rtt: Round trip before a transfer, such as `20ms`.
+        images: Of the total time.
+        batch: Images in a query; by default the smallest that all candidates have.
+        cached: The models are on the device already: the total time is load, first inference and the images.
+        device: File of `optimize device show --json`, of the device.
+        limit_memory: That a candidate may take, such as `2GiB`.
+        max_load: Share of the device's processor that others may take.
+        out: File to write the choice to.
+
+    Returns:
+        `optimize.choice/1`; see docs/selecting.md and docs/formats.md.
+
+    Raises:
+        UsageError: A bad option, a file that is not there, or one candidate only.
+        DamagedError: Not a run file, or not a device file.
+        IncompatibleError: Runs of unlike devices, accuracies of different test sets, or times of another device.
+    """
+    if out is not None and Path(out).is_dir():
+        raise UsageError(f"{out} is a folder", "name a file with -o choice.json")
+    about = feasible.read(Path(device)) if device is not None else None
+    asked = _asked(policy, max_drop, min_saving, rtt, images, batch, cached, limit_memory, max_load)
+    if bandwidth is not None:
+        rate = feasible.link(about) if bandwidth == "link" else words.bandwidth("--bandwidth", bandwidth)
+        asked = asked._replace(bandwidth=rate)
+    found = decide([(str(path), read(path)) for path in runs], asked, about)
+    if out is not None:
+        choice.write(Path(out), found)
+    return found
+
+
+def read(path: PathLike) -> Dict[str, Any]:
+    """Read a run file.
+
+    Raises:
+        UsageError: No such file.
+        DamagedError: Not a run file.
+    """
+    if not Path(path).is_file():
+        raise UsageError(
+            f"{path}: no such run file", "optimize bench ENGINE... --data cifar10 --rounds 10 -o runs.json"
+        )
+    return run_files.read(Path(path))
+
+
+def _asked(
+    policy: str,
+    max_drop: Union[str, float],
+    min_saving: Optional[Union[str, float]],
+    rtt: str,
+    images: int,
+    batch: Optional[int],
+    cached: bool,
+    limit_memory: Optional[str],
+    max_load: Optional[Union[str, float]],
+) -> Asked:
+    if policy not in words.POLICIES:
+        raise UsageError(f"--policy {policy}: {', '.join(words.POLICIES)} are known")
+    if images < 1 or (batch is not None and batch < 1):
+        raise UsageError("--images and --batch are 1 or more")
+    least = (0.0 if policy == "greedy" else 0.2) if min_saving is None else words.share("--min-saving", min_saving)
+    return Asked(
+        policy,
+        words.drop("--max-drop", max_drop),
+        least,
+        images,
+        batch,
+        None,
+        words.delay("--rtt", rtt),
+        cached,
+        None if limit_memory is None else words.size("--limit-memory", limit_memory),
+        None if max_load is None else words.share("--max-load", max_load),
+    )
+
+
+def decide(runs: Runs, asked: Asked, device: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
+    """The procedure itself, on runs that have been read.
+
+    Args:
+        runs: Name and run of each.
+        asked: What is asked.
+        device: What `optimize device show --json` told, if anything.
+
+    Returns, Raises:
+        See `select`.
+    """
+    if not runs:
+        raise UsageError("no run file was given", "optimize bench ENGINE... --data cifar10 --rounds 10 -o runs.json")
+    if device is not None:
+        feasible.check_device(device, runs)
+    found, batch = table.candidates(runs, asked.batch)
+    if len(found) == 1:
+        raise UsageError(
+            f"{found[0].name} is the only candidate: there is nothing to choose from",
+            "give the run files of other models or engines too",
+        )
+    refused = {one.name: feasible.refused(one, runs[one.run][1]["environment"], asked, device) for one in found}
+    able = [one for one in found if not refused[one.name]]
+    unknown = [*table.unknown(found, runs), *feasible.unknown(found, runs, asked, device)]
+    about = total.scope(able, asked, batch)
+    unknown += ["bandwidth (--bandwidth 10Mbps)"] if asked.bandwidth is None else []
+    head = {
+        "schema": choice.SCHEMA,
+        "runs": [name for name, _ in runs],
+        "device": None if device is None else {"model": device["model"]},
+        "asked": _told(asked, batch),
+        "level": stats.LEVEL,
+        "scope": about.words,
+        "terms": list(about.terms),
+        "left_out": list(about.left_out),
+        "unknown": unknown,
+    }
+    if not able:
+        value = {**head, **_nothing(found, refused, runs, about)}
+    else:
+        value = {**head, **_chosen(found, able, refused, runs, asked, about)}
+    choice.validate(value)
+    return value
+
+
+def _told(asked: Asked, batch: int) -> Dict[str, Any]:
+    unit = "relative" if asked.drop.relative else "points"
+    return {
+        "policy": asked.policy,
+        "max_drop": {"value": asked.drop.value, "unit": unit, "words": asked.drop.words},
+        "min_saving": asked.min_saving,
+        "images": asked.images,
+        "batch": batch,
+        "bandwidth_mbps": None if asked.bandwidth is None else asked.bandwidth / 1e6,
+        "rtt_s": asked.rtt_s,
+        "cached": asked.cached,
+        "memory_bytes": asked.memory_bytes,
+        "max_load": asked.max_load,
+    }
+
+
+def _nothing(found: Sequence[Candidate], refused: Mapping[str, str], runs: Runs, about: total.Scope) -> Dict[str, Any]:
+    """Of a device that can take none."""
+    return {
+        **dict.fromkeys(("baseline", "chosen", "saving", "saving_of_means", "interval", "drop_points", "drop_share")),
+        "rounds": 0,
+        "rounds_needed": None,
+        "paired": False,
+        "verdict": FAIL,
+        "why": "no candidate can be judged on the device and run there",
+        "rejected": [{"target": one.name, "reason": refused[one.name]} for one in found],
+        "axes": [],
+        "front": [],
+        "candidates": [_candidate(one, runs, about, None, False, None) for one in found],
+        "sensitivity": None,
+    }
+
+
+def _chosen(
+    found: Sequence[Candidate],
+    able: Sequence[Candidate],
+    refused: Mapping[str, str],
+    runs: Runs,
+    asked: Asked,
+    about: total.Scope,
+) -> Dict[str, Any]:
+    judged, axes = policies.judged(able, {one.name: total.total(one, about) for one in able})
+    baseline = policies.greedy(judged)
+    chosen = policies.pick(judged, baseline, asked)
+    dominators = policies.dominators(judged)
+    front = [one.name for one in judged if one.name not in dominators]
+    saved = _saving(baseline, chosen, about)
+    result = verdict(saved, asked.drop.allows(baseline.top1, chosen.top1), chosen is baseline, asked.min_saving)
+    lost = baseline.top1 - chosen.top1
+    reasons = {one.name: _reason(one, baseline, chosen, asked, dominators.get(one.name, "")) for one in judged}
+    return {
+        "baseline": baseline.name,
+        "chosen": chosen.name,
+        "saving": saved.mean_of_ratios,
+        "saving_of_means": saved.ratio_of_means,
+        "interval": None if saved.low is None or saved.high is None else [saved.low, saved.high],
+        "rounds": saved.rounds,
+        "rounds_needed": result.needed,
+        "paired": saved.paired,
+        "drop_points": 100 * lost,
+        "drop_share": lost / baseline.top1 if baseline.top1 else 0.0,
+        "verdict": result.word,
+        "why": _why(result, saved, about),
+        "rejected": [
+            {"target": one.name, "reason": refused[one.name] or reasons[one.name]}
+            for one in found
+            if one is not chosen.one
+        ],
+        "axes": axes,
+        "front": front,
+        "candidates": [
+            _candidate(one, runs, about, baseline.top1, one.name in front, refused[one.name] == "") for one in found
+        ],
+        "sensitivity": _sensitivity(judged, baseline, chosen, asked, about),
+    }
+
+
+def _saving(baseline: Judged, chosen: Judged, about: total.Scope) -> saving.Saving:
+    if chosen is baseline:
+        return saving.Saving(0.0, 0.0, rounds=len(baseline.one.costs))
+    sides = [total.rounds(judged.one, about) for judged in (baseline, chosen)]
+    if not all(sides):
+        return saving.of_means(baseline.total_s, chosen.total_s)
+    return saving.saving(sides[0], sides[1], baseline.one.run == chosen.one.run)
+
+
+def _why(result: Verdict, saved: saving.Saving, about: total.Scope) -> str:
+    parts = [result.why]
+    if result.needed is not None:
+        parts.append(f"about {result.needed} rounds would decide: --rounds {result.needed}")
+    if saved.rounds and not saved.paired:
+        parts.append("the rounds are not paired: they are of different runs")
+    return "; ".join([*parts, *about.left_out])
+
+
+def _reason(one: Judged, baseline: Judged, chosen: Judged, asked: Asked, dominator: str) -> str:
+    """Why one that the device can take was not chosen."""
+    lost = 100 * (baseline.top1 - one.top1)
+    if asked.policy != "greedy" and not asked.drop.allows(baseline.top1, one.top1):
+        return f"over the drop limit: it loses {lost:.2f} points, {asked.drop.words} are allowed"
+    by = f"; dominated by {dominator}" if dominator else ""
+    if asked.policy == "greedy" and one.top1 < chosen.top1:
+        return f"less accurate: {100 * one.top1:.2f}%, {chosen.name} has {100 * chosen.top1:.2f}%{by}"
+    if asked.policy == "pareto":
+        return f"dominated by {dominator}" if dominator else "on the front, but farther from the best of each axis"
+    if one.total_s == chosen.total_s:
+        return f"as fast as {chosen.name}, and no more accurate{by}"
+    return f"slower: {one.total_s:.4g} s, {chosen.name} takes {chosen.total_s:.4g} s{by}"
+
+
+def _candidate(
+    one: Candidate, runs: Runs, about: total.Scope, best: Optional[float], front: bool, able: Optional[bool]
+) -> Dict[str, Any]:
+    query = one.mean.query_s
+    return {
+        "target": one.name,
+        "run": runs[one.run][0],
+        **{key: one.row[key] for key in ("role", "form", "precision", "backend", "origin", "flags")},
+        "model_sha256": one.row.get("model_sha256"),
+        "top1": one.top1,
+        "drop_points": None if best is None or one.top1 is None else 100 * (best - one.top1),
+        "size_bytes": one.size_bytes,
+        "memory_bytes": one.memory_bytes,
+        "joules_per_image": one.joules,
+        "ms_per_image": None if query is None else 1e3 * query / about.batch,
+        "rounds": len(one.costs),
+        "times": total.times(one, about),
+        "feasible": bool(able),
+        "front": front,
+    }
+
+
+def _sensitivity(
+    judged: Sequence[Judged], baseline: Judged, chosen: Judged, asked: Asked, about: total.Scope
+) -> Optional[Dict[str, Any]]:
+    """What the bandwidth changes; None where a size is unknown. Cold, whatever the scope of the choice."""
+    if any(one.one.size_bytes is None for one in judged):
+        return None
+    cold = total.scope([one.one for one in judged], asked._replace(bandwidth=1e6, cached=False), about.batch)
+    bare = cold._replace(terms=cold.terms[1:])
+    lines = {
+        one.name: sensitivity.Line(one.name, float(one.one.size_bytes or 0), asked.rtt_s + total.total(one.one, bare))
+        for one in judged
+    }
+    free = {
+        "budget": [lines[one.name] for one in judged if asked.drop.allows(baseline.top1, one.top1)],
+        "greedy": [lines[baseline.name]],
+        "pareto": [lines[chosen.name]],
+    }[asked.policy]
+    changes = sensitivity.flips(free)
+    highest = changes[0]["above"] if changes else min(free, key=lambda one: (one.start, one.slope)).name
+    turns = sensitivity.thresholds(free, lines[baseline.name], asked.min_saving, changes)
+    return {
+        "terms": list(cold.terms),
+        "highest": highest,
+        "flips": changes,
+        "verdict_mbps": turns,
+        "lines": [{"target": one.name, "size_bytes": int(one.slope), "start_s": one.start} for one in lines.values()],
+    }

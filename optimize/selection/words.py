@@ -1,0 +1,36 @@
+"""A choice in lines, for a reader."""
+
+from __future__ import annotations
+
+from typing import Any, List, Mapping
+
+from engines.text import plain
+
+
+def lines(found: Mapping[str, Any]) -> List[str]:
+    """The verdict of a choice for a reader, the document's quantities in its first line."""
+    asked = found["asked"]
+    limits = f"at least {100 * asked['min_saving']:g}% asked, {asked['max_drop']['words']} may be lost"
+    if found["chosen"] is None:
+        return [f"{found['verdict']}: {found['why']}"]
+    out = [
+        f"{found['verdict']}: {found['baseline']} -> {found['chosen']} saves {100 * found['saving']:.1f}% and loses "
+        f"{found['drop_points']:.2f} points ({limits}); {found['scope']}",
+        f"why: {found['why']}",
+        f"saving: {100 * found['saving']:.1f}% as mean of ratios, {100 * found['saving_of_means']:.1f}% as ratio of means",
+        f"drop: {found['drop_points']:.2f} points, {100 * found['drop_share']:.1f}% of the baseline's accuracy",
+    ]
+    out += _bandwidth_lines(found)
+    out += [f"unknown: {'; '.join(found['unknown'])}"] if found["unknown"] else []
+    return [plain(text) for text in out]
+
+
+def _bandwidth_lines(found: Mapping[str, Any]) -> List[str]:
+    about = found["sensitivity"]
+    if about is None:
+        return []
+    out = [f"below {one['mbps']:.4g} Mbps {one['below']} is chosen, above it {one['above']}" for one in about["flips"]]
+    if not out and found["asked"]["policy"] == "budget":
+        out = [f"no bandwidth changes the choice: {about['highest']}"]
+    least = 100 * found["asked"]["min_saving"]
+    return out + [f"the saving passes through {least:g}% at {mbps:.4g} Mbps" for mbps in about["verdict_mbps"]]
