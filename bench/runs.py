@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 from bench import spans, stats, usage
+from bench.tail.schema import TAIL
 from engines import fields, jsonfile
 from engines.errors import DamagedError, UsageError
 
@@ -216,6 +217,11 @@ def validate(value: Any) -> None:
         raise DamagedError(f"schema {value.get('schema')!r}, this version reads {SCHEMA!r}", "update optimize")
     _RUN("run", value)
     _check_present("run", value, _RUN_MORE)
+    for place, environment in enumerate([value["environment"], *value.get("environments", [])]):
+        name = "run.environment" if not place else f"run.environments[{place - 1}]"
+        _check_present(name, environment, _ENVIRONMENT_MORE)
+        for when in ("before", "after"):
+            _check_present(f"{name}.{when}", environment.get(when) or {}, _STATE_MORE)
     for index, one in enumerate(value["rows"]):
         _check_row(f"rows[{index}]", one)
 
@@ -357,7 +363,7 @@ _ROW_MORE: Dict[str, fields.Check] = {
         fields.a_list(fields.an_object(name=fields.word, type=fields.word, precision=fields.word, ms=fields.number))
     ),
     "model_sha256": fields.null_or(fields.matching(_HASH, "a SHA-256 in hex")),
-    "first_ms": _ms,
+    "tail": fields.null_or(TAIL),
     "interference": fields.null_or(
         fields.an_object(
             kinds=fields.word,
@@ -391,3 +397,12 @@ _RUN_MORE: Dict[str, fields.Check] = {
     "environments": fields.a_list(fields.an_object()),
 }
 """Fields that a row, a round or a run may do without, but not have in another form."""
+_ENVIRONMENT_MORE: Dict[str, fields.Check] = dict.fromkeys(
+    ("packages", "before", "after"), fields.null_or(fields.an_object())
+)
+_STATE_MORE: Dict[str, fields.Check] = {
+    "limit_mhz": _ms,
+    "device_clocks": fields.an_object(),
+    "power_mode": fields.null_or(fields.word),
+}
+"""Fields that a row, its rounds, a run or a state may do without, but not have in another form."""

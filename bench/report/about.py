@@ -76,7 +76,9 @@ def how(run: Dict[str, Any]) -> List[str]:
         "Wall time of one query at a time, host array in and host array out, copies included; the same loop for all.",
         "Each round runs every target in a fresh process of its own, in turn forwards and backwards (A B C, C B A).",
     ]
-    if s:
+    if s and "samples" in s:
+        lines = [lines[0], f"Each row is of one fresh process: {s['samples']} queries one after the other, kept in order."]
+    elif s:
         data = s.get("data")
         lines.append(
             f"Rounds: {s.get('rounds', '?')}, of {s.get('duration_s', '?')} s for each batch after "

@@ -25,8 +25,9 @@ def _target(row: Dict[str, Any]) -> str:
 
 
 def _where(row: Dict[str, Any]) -> str:
-    """Where an original computed, as its framework told it."""
-    return f"on {row['on']}" if row.get("on") else ""
+    """Where an original computed, as its framework told it, and what ran beside a row on purpose."""
+    beside = row.get("interference")
+    return _words(f"on {row['on']}" if row.get("on") else "", f"beside {beside['kinds']}" if beside else "")
 
 
 def _words(*words: str) -> str:

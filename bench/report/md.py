@@ -8,7 +8,8 @@ from typing import Any, Dict, Iterable, List
 
 from bench import knee
 from bench.report import about
-from bench.report.cells import COLUMNS, PASSES, Columns, cells, failed, groups, notes, passes
+from bench.report.cells import COLUMNS, PASSES, Columns, cells, failed, groups, name, notes, passes
+from bench.tail import words
 from engines.text import plain
 
 
@@ -20,6 +21,11 @@ def text(run: Dict[str, Any]) -> str:
     heading, rows = passes(run)
     if rows:
         parts += [f"## {heading[0].upper()}{heading[1:]}", _table(PASSES, rows)]
+    for heading, rows in groups(run):
+        for row in (row for row in rows if row.get("tail")):
+            told = [*words.seen(row["tail"]), *words.tested(row["tail"]), *words.estimates(row["tail"])]
+            parts += [f"## Tail of {escape(name(row))}, {heading}", _list(told)]
+            parts += [f"{words.NOT_SURE.capitalize()}."] if row["tail"]["estimates"] else []
     levelled = knee.notes(run)
     if levelled:
         parts += ["## Knee batch", _list(levelled)]
@@ -29,8 +35,8 @@ def text(run: Dict[str, Any]) -> str:
         parts += ["## Failed", _list(failed(run))]
     several = run.get("environments", [])
     for place, environment in enumerate(several or [run["environment"]]):
-        name = f" of run {place + 1}" if several else ""
-        parts += [f"## Machine{name}", _machine(environment), f"## State{name}", _state(environment)]
+        whose = f" of run {place + 1}" if several else ""
+        parts += [f"## Machine{whose}", _machine(environment), f"## State{whose}", _state(environment)]
     again = f"```\n{plain(about.again(run))}\n```"
     parts += ["## How it was measured", _list(about.how(run)), "## Again", again]
     return "\n\n".join(parts) + "\n"

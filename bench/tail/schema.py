@@ -22,6 +22,15 @@ TAIL = fields.an_object(
     extremal_index=fields.null_or(_share),
     threshold=fields.null_or(fields.an_object(**_threshold, peaks=fields.whole(1, 1 << 40), p=_share)),
     candidates=fields.a_list(fields.an_object(**_threshold, peaks=fields.whole(1, 1 << 40), p=_share)),
+    blocks=fields.null_or(
+        fields.an_object(
+            size=fields.whole(1, 1 << 40),
+            count=fields.whole(1, 1 << 40),
+            estimates=fields.a_list(
+                fields.an_object(p=_share, **dict.fromkeys(("value", "low", "high"), fields.number))
+            ),
+        )
+    ),
     estimates=fields.a_list(
         fields.an_object(**_ends, p=_share, extrapolated=fields.truth, seen_after=fields.whole(1, 1 << 53))
     ),

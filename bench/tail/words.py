@@ -57,10 +57,19 @@ def beyond(each: Dict[str, Any]) -> str:
     return f"extrapolated: seen in {each['seen_after']:,} samples" if each["extrapolated"] else ""
 
 
+def by_blocks(one: Dict[str, Any], p: float) -> str:
+    """The second opinion on an estimate; empty where there is none."""
+    found = [each for each in (one["blocks"] or {}).get("estimates", ()) if each["p"] == p]
+    return f"{found[0]['value']:.4g} [{found[0]['low']:.4g}, {found[0]['high']:.4g}]" if found else ""
+
+
 def estimates(one: Dict[str, Any]) -> List[str]:
     """A line an estimate."""
-    return [
-        f"one in {1 / each['p']:,.0f}: {each['ms']:.4g} ms [{each['low_ms']:.4g}, {each['high_ms']:.4g}]"
-        + (f", {beyond(each)}" if each["extrapolated"] else "")
-        for each in one["estimates"]
-    ]
+    lines = []
+    for each in one["estimates"]:
+        blocks = by_blocks(one, each["p"])
+        parts = [f"one in {1 / each['p']:,.0f}: {each['ms']:.4g} ms [{each['low_ms']:.4g}, {each['high_ms']:.4g}]"]
+        parts += [f"by block maxima {blocks}"] if blocks else []
+        parts += [beyond(each)] if each["extrapolated"] else []
+        lines.append("; ".join(parts))
+    return lines

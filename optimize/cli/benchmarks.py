@@ -238,7 +238,9 @@ def _show_layers(found: Dict[str, Any], top: int) -> None:
 
 
 def report(
-    runs: Annotated[List[Path], typer.Argument(metavar="RUN...", help="Run files of optimize bench.")],
+    runs: Annotated[
+        List[Path], typer.Argument(metavar="RUN...", help="Run files of optimize bench or wcet, or a choice of select.")
+    ],
     formats: Annotated[
         Optional[List[str]],
         typer.Option("-f", "--format", help="md, html, csv, json, svg, png; repeat or use commas [default: md]."),
@@ -253,7 +255,7 @@ def report(
     """Write report.md, .html, .csv, .json, .svg or .png from run files."""
     from optimize import reporting
 
-    wanted = formats or ["md"]
+    wanted = formats or (["html"] if reporting.is_choice(runs) else ["md"])
     if str(out) != "-":
         written = reporting.report(runs, formats=wanted, out=out)
         answer({"written": [str(p) for p in written]}, [str(p) for p in written])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 from pathlib import Path
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, Sequence, Tuple
 
 from bench.report import about
 from bench.report.cells import failed
-from bench.report.html import costs, curves, distributions, results, summary
+from bench.report.html import costs, curves, distributions, results, summary, tails
 from bench.report.html.elements import escape, items, table
 
 Section = Callable[[Dict[str, Any]], str]
@@ -44,13 +44,28 @@ def text(run: Dict[str, Any]) -> str:
         One document without references: the policy in its head lets a browser use nothing but the style and the script
         that are in it, by their hashes.
     """
+    return document(
+        f"Measurements of {run['created']}",
+        "Measurements",
+        _made(run),
+        [(name, heading, make(run)) for name, heading, make in _SECTIONS],
+    )
+
+
+def document(title: str, heading: str, lead: str, made: Sequence[Tuple[str, str, str]]) -> str:
+    """One file of sections.
+
+    Args:
+        title: Of the window.
+        heading, lead: Above the sections.
+        made: Name, heading and HTML of each section; an empty one is left out.
+    """
     style, script = (Path(__file__).with_name(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    made = [(name, heading, make(run)) for name, heading, make in _SECTIONS]
     found = [one for one in made if one[2]]
-    links = "".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in found)
+    links = "".join(f'<li><a href="#{name}">{words}</a></li>' for name, words, _ in found)
     parts = "".join(
-        f'<section id="{name}" aria-labelledby="{name}-h"><h2 id="{name}-h">{heading}</h2>{body}</section>'
-        for name, heading, body in found
+        f'<section id="{name}" aria-labelledby="{name}-h"><h2 id="{name}-h">{words}</h2>{body}</section>'
+        for name, words, body in found
     )
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -61,9 +76,9 @@ def text(run: Dict[str, Any]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>Measurements of {escape(run['created'])}</title><style>{style}</style></head><body>{_PATTERN}"
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>{_PATTERN}"
         '<a class="skip" href="#main">Skip to the content</a>'
-        f"<header><h1>Measurements</h1><p>{escape(_made(run))}</p></header>"
+        f"<header><h1>{escape(heading)}</h1><p>{escape(lead)}</p></header>"
         f'<nav aria-label="Sections"><ul>{links}</ul></nav><main id="main">{parts}</main>'
         "<footer><p>Made by optimize report. Every raw sample is in the run file.</p></footer>"
         f"<script>{script}</script></body></html>\n"
@@ -125,6 +140,7 @@ _SECTIONS: Tuple[Tuple[str, str, Section], ...] = (
     ("streams", "Over queries at a time", curves.by_streams),
     ("passes", "Whole passes", results.passed),
     ("latency", "Distributions of latency", distributions.section),
+    ("tail", "Tails", tails.section),
     ("energy", "Energy", costs.energy),
     ("layers", "Layers", costs.layers),
     ("machine", "Machine and its state", _machine),

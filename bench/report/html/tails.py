@@ -50,17 +50,13 @@ def _row(id_: str, title: str, row: Dict[str, Any]) -> str:
     tail = row["tail"]
     made = [f"<h3>{escape(title)}</h3>", items(words.seen(tail) + words.tested(tail))]
     if tail["estimates"]:
-        columns = [
-            ("one inference in", True),
-            ("ms", True),
-            ("low", True),
-            ("high", True),
-            ("beyond the samples", False),
-        ]
+        columns = [("one inference in", True), ("ms", True), ("low", True), ("high", True)]
+        columns += [("by block maxima", True), ("beyond the samples", False)]
         data: List[List[Cell]] = [
             [
                 (f"{1 / one['p']:,.0f}", 1 / one["p"]),
                 *((number(one[key]), one[key]) for key in ("ms", "low_ms", "high_ms")),
+                words.by_blocks(tail, one["p"]) or "-",
                 words.beyond(one) or "no",
             ]
             for one in tail["estimates"]
