@@ -15,7 +15,20 @@ TYPE_CHECKING = False  # nothing is imported: every command starts with this fil
 if TYPE_CHECKING:
     from typing import Any
 
-    from optimize.api import bench, build, compare, export, inspect, load, predict, profile, report, select, verify
+    from optimize.api import (
+        bench,
+        build,
+        compare,
+        export,
+        inspect,
+        load,
+        predict,
+        profile,
+        report,
+        select,
+        verify,
+        wcet,
+    )
     from optimize.version import VERSION as __version__
 
 __all__ = [
@@ -31,6 +44,7 @@ __all__ = [
     "report",
     "select",
     "verify",
+    "wcet",
 ]
 
 

@@ -37,6 +37,7 @@ from optimize.reporting import report
 from optimize.selection.choose import select
 from optimize.sources import recognise
 from optimize.verification import verify
+from optimize.worstcase import wcet
 from optimize.zoo import library
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "report",
     "select",
     "verify",
+    "wcet",
 ]
 
 PathLike = Union[str, Path]

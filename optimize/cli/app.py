@@ -6,7 +6,20 @@ from typing import Any, Callable, Dict
 
 import typer
 
-from optimize.cli import benchmarks, builds, bundles, cache, calibration, compare, device, select, start, suites, zoo
+from optimize.cli import (
+    benchmarks,
+    builds,
+    bundles,
+    cache,
+    calibration,
+    compare,
+    device,
+    select,
+    start,
+    suites,
+    wcet,
+    zoo,
+)
 from optimize.cli.command import command
 from optimize.version import VERSION
 
@@ -47,6 +60,7 @@ COMMANDS: Dict[str, Callable[..., Any]] = {
     "verify": builds.verify,
     "bench": benchmarks.bench,
     "profile": benchmarks.profile,
+    "wcet": wcet.wcet,
     "compare": compare.compare,
     "select": select.select,
     "report": benchmarks.report,

@@ -70,9 +70,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, cifar: Path
     run = folder / "runs.json"
     optimize.bench([built.bundles[2].path], (1,), rounds=1, warmup=0.01, duration=0.01, out=run)
     table = jsonfile.read(tables.FOLDER / "jetson-nano.json")
+    times = 1 + np.random.default_rng(0).exponential(0.05, 3000)
+    (folder / "times.csv").write_text("latency_ms\n" + "\n".join(f"{value:.6f}" for value in times))
     one = {**table["cells"][0], "precision": "fp32", "made": {"file": "again.onnx"}}
     jsonfile.write(folder / "suite.json", {**table, "cells": [one]})
     names = ("again.onnx", "empty.onnx", "image.png", "sparkle.onnx", "rolled.onnx", "runs.json", "suite.json")
+    names += ("times.csv",)
     found = {name.split(".")[0]: folder / name for name in names}
     return {**found, "tiny": tiny_onnx, "cifar": cifar, "bundle": built.bundles[2].path, "made": built.out}
 
@@ -105,6 +108,9 @@ CASES: Tuple[Tuple[str, int, Tuple[str, ...], Tuple[Any, ...]], ...] = (
     ("profile {bundle} --queries 2", 0, ("layers", "query_ms"), ()),
     ("profile {bundle} --batch 0", 2, ("error",), ()),
     ("profile {sparkle} --queries 2", 1, ("error",), ()),
+    ("wcet {times}", 0, ("schema", "series"), ()),
+    ("wcet {runs}", 3, ("series", "error"), ()),
+    ("wcet {times} --probability 1", 2, ("error",), ()),
     ("compare {runs} {runs}", 0, ("schema", "reference", "runs"), ()),
     ("compare {runs} {runs} --fail-drop 0", 3, ("runs", "error"), ()),
     ("compare {runs} {tiny}", 1, ("error",), ()),

@@ -1,0 +1,147 @@
+"""`optimize wcet`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import typer
+from typing_extensions import Annotated
+
+from engines.errors import GateError, UsageError
+from optimize.cli import options
+from optimize.cli.console import answer, console, line, progress, say
+
+
+def wcet(
+    what: Annotated[
+        Path, typer.Argument(metavar="RUN|BUNDLE", help="Engine to measure; or a run file, CSV or trtexec's times.")
+    ],
+    batch: Annotated[
+        Optional[int], typer.Option("--batch", min=1, help="Images in a query; of a run file which rows [default: 1].")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Queries to measure.")] = 100_000,
+    deadline: Annotated[
+        Optional[str], typer.Option("--deadline", metavar="10ms", help="Count the queries that take longer.")
+    ] = None,
+    interference: Annotated[
+        Optional[str],
+        typer.Option("--interference", metavar="cpu:50,memory:2,io", help="Measure beside each of these loads too."),
+    ] = None,
+    probability: Annotated[
+        Optional[List[str]],
+        typer.Option("--probability", metavar="1e-6", help="Per inference; commas [default: 1e-3,1e-6,1e-9]."),
+    ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Find the layers that slow queries are slow in, too.")
+    ] = False,
+    target: Annotated[str, typer.Option("--target", help="Of a run file: which target.")] = "",
+    column: Annotated[str, typer.Option("--column", help="Of a CSV or trtexec's times: which column.")] = "",
+    unit: Annotated[
+        str, typer.Option("--unit", help="Of a CSV: ns, us, ms or s [default: by the column's name].")
+    ] = "",
+    warmup: Annotated[str, typer.Option("--warmup", help="Unmeasured time before the first sample.")] = "1s",
+    data: Annotated[Optional[str], options.data("Test images to feed [default: random ones].")] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="What runs an ONNX file: auto, openvino or onnxruntime.")
+    ] = "auto",
+    threads: options.Threads = 0,
+    out: Annotated[
+        Optional[Path], typer.Option("-o", "--out", metavar="wcet.json", help="Run file to keep what was measured in.")
+    ] = None,
+    *,
+    source: Dict[str, Any],
+) -> None:
+    """Tell how slow a query gets: high-water mark, misses of a deadline, and the tail beyond where it can be told."""
+    from optimize import api
+
+    with progress() as report:
+        found = api.wcet(
+            what,
+            batch=batch,
+            samples=samples,
+            deadline_ms=None if deadline is None else 1e3 * api.seconds(deadline),
+            interference=interference or "",
+            probabilities=_probabilities(probability or []),
+            layers=layers,
+            target=target,
+            column=column,
+            unit=unit,
+            warmup_s=api.seconds(warmup),
+            data=data,
+            backend=backend,
+            threads=threads,
+            out=out,
+            command=" ".join(["optimize", *map(shlex.quote, sys.argv[1:])]),
+            progress=report,
+            **source,
+        )
+    answer(found, lambda: _show(found), asked=True)
+    if out is not None:
+        say(f"run file: {out}   next: optimize report {shlex.quote(str(out))} -f html")
+    refused = [one for one in found["series"] if one["refused"]]
+    if refused:
+        first = refused[0]["refused"]
+        raise GateError(
+            f"no estimate for {len(refused)} of {len(found['series'])}: {refused[0]['name']}: {first['reason']}",
+            first["hint"],
+        )
+
+
+def _probabilities(words: List[str]) -> List[float]:
+    try:
+        return [float(text) for word in words for text in word.split(",") if text]
+    except ValueError as error:
+        raise UsageError(f"--probability: {error}", "for example --probability 1e-3,1e-6") from None
+
+
+def _show(found: Dict[str, Any]) -> None:
+    from bench.tail import words
+
+    for one in found["series"]:
+        beside = f", beside {one['interference']}" if one["interference"] else ""
+        line(f"{one['name']}{beside} ({one['source']})")
+        for text in words.seen(one) + words.tested(one):
+            line(f"  {text}")
+        if one["estimates"]:
+            _estimates(one)
+        if one["layers"]:
+            _layers(one["layers"])
+    for one in found["slowdowns"]:
+        times = ", ".join(f"{name} {one[key]:.2f}x" for name, key in _SLOWER)
+        line(f"beside {one['interference']}: {times}")
+
+
+_SLOWER = (("median", "median"), ("99% percentile", "p99"), ("high-water mark", "hwm"))
+
+
+def _estimates(one: Dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from bench.tail import words
+
+    table = Table(title="estimates under the measured conditions", title_justify="left")
+    for column in ("one inference in", "ms", f"{100 * one['level']:g}% interval", "by block maxima"):
+        table.add_column(column, justify="right")
+    table.add_column("", overflow="fold")
+    for each in one["estimates"]:
+        interval = f"[{each['low_ms']:.4g}, {each['high_ms']:.4g}]"
+        table.add_row(
+            f"{1 / each['p']:,.0f}", f"{each['ms']:.4g}", interval, words.by_blocks(one, each["p"]), words.beyond(each)
+        )
+    console().print(table)
+
+
+def _layers(found: Dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title="layers that slow queries are slow in", title_justify="left")
+    table.add_column("layer", overflow="fold")
+    for column in ("median ms", "slowest ms", "share of the excess"):
+        table.add_column(column, justify="right")
+    for layer in found["layers"][:10]:
+        row = (f"{layer['median_ms']:.4f}", f"{layer['max_ms']:.4f}", f"{100 * layer['share']:.1f}%")
+        table.add_row(layer["name"], *row)
+    console().print(table)
