@@ -66,11 +66,8 @@ def select(
     if out is not None and Path(out).is_dir():
         raise UsageError(f"{out} is a folder", "name a file with -o choice.json")
     about = feasible.read(Path(device)) if device is not None else None
-    asked = _asked(policy, max_drop, min_saving, rtt, images, batch, cached, limit_memory, max_load)
-    if bandwidth is not None:
-        rate = feasible.link(about) if bandwidth == "link" else words.bandwidth("--bandwidth", bandwidth)
-        asked = asked._replace(bandwidth=rate)
-    found = decide([(str(path), read(path)) for path in runs], asked, about)
+    given = ask(policy, max_drop, min_saving, bandwidth, rtt, images, batch, cached, about, limit_memory, max_load)
+    found = decide([(str(path), read(path)) for path in runs], given, about)
     if out is not None:
         choice.write(Path(out), found)
     return found
@@ -90,33 +87,43 @@ def read(path: PathLike) -> Dict[str, Any]:
     return run_files.read(Path(path))
 
 
-def _asked(
+def ask(
     policy: str,
     max_drop: Union[str, float],
     min_saving: Optional[Union[str, float]],
+    bandwidth: Optional[str],
     rtt: str,
     images: int,
     batch: Optional[int],
     cached: bool,
-    limit_memory: Optional[str],
-    max_load: Optional[Union[str, float]],
+    device: Optional[Mapping[str, Any]],
+    limit_memory: Optional[str] = None,
+    max_load: Optional[Union[str, float]] = None,
 ) -> Asked:
+    """Read the words of `select`.
+
+    Raises:
+        UsageError: One is not what it must be.
+    """
     if policy not in words.POLICIES:
         raise UsageError(f"--policy {policy}: {', '.join(words.POLICIES)} are known")
     if images < 1 or (batch is not None and batch < 1):
         raise UsageError("--images and --batch are 1 or more")
     least = (0.0 if policy == "greedy" else 0.2) if min_saving is None else words.share("--min-saving", min_saving)
+    rate = None
+    if bandwidth is not None:
+        rate = feasible.link(device) if bandwidth == "link" else words.bandwidth("--bandwidth", bandwidth)
     return Asked(
-        policy,
-        words.drop("--max-drop", max_drop),
-        least,
-        images,
-        batch,
-        None,
-        words.delay("--rtt", rtt),
-        cached,
-        None if limit_memory is None else words.size("--limit-memory", limit_memory),
-        None if max_load is None else words.share("--max-load", max_load),
+        policy=policy,
+        drop=words.drop("--max-drop", max_drop),
+        min_saving=least,
+        images=images,
+        batch=batch,
+        bandwidth=rate,
+        rtt_s=words.delay("--rtt", rtt),
+        cached=cached,
+        memory_bytes=None if limit_memory is None else words.size("--limit-memory", limit_memory),
+        max_load=None if max_load is None else words.share("--max-load", max_load),
     )
 
 
