@@ -13,7 +13,7 @@ from bench import stats
 from engines.errors import UsageError
 from optimize.selection import asked as words
 from optimize.selection import candidates as table
-from optimize.selection import choice, feasible, policies, saving, sensitivity, total
+from optimize.selection import choice, feasible, imported, policies, saving, sensitivity, total
 from optimize.selection.asked import Asked
 from optimize.selection.candidates import Candidate, Runs
 from optimize.selection.policies import Judged
@@ -40,7 +40,7 @@ def select(
     """Choose a model for a device, hold it against the most accurate one, and give a verdict.
 
     Args:
-        runs: Run files of `bench`, of one device; summaries of others' tables are run files whose rows are imported.
+        runs: Run files of `bench`, of one device; or tables of others (see `optimize.selection.imported`).
         policy: budget (the fastest within the drop limit), greedy (the most accurate) or pareto (of the front over
             accuracy, latency, energy and size the member that is nearest to the best of each).
         max_drop: `10`: points of 100; `10%`: a share of the baseline's accuracy.
@@ -60,7 +60,7 @@ def select(
 
     Raises:
         UsageError: A bad option, a file that is not there, or one candidate only.
-        DamagedError: Not a run file, or not a device file.
+        DamagedError, DataError: Not a run file, not a table, or not a device file.
         IncompatibleError: Runs of unlike devices, accuracies of different test sets, or times of another device.
     """
     if out is not None and Path(out).is_dir():
@@ -74,17 +74,17 @@ def select(
 
 
 def read(path: PathLike) -> Dict[str, Any]:
-    """Read a run file.
+    """Read a run file, or a table (`.csv`) as one.
 
     Raises:
         UsageError: No such file.
-        DamagedError: Not a run file.
+        DamagedError, DataError: Not a run file, not a table.
     """
     if not Path(path).is_file():
         raise UsageError(
             f"{path}: no such run file", "optimize bench ENGINE... --data cifar10 --rounds 10 -o runs.json"
         )
-    return run_files.read(Path(path))
+    return imported.read(Path(path)) if Path(path).suffix.lower() == ".csv" else run_files.read(Path(path))
 
 
 def ask(
