@@ -22,6 +22,10 @@ def lines(found: Mapping[str, Any]) -> List[str]:
         f"drop: {found['drop_points']:.2f} points, {100 * found['drop_share']:.1f}% of the baseline's accuracy",
     ]
     out += _bandwidth_lines(found)
+    for one in found["candidates"]:
+        flags = [flag for flag in one["flags"] if not flag.endswith(" unknown")]
+        if one["target"] in (found["baseline"], found["chosen"]) and flags:
+            out.append(f"flags of {one['target']}: {', '.join(flags)}")
     out += [f"unknown: {'; '.join(found['unknown'])}"] if found["unknown"] else []
     return [plain(text) for text in out]
 
@@ -30,11 +34,14 @@ def _bandwidth_lines(found: Mapping[str, Any]) -> List[str]:
     about = found["sensitivity"]
     if about is None:
         return []
-    out = [f"below {one['mbps']:.4g} Mbps {one['below']} is chosen, above it {one['above']}" for one in about["flips"]]
+    out = [
+        f"below {one['mbps']:.4g} Mbps {one['below']} is the fastest, above it {one['above']}" for one in about["flips"]
+    ]
     if not out and found["asked"]["policy"] == "budget":
-        out = [f"no bandwidth changes the choice: {about['highest']}"]
+        out = [f"{about['highest']} is the fastest at any bandwidth"]
     least = 100 * found["asked"]["min_saving"]
-    return out + [f"the saving passes through {least:g}% at {mbps:.4g} Mbps" for mbps in about["verdict_mbps"]]
+    out += [f"the saving passes through {least:g}% at {mbps:.4g} Mbps" for mbps in about["verdict_mbps"]]
+    return [f"with the transfer counted: {'; '.join(out)}"] if out else []
 
 
 def steps(found: Mapping[str, Any]) -> List[str]:

@@ -8,7 +8,7 @@ from typing import Any, Dict
 
 import pytest
 
-from engines.errors import DamagedError, IncompatibleError, UsageError
+from engines.errors import DamagedError, UsageError
 from optimize.selection import choice
 from optimize.selection.choose import select
 
@@ -37,11 +37,6 @@ def test_the_users_nuc_whose_deepest_model_is_not_its_best() -> None:
     greedy = select([TABLES / "nuc.json"], policy="greedy")
     assert greedy["chosen"] == "ResNet-101" and greedy["saving"] == 0 and greedy["verdict"] == "PASS"
     assert greedy["asked"]["min_saving"] == 0
-
-
-def test_the_users_two_devices_do_not_stand_in_one_table() -> None:
-    with pytest.raises(IncompatibleError, match="unlike devices: board: Intel NUC"):
-        select([TABLES / "nuc.json", TABLES / "rtx-3080-ti.json"])
 
 
 def test_an_int8_engine_competes_with_a_smaller_model(write: Write) -> None:
@@ -91,47 +86,6 @@ def test_verdicts(write: Write, factor: float, rounds: int, verdict: str) -> Non
         assert found["rounds_needed"] == 10 and f"{rounds} rounds, a verdict needs 10" in found["why"]
 
 
-def test_the_whole_time_from_the_transfer_to_the_last_image(write: Write) -> None:
-    """10 MB at 8 Mbps take 10 s, and 0.5 s to begin; 1 s to load, 0.2 s, and 1000 queries of 2 ms."""
-    cold = {"load_ms": 1000.0, "first_ms": 200.0}
-    runs = write(
-        [
-            row("big", 0.95, [2.0] * 10, size_bytes=10_000_000, **cold),
-            row("small", 0.94, [4.0] * 10, size_bytes=1_000_000, **cold),
-        ]
-    )
-    found = select([runs], bandwidth="8Mbps", rtt="500ms", images=1000)
-    big, small = (one["times"] for one in found["candidates"])
-    assert (big["transfer_s"], big["load_s"], big["first_s"], big["inference_s"]) == pytest.approx((10.5, 1, 0.2, 2))
-    assert big["cold_s"] == big["total_s"] == pytest.approx(13.7) and big["cached_s"] == pytest.approx(3.2)
-    assert small["cold_s"] == pytest.approx(1.5 + 1.2 + 4)
-    assert big["sources"] == {"transfer": "given", "load": "measured", "first": "measured", "inference": "measured"}
-    assert found["chosen"] == "small" and found["saving"] == pytest.approx(1 - 6.7 / 13.7)
-    assert found["scope"] == "transfer + load + first inference + inference: 1,000 images, batch 1"
-    (flip,) = found["sensitivity"]["flips"]
-    assert (flip["above"], flip["below"]) == ("big", "small") and flip["mbps"] == pytest.approx(36)
-    above = select([runs], bandwidth="37Mbps", rtt="500ms", images=1000)
-    assert above["chosen"] == "big" and above["sensitivity"]["flips"] == found["sensitivity"]["flips"]
-    cached = select([runs], cached=True, images=1000)
-    assert cached["chosen"] == "big" and cached["candidates"][1]["times"]["total_s"] == pytest.approx(5.2)
-    assert cached["scope"].startswith("load + first inference + inference (cached)")
-    assert select([runs], images=1000)["scope"].startswith("inference only")
-
-
-def test_without_a_size_or_a_bandwidth_the_transfer_is_left_out(write: Write) -> None:
-    rows = [row("a", 0.95, noisy(10), size_bytes=5), row("b", 0.94, noisy(5, seed=1))]
-    found = select([write(rows)], bandwidth="10Mbps")
-    assert found["terms"] == ["inference"] and "transfer: a size is unknown" in found["why"]
-    assert "size: b" in found["unknown"] and found["sensitivity"] is None
-    assert found["candidates"][1]["times"]["sources"]["transfer"] == "unknown"
-    rows[1]["size_bytes"] = 4
-    bare = select([write(rows)])
-    assert "the bandwidth is not given" in bare["why"] and bare["sensitivity"] is not None
-    assert "bandwidth (--bandwidth 10Mbps)" in bare["unknown"]
-    whole = select([write(rows)], bandwidth="10Mbps")
-    assert whole["terms"] == ["transfer", "inference"] and "load: not known of all candidates" in whole["left_out"]
-
-
 def test_pareto_takes_the_balanced_one_of_the_front(write: Write) -> None:
     def one(name: str, top1: float, ms: float, joules: float) -> Dict[str, Any]:
         energy = {"rail": "r", "watts": 1.0, "idle_watts": 0.1, "joules_per_image": joules}
@@ -163,30 +117,6 @@ def test_a_device_that_takes_none_fails_with_every_reason(write: Write) -> None:
     assert found["chosen"] is found["baseline"] is found["saving"] is None and found["verdict"] == "FAIL"
     assert set(rejected(found)) == {"a", "b"} and "does not fit" in rejected(found)["a"]
     choice.validate(found)
-
-
-def test_accuracies_of_different_test_sets_are_refused(write: Write) -> None:
-    other = {"name": "cifar10", "n": 10_000, "sha256": "cd" * 32}
-    rows = [row("a", 0.9, [1.0]), row("b", 0.8, [1.0], dataset=other)]
-    with pytest.raises(IncompatibleError, match="different test sets: a on 10000 images of cifar10 and b"):
-        select([write(rows)])
-    rows[1]["dataset"] = None  # unknown is not different
-    assert "data set of the accuracy: b" in select([write(rows)])["unknown"]
-    rows[1]["dataset"] = {"name": "cifar10", "n": 512, "sha256": None}
-    with pytest.raises(IncompatibleError, match="512 images"):
-        select([write(rows)])
-
-
-def test_runs_of_two_files_are_not_paired_and_names_are_told_apart(write: Write) -> None:
-    one = write([row("int8", 0.95, noisy(10))], "big.json", cpu="A CPU")
-    two = write([row("int8", 0.94, noisy(5, seed=1))], "small.json", cpu="A CPU")
-    found = select([one, two])
-    assert (found["baseline"], found["chosen"], found["paired"]) == ("big: int8", "small: int8", False)
-    assert "not paired" in found["why"] and found["verdict"] == "PASS"
-    with pytest.raises(UsageError, match="twice"):
-        select([one, one])
-    with pytest.raises(IncompatibleError, match="processor: A CPU and Another"):
-        select([one, write([row("int8", 0.94, [5.0])], "other.json", cpu="Another")])
 
 
 @pytest.mark.parametrize(
@@ -223,23 +153,6 @@ def test_the_choice_is_written_and_read_again(write: Write, tmp_path: Path) -> N
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(DamagedError):
         select([tmp_path / "bad.json"])
-
-
-def test_the_smallest_batch_that_all_have_is_taken(write: Write) -> None:
-    rows = [
-        row(name, top1, [ms * b] * 10, batch=b) for name, top1, ms in (("a", 0.95, 2), ("b", 0.94, 1)) for b in (4, 8)
-    ]
-    found = select([write([*rows, row("a", 0.95, [3.0], batch=1)])])
-    assert found["asked"]["batch"] == 4 and [one["ms_per_image"] for one in found["candidates"]] == pytest.approx(
-        [2, 1]
-    )
-    assert [one["times"]["inference_s"] for one in found["candidates"]] == pytest.approx([20, 10])
-    odd = select([write(rows)], batch=8, images=9)["candidates"][0]["times"]
-    assert odd["inference_s"] == pytest.approx(2 * 0.016), "the ninth image takes a query of its own"
-    side = [row("a", 0.95, [2.0] * 10, streams=4), *(row(n, 0.9, [ms] * 10) for n, ms in (("b", 2.0), ("c", 1.0)))]
-    assert [one["target"] for one in select([write(side)])["candidates"]] == ["b", "c"]
-    with pytest.raises(UsageError, match="no batch size is in all rows"):
-        select([write([row("a", 0.9, [1.0], batch=1), row("b", 0.9, [1.0], batch=2)])])
 
 
 def test_times_that_are_none_are_not_divided_by(write: Write) -> None:

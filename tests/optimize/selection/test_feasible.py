@@ -130,6 +130,9 @@ def test_times_of_another_device_are_refused(write: Write, tmp_path: Path) -> No
         {"model": 7},
         {"state": None},
         {"backends": [{"backend": "openvino"}]},
+        {"cores": 0},
+        {"state": {"load": ["busy"]}},
+        {"state": {"others_share": 7}},
         {"links": [{"name": "eth0", "mbps": "fast"}]},
     ],
 )
