@@ -177,7 +177,7 @@ def links(root: Path = Path("/")) -> List[Dict[str, Any]]:
         if link.name == "lo" or text(link / "operstate").strip() != "up":
             continue
         speed = text(link / "speed").strip()
-        found.append({"name": link.name, "mbps": int(speed) if speed.isdigit() and int(speed) else None})
+        found.append({"name": link.name, "mbps": int(speed) if speed.isdecimal() and int(speed) else None})
     return found
 
 

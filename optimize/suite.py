@@ -111,7 +111,7 @@ def run(
         names = ", ".join(cell["name"] for cell in suite["cells"])
         raise UsageError(f"--cells {cells}: no cell of {suite['name']} is called so; it has {names}")
     here = machine()
-    groups, verdicts = _grouped(chosen, out.parent / MODELS, _files(models), data)
+    groups, verdicts = _grouped(chosen, out.parent / MODELS, files(models), data)
     settings = {"rounds": rounds, "warmup": warmup, "duration": duration, "iterations": iterations, "command": command}
     parts = out.with_name(f"{out.name}.cells")
     if fresh:
@@ -156,7 +156,7 @@ def _told(cell: Cell, found: Verdict, weights: str) -> Dict[str, Any]:
     return {**about, "unit": tables.QUANTITIES[cell["quantity"]], "weights": weights, **judged}
 
 
-def _files(models: Sequence[str]) -> Dict[str, str]:
+def files(models: Sequence[str]) -> Dict[str, str]:
     """The file of each architecture that the user gave one for.
 
     Raises:

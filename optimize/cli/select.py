@@ -13,7 +13,7 @@ from optimize.cli.console import answer, console, line, say
 
 
 def select(
-    runs: Annotated[List[Path], typer.Argument(metavar="RUN...", help="Run files of one device.")],
+    runs: Annotated[List[Path], typer.Argument(metavar="RUN...", help="Run files of one device, or a CSV table.")],
     policy: Annotated[
         str,
         typer.Option(

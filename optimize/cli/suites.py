@@ -1,11 +1,11 @@
-"""`optimize suite list|run`: published tables, and what this machine makes of them."""
+"""`optimize suite list|run`: published tables and validation plans, and what this machine makes of them."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import typer
 from typing_extensions import Annotated
@@ -14,12 +14,14 @@ from engines.errors import IncompatibleError, OptimizeError, PartialError
 from optimize.cli import options
 from optimize.cli.command import command
 from optimize.cli.console import answer, console, interruptible, line, progress, say, warn
+from optimize.cli.validation import tell
 
 app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Published tables with their sources, measured here as far as they can be, with a verdict for each cell.",
+    help="Published tables with their sources, measured here as far as they can be, with a verdict for each cell; and "
+    "plans that validate a selection of models.",
 )
 
 
@@ -27,16 +29,16 @@ app = typer.Typer(
 @command
 def list_suites() -> None:
     """The suites: their cells, how many of them have a model, and their source."""
-    from optimize import suite
+    from optimize import suite, validation
 
-    found = suite.catalogue()
+    found = [*suite.catalogue(), *validation.catalogue()]
     answer(found, lambda: _show_suites(found), asked=True)
 
 
 @app.command("run")
 @command
 def run_suite(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A suite of `suite list`, or a file of your own.")],
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Of `suite list`, or a file of your own.")],
     cells: Annotated[
         str, typer.Option("--cells", metavar="PATTERN", help="Only cells of these names, such as 'resnet50*'.")
     ] = "*",
@@ -50,7 +52,10 @@ def run_suite(
     backend: Annotated[
         str, typer.Option("--backend", help="What builds engines: auto, tensorrt, openvino or onnxruntime.")
     ] = "auto",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Fresh processes per engine; 5 give a verdict.")] = 5,
+    rounds: Annotated[
+        Optional[int],
+        typer.Option("--rounds", min=1, help="Fresh processes per engine [default: 5, which give a verdict; vnv: 10]."),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One round: a ratio, no verdict.")] = False,
     warmup: Annotated[str, typer.Option("--warmup", help="Unmeasured time before each batch size.")] = "200ms",
     duration: Annotated[str, typer.Option("--duration", help="Measured time of each batch size in each round.")] = "1s",
@@ -68,17 +73,23 @@ def run_suite(
 ) -> None:
     """Build and measure what can be made here, and hold each cell against its published value."""
     from bench.suites.verdict import FAILED
-    from optimize import suite
+    from optimize import suite, validation
+    from optimize.selection import plans
 
-    with interruptible(f"what was measured is kept in {out}.cells"), progress() as report:
-        done = suite.run(
+    plan = plans.is_plan(name)
+    follow: Callable[..., Dict[str, Any]] = validation.run if plan else suite.run
+    count = 1 if quick else rounds
+    asked = {} if count is None else {"rounds": count}
+    kept = f"{out}.partial" if plan else f"{out}.cells"
+    with interruptible(f"what was measured is kept in {kept}"), progress() as report:
+        done = follow(
             name,
             cells=cells,
             out=out,
             models=model or [],
             data=data,
             backend=backend,
-            rounds=1 if quick else rounds,
+            **asked,
             warmup=warmup,
             duration=duration,
             iterations=iterations,
@@ -87,6 +98,9 @@ def run_suite(
             progress=report,
             **source,
         )
+    if plan:
+        tell(done)
+        return
     answer(done, lambda: _show(done), asked=True)
     failed = [cell for cell in done["cells"] if cell["verdict"] == FAILED]
     for cell in failed:

@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from bench.compare import label, unlike
+from engines import fields
 from engines.errors import IncompatibleError, UsageError
 
 Row = Dict[str, Any]
 Runs = Sequence[Tuple[str, Dict[str, Any]]]
 """Name and run (`optimize.run/1`) of each file."""
+
+_ENVIRONMENT: Dict[str, fields.Check] = {
+    "before": fields.null_or(fields.an_object()),
+    "packages": fields.null_or(fields.an_object()),
+    "gpu": fields.null_or(fields.an_object()),
+    "features": fields.null_or(fields.a_list(fields.word)),
+}
+"""What is read of a run's environment, if it is there; the run file itself leaves it free."""
 
 _TOGETHER = "measure them together: optimize bench ENGINE... --data cifar10 --rounds 10"
 
@@ -66,8 +75,8 @@ class Candidate(NamedTuple):
     @property
     def memory_bytes(self) -> Optional[int]:
         """What its process took at most."""
-        value: Optional[int] = (self.row.get("usage") or {}).get("peak_rss_bytes")
-        return value
+        value: Optional[float] = (self.row.get("usage") or {}).get("peak_rss_bytes")
+        return None if value is None else int(value)
 
 
 def candidates(runs: Runs, batch: Optional[int] = None) -> Tuple[List[Candidate], int]:
@@ -84,6 +93,7 @@ def candidates(runs: Runs, batch: Optional[int] = None) -> Tuple[List[Candidate]
 
     Raises:
         UsageError: No row, no such batch, or no batch that all have.
+        DamagedError: An environment that is none.
         IncompatibleError: Known to be of different machines, states or data sets.
     """
     rows = [(number, row) for number, (_, run) in enumerate(runs) for row in run["rows"] if not row.get("streams")]
@@ -100,6 +110,9 @@ def candidates(runs: Runs, batch: Optional[int] = None) -> Tuple[List[Candidate]
     if not taken:
         there = ", ".join(map(str, sorted({row["batch"] for _, row in rows})))
         raise UsageError(f"--batch {chosen}: the run files have batch {there}")
+    for name, run in runs:
+        for key, check in _ENVIRONMENT.items():
+            check(f"{name}: environment.{key}", run["environment"].get(key))
     _check_machines(runs)
     _check_data(taken)
     found = [Candidate(_name(row), number, row, _costs(row), _mean(row)) for number, row in taken]
@@ -112,18 +125,26 @@ def _name(row: Row) -> str:
 
 
 def _distinct(found: List[Candidate], stems: Sequence[str]) -> List[Candidate]:
-    """The file's name goes before names that several have.
+    """Names that several have get where they ran (an original's CPU or GPU), then their file's name before them.
 
     Raises:
         UsageError: The same candidate twice.
     """
+
+    def placed(one: Candidate) -> str:
+        return f"{one.name} on {one.row['on']}" if one.row.get("on") else one.name
+
+    def filed(one: Candidate) -> str:
+        return f"{stems[one.run]}: {one.name}"
+
     names = [one.name for one in found]
-    told = [one._replace(name=f"{stems[one.run]}: {one.name}") if names.count(one.name) > 1 else one for one in found]
-    again = [one.name for one in told]
-    for name in again:
-        if again.count(name) > 1:
+    for rename in (placed, filed):
+        found = [one._replace(name=rename(one)) if names.count(one.name) > 1 else one for one in found]
+        names = [one.name for one in found]
+    for name in names:
+        if names.count(name) > 1:
             raise UsageError(f"{name} is there twice: which of the two measurements counts?", "give one run file of it")
-    return told
+    return found
 
 
 def _costs(row: Row) -> Dict[int, Cost]:

@@ -13,7 +13,7 @@ from bench import stats
 from engines.errors import UsageError
 from optimize.selection import asked as words
 from optimize.selection import candidates as table
-from optimize.selection import choice, feasible, policies, saving, sensitivity, total
+from optimize.selection import choice, feasible, imported, policies, saving, sensitivity, total
 from optimize.selection.asked import Asked
 from optimize.selection.candidates import Candidate, Runs
 from optimize.selection.policies import Judged
@@ -40,7 +40,7 @@ def select(
     """Choose a model for a device, hold it against the most accurate one, and give a verdict.
 
     Args:
-        runs: Run files of `bench`, of one device; summaries of others' tables are run files whose rows are imported.
+        runs: Run files of `bench`, of one device; or tables of others (see `optimize.selection.imported`).
         policy: budget (the fastest within the drop limit), greedy (the most accurate) or pareto (of the front over
             accuracy, latency, energy and size the member that is nearest to the best of each).
         max_drop: `10`: points of 100; `10%`: a share of the baseline's accuracy.
@@ -60,63 +60,70 @@ def select(
 
     Raises:
         UsageError: A bad option, a file that is not there, or one candidate only.
-        DamagedError: Not a run file, or not a device file.
+        DamagedError, DataError: Not a run file, not a table, or not a device file.
         IncompatibleError: Runs of unlike devices, accuracies of different test sets, or times of another device.
     """
     if out is not None and Path(out).is_dir():
         raise UsageError(f"{out} is a folder", "name a file with -o choice.json")
     about = feasible.read(Path(device)) if device is not None else None
-    asked = _asked(policy, max_drop, min_saving, rtt, images, batch, cached, limit_memory, max_load)
-    if bandwidth is not None:
-        rate = feasible.link(about) if bandwidth == "link" else words.bandwidth("--bandwidth", bandwidth)
-        asked = asked._replace(bandwidth=rate)
-    found = decide([(str(path), read(path)) for path in runs], asked, about)
+    given = ask(policy, max_drop, min_saving, bandwidth, rtt, images, batch, cached, about, limit_memory, max_load)
+    found = decide([(str(path), read(path)) for path in runs], given, about)
     if out is not None:
         choice.write(Path(out), found)
     return found
 
 
 def read(path: PathLike) -> Dict[str, Any]:
-    """Read a run file.
+    """Read a run file, or a table (`.csv`) as one.
 
     Raises:
         UsageError: No such file.
-        DamagedError: Not a run file.
+        DamagedError, DataError: Not a run file, not a table.
     """
     if not Path(path).is_file():
         raise UsageError(
             f"{path}: no such run file", "optimize bench ENGINE... --data cifar10 --rounds 10 -o runs.json"
         )
-    return run_files.read(Path(path))
+    return imported.read(Path(path)) if Path(path).suffix.lower() == ".csv" else run_files.read(Path(path))
 
 
-def _asked(
+def ask(
     policy: str,
     max_drop: Union[str, float],
     min_saving: Optional[Union[str, float]],
+    bandwidth: Optional[str],
     rtt: str,
     images: int,
     batch: Optional[int],
     cached: bool,
-    limit_memory: Optional[str],
-    max_load: Optional[Union[str, float]],
+    device: Optional[Mapping[str, Any]],
+    limit_memory: Optional[str] = None,
+    max_load: Optional[Union[str, float]] = None,
 ) -> Asked:
+    """Read the words of `select`.
+
+    Raises:
+        UsageError: One is not what it must be.
+    """
     if policy not in words.POLICIES:
         raise UsageError(f"--policy {policy}: {', '.join(words.POLICIES)} are known")
     if images < 1 or (batch is not None and batch < 1):
         raise UsageError("--images and --batch are 1 or more")
     least = (0.0 if policy == "greedy" else 0.2) if min_saving is None else words.share("--min-saving", min_saving)
+    rate = None
+    if bandwidth is not None:
+        rate = feasible.link(device) if bandwidth == "link" else words.bandwidth("--bandwidth", bandwidth)
     return Asked(
-        policy,
-        words.drop("--max-drop", max_drop),
-        least,
-        images,
-        batch,
-        None,
-        words.delay("--rtt", rtt),
-        cached,
-        None if limit_memory is None else words.size("--limit-memory", limit_memory),
-        None if max_load is None else words.share("--max-load", max_load),
+        policy=policy,
+        drop=words.drop("--max-drop", max_drop),
+        min_saving=least,
+        images=images,
+        batch=batch,
+        bandwidth=rate,
+        rtt_s=words.delay("--rtt", rtt),
+        cached=cached,
+        memory_bytes=None if limit_memory is None else words.size("--limit-memory", limit_memory),
+        max_load=None if max_load is None else words.share("--max-load", max_load),
     )
 
 

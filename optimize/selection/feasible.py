@@ -34,6 +34,9 @@ def read(path: Path) -> Dict[str, Any]:
         for name, check in _MORE.items():
             if name in value:
                 check(name, value[name])
+        for name, check in _STATE.items():
+            if name in value["state"]:
+                check(f"device.state.{name}", value["state"][name])
         for key in value.get("backends") or []:
             DeviceKey.from_json(key)
     except DamagedError as error:
@@ -48,7 +51,12 @@ _DEVICE = fields.an_object(
     memory=fields.an_object(total_bytes=_bytes, available_bytes=_bytes),
     state=fields.an_object(),
 )
+_STATE: Dict[str, fields.Check] = {
+    "others_share": fields.null_or(fields.between(0, 1)),
+    "load": fields.null_or(fields.a_list(fields.number)),
+}
 _MORE: Dict[str, fields.Check] = {
+    "cores": fields.null_or(fields.whole(1, 1 << 20)),
     "backends": fields.a_list(fields.an_object()),
     "links": fields.a_list(fields.an_object(name=fields.word, mbps=fields.null_or(fields.between(0, 1e9)))),
 }
@@ -113,11 +121,8 @@ def _load(device: Optional[Mapping[str, Any]]) -> Optional[float]:
     if device is None:
         return None
     state = device["state"]
-    share = state.get("others_share")
-    if isinstance(share, (int, float)):
-        return float(share)
-    load, cores = state.get("load"), device.get("cores")
-    return min(1.0, float(load[0]) / cores) if isinstance(load, list) and load and isinstance(cores, int) else None
+    share, load, cores = state.get("others_share"), state.get("load"), device.get("cores")
+    return float(share) if share is not None else min(1.0, load[0] / cores) if load and cores else None
 
 
 def _other_backend(one: Candidate, environment: Mapping[str, Any], device: Mapping[str, Any]) -> str:
@@ -138,17 +143,20 @@ def _ran_on(backend: str, environment: Mapping[str, Any]) -> Optional[DeviceKey]
     if not version or not environment.get("os") or not environment.get("arch"):
         return None
     told = environment.get("gpu") if backend == "tensorrt" else None
-    gpu = Gpu(**{name: told[name] for name in Gpu._fields if name in told}) if isinstance(told, dict) else None
+    gpu = _NO_GPU._replace(**{name: told[name] for name in Gpu._fields if name in told}) if told else _NO_GPU
     return DeviceKey(
         backend=backend,
         version=str(version),
         os=str(environment["os"]),
         arch=str(environment["arch"]),
         features=() if backend == "tensorrt" else tuple(environment.get("features") or ()),
-        compute_capability=gpu.compute_capability if gpu else "",
+        compute_capability=gpu.compute_capability,
         l4t=str(environment.get("l4t", "")) if backend == "tensorrt" else "",
-        gpu=gpu.model if gpu else "",
+        gpu=gpu.model if told else "",
     )
+
+
+_NO_GPU = Gpu("", "", False, "")
 
 
 def unknown(found: Sequence[Candidate], runs: Runs, asked: Asked, device: Optional[Mapping[str, Any]]) -> List[str]:

@@ -26,6 +26,7 @@ class Scope(NamedTuple):
         bandwidth: Bits a second, or None.
         rtt_s: Seconds before a transfer.
         left_out: Why others do not count, in words.
+        batch_told: Whether every candidate tells its batch; else it counts as 1.
     """
 
     terms: Tuple[str, ...]
@@ -34,13 +35,14 @@ class Scope(NamedTuple):
     bandwidth: Optional[float]
     rtt_s: float
     left_out: Tuple[str, ...] = ()
+    batch_told: bool = True
 
     @property
     def words(self) -> str:
         """For the verdict: `inference only: 10,000 images, batch 1`."""
         what = " + ".join(WORDS[term] for term in self.terms) if len(self.terms) > 1 else "inference only"
         cached = " (cached)" if "transfer" not in self.terms and len(self.terms) > 1 else ""
-        return f"{what}{cached}: {self.images:,} images, batch {self.batch}"
+        return f"{what}{cached}: {self.images:,} images, batch {self.batch if self.batch_told else 'unknown'}"
 
 
 def scope(found: Sequence[Candidate], asked: Asked, batch: int) -> Scope:
@@ -62,7 +64,8 @@ def scope(found: Sequence[Candidate], asked: Asked, batch: int) -> Scope:
             else:
                 left.append(f"{WORDS[term]}: not known of all candidates")
         terms.append("inference")
-    return Scope(tuple(terms), asked.images, batch, asked.bandwidth, asked.rtt_s, tuple(left))
+    told = not any("batch unknown" in one.row["flags"] for one in found)
+    return Scope(tuple(terms), asked.images, batch, asked.bandwidth, asked.rtt_s, tuple(left), told)
 
 
 def _all(found: Sequence[Candidate], name: str) -> bool:

@@ -44,8 +44,10 @@ def verdict(found: Saving, within: bool, same: bool, least: float) -> Verdict:
         return Verdict(PASS, f"{why}, and nothing is asked") if least == 0 else Verdict(FAIL, why)
     saved = found.mean_of_ratios
     if found.rounds == 0:
-        word = PASS if saved >= least - 1e-12 else FAIL
-        return Verdict(word, "point estimate: there are no replicates, so there is no interval")
+        none = "there are no replicates, so there is no interval"
+        if saved >= least - 1e-12:
+            return Verdict(PASS, f"point estimate: {none}")
+        return Verdict(FAIL, f"point estimate below {100 * least:g}%: {none}")
     level = f"{100 * stats.LEVEL:.0f}%"
     if found.rounds < ROUNDS or found.low is None or found.high is None:
         words = f"{found.rounds} rounds, a verdict needs {ROUNDS}"

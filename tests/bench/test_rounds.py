@@ -27,6 +27,7 @@ def test_one_process_measures_all_batches(model):
     assert all(len(cell["samples_ms"]) >= 3 and min(cell["samples_ms"]) > 0 for cell in done["cells"])
     assert done["failed"] == []
     assert done["achieved"]
+    assert all(cell["load_ms"] > 0 and cell["first_ms"] > 0 for cell in done["cells"])
 
 
 def test_a_failing_batch_leaves_the_others(tmp_path, model):
@@ -57,6 +58,9 @@ def test_rounds_alternate_in_real_processes(model):
     ]
     assert [(r["target"], r["batch"]) for r in done.rows] == [("a", 1), ("b", 1), ("a", 4), ("b", 4)]
     assert all(len(r["rounds"]) == 2 and r["speedup"] for r in done.rows)
+    for row in done.rows:  # what each fresh process paid once, and the median of it
+        for name in runs.COLD:
+            assert row[name] == sum(entry[name] for entry in row["rounds"]) / 2 > 0
     starts = [done.rows[i]["rounds"][r]["started"] for i, r in ((0, 0), (1, 0), (1, 1), (0, 1))]
     assert starts == sorted(starts)
     runs.validate(runs.make(done.rows, done.before, done.after))

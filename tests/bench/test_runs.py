@@ -145,6 +145,8 @@ def test_a_missing_field_is_named(make_run, name):
         ("interval", [1.0]),
         ("interval", "x"),
         ("variation", []),
+        ("load_ms", -1.0),
+        ("first_ms", "soon"),
     ],
 )
 def test_a_wrong_field_is_named(make_run, tmp_path, name, value):
@@ -169,6 +171,17 @@ def test_a_run_needs_its_parts(make_run, name):
 def test_a_part_that_a_run_may_lack_must_be_whole(make_run, name, value):
     with pytest.raises(DamagedError, match=name):
         runs.validate({**make_run(batches=(1,)), name: value})
+
+
+def test_a_run_of_before_has_no_cold_start_and_a_rounds_own_must_be_whole(make_run):
+    run = make_run(batches=(1,))
+    assert all(row.pop(name) is None for row in run["rows"] for name in runs.COLD)
+    runs.validate(run)
+    for name, value in (("load_ms", "long"), ("first_ms", -1), ("round", 0.5)):
+        broken = make_run(batches=(1,))
+        broken["rows"][0]["rounds"][1][name] = value
+        with pytest.raises(DamagedError, match=rf"rounds\[1\]\.{name}"):
+            runs.validate(broken)
 
 
 def test_another_schema_and_another_shape_are_refused(make_run):

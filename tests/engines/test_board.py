@@ -237,6 +237,21 @@ def test_memory_and_swap(name: str):
     assert 0 < found["available_bytes"] <= found["total_bytes"]
 
 
+def test_links_that_are_up_and_their_speeds(tmp_path: Path):
+    for name, state, speed in (
+        *(("eth0", "up", "1000\n"), ("eth1", "down", "-1\n"), ("lo", "up", ""), ("wlan0", "up", None)),
+        *(("virt0", "up", "-1\n"), ("odd0", "up", "fast\n"), ("odd1", "up", "²\n")),
+    ):
+        link = tmp_path / "sys/class/net" / name
+        link.mkdir(parents=True)
+        (link / "operstate").write_text(f"{state}\n")
+        if speed is not None:
+            (link / "speed").write_text(speed, encoding="utf-8")
+    found = {one["name"]: one["mbps"] for one in board.links(tmp_path)}
+    assert found == {"eth0": 1000, "odd0": None, "odd1": None, "virt0": None, "wlan0": None}
+    assert board.links(tmp_path / "nowhere") == []
+
+
 def test_a_container_knows_l4t_by_its_package(tmp_path: Path):
     found = board.facts(tmp_path, lambda words: "nvidia-l4t-core\t36.4.3-20250107174145\tinstalled\n")
     assert (found["l4t"], found["jetpack"], found["jetpack_by"], found["jetson"]) == ("36.4.3", "6.2", "l4t", True)

@@ -149,7 +149,7 @@ def test_nothing_is_changed_unasked(
     optimize_command: Any, orin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = device.show
-    monkeypatch.setattr(device, "show", lambda: real(orin, commands_of(orin)))
+    monkeypatch.setattr(device, "show", lambda **more: real(orin, commands_of(orin), **more))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     refused = optimize_command("device", "lock")
     assert refused.exit_code == 2 and "--yes" in refused.stderr and "sudo jetson_clocks" in refused.stderr
