@@ -69,25 +69,32 @@ step() {
   echo "--- $SECONDS s: $*"
 }
 
-# The HTML report is tested in a real browser: Debian's, where this may install it. Elsewhere those tests skip.
-browser() {
-  if command -v chromium >/dev/null; then
+# The HTML report is tested in a real browser and background load with stress-ng: Debian's, where this may install them.
+# Elsewhere those tests skip.
+programs() {
+  local name missing=()
+  for name in chromium stress-ng; do
+    command -v "$name" >/dev/null || missing+=("$name")
+  done
+  if [ ${#missing[@]} = 0 ]; then
     return
   fi
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "no chromium, and it cannot be installed here"
+    echo "no ${missing[*]}, and it cannot be installed here"
     return
   fi
-  { timeout 60 apt-get update -qq &&
-    DEBIAN_FRONTEND=noninteractive timeout 240 apt-get install -y -qq --no-install-recommends chromium >/dev/null; } ||
-    echo "chromium could not be installed"
+  timeout 60 apt-get update -qq || true
+  for name in "${missing[@]}"; do
+    DEBIAN_FRONTEND=noninteractive timeout 240 apt-get install -y -qq --no-install-recommends "$name" >/dev/null ||
+      echo "$name could not be installed"
+  done
 }
 
 lint_and_tests() {
   step make setup TORCH=1
   make setup TORCH=1
-  step chromium
-  browser
+  step chromium and stress-ng
+  programs
   step make lint
   make lint
   step make test

@@ -54,7 +54,7 @@ def measure(
     clock = time.perf_counter_ns
     samples = array("q", bytes(8 * _FIRST))
     size, count = _FIRST, 0
-    with _uncollected():
+    with uncollected():
         query()
         end = clock() + int(warmup_s * 1e9)
         while clock() < end:
@@ -118,7 +118,7 @@ def measure_many(
         raise UsageError(f"samples {samples}, warm-up {warmup_s} s: 1 or more, and no negative time")
     clock = time.perf_counter_ns
     times, starts = array("q", bytes(8 * samples)), array("q", bytes(8 * samples))
-    with _uncollected():
+    with uncollected():
         start = clock()
         query()
         first = clock() - start
@@ -146,7 +146,7 @@ def measure_many(
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """While it lasts, garbage is collected only where that is asked for, and only what has become garbage since."""
     collecting = gc.isenabled()
     gc.collect()

@@ -122,7 +122,7 @@ def _main(job_file: str) -> None:
     """The child's side. Its stdout carries progress lines only; whatever else prints goes to stderr, the log."""
     global _inside
     _inside, me = True, os.getpid()
-    _follow_parent()
+    follow_parent()
     job: Dict[str, Any] = json.loads(Path(job_file).read_text(encoding="utf-8"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it, and ends us
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -163,11 +163,18 @@ def _main(job_file: str) -> None:
 _CLASS_OF_CODE = {2: "UsageError", 4: "IncompatibleError"}
 
 
-def _follow_parent() -> None:
-    """Ask Linux to end this process when its parent dies, so that a killed parent leaves no child behind."""
+def follow_parent(parent: int = 0, how: int = getattr(signal, "SIGKILL", signal.SIGTERM)) -> None:
+    """Ask Linux to end this process when its parent dies, so that a killed parent leaves no child behind.
+
+    Args:
+        parent: Its process id, where it is known; this process exits where it is dead by now.
+        how: Signal that ends this process.
+    """
     if sys.platform != "linux":
         return
     import ctypes
 
     PR_SET_PDEATHSIG = 1  # linux/prctl.h
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, how)
+    if parent and os.getppid() != parent:
+        os._exit(1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -15,7 +17,7 @@ from engines.backend import hint
 from engines.backend import unavailable as _unavailable
 from engines.device import backend_version
 from engines.errors import BuildError, ModelError
-from engines.spec import Feeds, Progress, Query, Runner, RunnerSpec, TensorSpec, quiet
+from engines.spec import Feeds, LayerTimes, Progress, Query, Runner, RunnerSpec, TensorSpec, quiet
 from engines.tensors import checked, layout
 
 NAME = "onnxruntime"
@@ -25,6 +27,9 @@ _UNASKED = ["WeightBiasQuantization"]
 """It would quantise the weights of layers that were left in float, with one scale for all channels."""
 
 _PROVIDERS = ["CPUExecutionProvider"]
+
+_EVENTS, _COLD = 50_000, 3
+"""Nodes that one session runs while it is profiled, since its trace is read as a whole, and queries of it before."""
 
 _DTYPES: Dict[str, str] = {
     "tensor(float)": "float32",
@@ -302,29 +307,38 @@ class _ONNXRuntimeRunner(Runner):
         except Exception as error:  # its exceptions have no common class of their own
             raise BuildError(f"{self.spec.path}: does not run: {onnxfile.first_line(error)}") from None
 
-    def profile(self, feeds: Feeds, queries: int = 20) -> List[Dict[str, Any]]:
-        """See `Runner.profile`: ONNX Runtime's own profile, of a session of its own."""
+    def layer_times(self, feeds: Feeds, queries: int) -> LayerTimes:
+        """See `Runner.layer_times`: ONNX Runtime's own profile, of sessions of their own."""
         import onnx
 
         checked(self.inputs, feeds)
-        with scratch.folder() as folder:
-            trace = str(Path(folder, "trace"))
-            session = _session(Path(self.spec.path), self._threads, trace)
-            for _ in range(queries + 1):
-                session.run(None, dict(feeds))
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-            layers = precisions(onnx.load(f"{trace}.onnx"))
-        known = {layer["name"]: layer["precision"] for layer in layers}
-        times: Dict[Tuple[str, str, str], List[float]] = {}
-        for one in events:
-            if one.get("cat") == "Node" and one["name"].endswith(_KERNEL):
-                name = one["name"][: -len(_KERNEL)]
-                key = name, one["args"]["op_name"], str(one["args"].get("node_index"))  # names need not be unique
-                times.setdefault(key, []).append(one["dur"] / 1e3)
-        return [
-            {"name": name, "type": kind, "precision": known.get(name, ""), "ms": float(np.median(ms[1:]))}
-            for (name, kind, _), ms in times.items()
-        ]
+        nodes = len(onnx.load(self.spec.path, load_external_data=False).graph.node)
+        most = max(_EVENTS // max(nodes, 1), 1)
+        wall: List[float] = []
+        times: Dict[Tuple[str, str, str], np.ndarray[Any, Any]] = {}
+        known: Dict[str, str] = {}
+        while len(wall) < queries:
+            count = min(most, queries - len(wall))
+            with scratch.folder() as folder:
+                trace = str(Path(folder, "trace"))
+                session = _session(Path(self.spec.path), self._threads, trace)
+                for number in range(_COLD + count):
+                    start = time.perf_counter_ns()
+                    session.run(None, dict(feeds))
+                    if number >= _COLD:
+                        wall.append((time.perf_counter_ns() - start) / 1e6)
+                events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+                known = known or {one["name"]: one["precision"] for one in precisions(onnx.load(f"{trace}.onnx"))}
+            begun = sorted(one["ts"] for one in events if one.get("name") == "model_run")[_COLD:]
+            for one in events:
+                number = bisect.bisect_right(begun, one["ts"]) - 1
+                if number >= 0 and one.get("cat") == "Node" and one["name"].endswith(_KERNEL):
+                    name = one["name"][: -len(_KERNEL)]
+                    key = name, one["args"]["op_name"], str(one["args"].get("node_index"))  # names need not be unique
+                    column = times.setdefault(key, np.zeros(queries))
+                    column[len(wall) - count + number] += one["dur"] / 1e3
+        layers = [{"name": name, "type": kind, "precision": known.get(name, "")} for name, kind, _ in times]
+        return LayerTimes(layers, np.array(list(times.values())).reshape(-1, queries).T, np.array(wall))
 
     def achieved(self) -> Dict[str, int]:
         """Computing nodes by precision, in the graph as it was optimised for this CPU."""

@@ -5,6 +5,7 @@ Precision is never left to the plugin: on a CPU with bfloat16 units it would run
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -16,7 +17,7 @@ from engines.backend import hint
 from engines.backend import unavailable as _unavailable
 from engines.device import backend_version, cpu_features
 from engines.errors import BuildError, ModelError, OptimizeError
-from engines.spec import Feeds, Progress, Query, Runner, RunnerSpec, TensorSpec, quiet
+from engines.spec import Feeds, LayerTimes, Progress, Query, Runner, RunnerSpec, TensorSpec, quiet
 from engines.tensors import checked, layout, text
 
 NAME = "openvino"
@@ -346,22 +347,25 @@ class _OpenVINORunner(Runner):
 
         return query_free if free else query
 
-    def profile(self, feeds: Feeds, queries: int = 20) -> List[Dict[str, Any]]:
-        """See `Runner.profile`: OpenVINO's performance counts, of a compiled model of its own."""
+    def layer_times(self, feeds: Feeds, queries: int) -> LayerTimes:
+        """See `Runner.layer_times`: OpenVINO's performance counts, of a compiled model of its own."""
         arrays = checked(self.inputs, feeds)
         compiled = self._made(tuple(array.shape for array in arrays), timed=True)
         request = _request(compiled, arrays)
         precisions = {about["name"]: about["precision"] for about, _ in _nodes(compiled)}
-        times: Dict[Tuple[str, str], List[float]] = {}
-        for number in range(queries + 1):
+        request.infer(share_outputs=True)
+        wall = np.zeros(queries)
+        times: Dict[Tuple[str, str], np.ndarray[Any, Any]] = {}
+        for number in range(queries):
+            start = time.perf_counter_ns()
             request.infer(share_outputs=True)
-            for one in request.get_profiling_info() if number else ():
+            wall[number] = (time.perf_counter_ns() - start) / 1e6
+            for one in request.get_profiling_info():
                 if one.status == one.Status.EXECUTED:
-                    times.setdefault((one.node_name, one.node_type), []).append(1e3 * one.real_time.total_seconds())
-        return [
-            {"name": name, "type": kind, "precision": precisions.get(name, ""), "ms": float(np.median(ms))}
-            for (name, kind), ms in times.items()
-        ]
+                    column = times.setdefault((one.node_name, one.node_type), np.zeros(queries))
+                    column[number] += 1e3 * one.real_time.total_seconds()
+        layers = [{"name": name, "type": kind, "precision": precisions.get(name, "")} for name, kind in times]
+        return LayerTimes(layers, np.array(list(times.values())).reshape(-1, queries).T, wall)
 
     def achieved(self) -> Dict[str, int]:
         """Computing layers by precision, in the execution graph of the shapes bound last (else of batch 1)."""

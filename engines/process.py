@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import IO, Any, Iterator, Mapping, Sequence
+from typing import IO, Any, Iterator, List, Mapping, Sequence
 
 _BEAT = 0.25
 """Seconds between two looks at whether the process has ended, where its pipe tells nothing: rare, since it may be
@@ -27,6 +27,9 @@ _PATIENCE, _GRACE = 5.0, 1.0
 """Seconds between asking to end and ending: for the process itself, and for what it left behind."""
 
 _ENDING = ("SIGTERM", "SIGHUP")
+
+_led: List[subprocess.Popen[bytes]] = []
+"""The processes that signals are passed on to now: one may run beside another."""
 
 
 def start(command: Sequence[str], env: Mapping[str, str], errors: IO[bytes], alone: bool) -> subprocess.Popen[bytes]:
@@ -99,6 +102,8 @@ def _lives(process: subprocess.Popen[bytes], alone: bool) -> bool:
 def passing_on(process: subprocess.Popen[bytes], alone: bool) -> Iterator[None]:
     """While it lasts, what ends or stops this process does so with the other group, and all is cleaned up.
 
+    Several may last at a time, one within another.
+
     Signals that somebody else handles stay theirs, and so do all outside the main thread, where Python sets none.
     """
     before = {}
@@ -107,11 +112,15 @@ def passing_on(process: subprocess.Popen[bytes], alone: bool) -> Iterator[None]:
         sys.exit(128 + number)  # as a shell tells it; whoever waits for the process ends it on the way out
 
     def pause(number: int, frame: Any) -> None:
-        _tell(process, True, "SIGSTOP")
+        for one in _led:
+            _tell(one, True, "SIGSTOP")
         os.kill(os.getpid(), signal.SIGSTOP)
-        _tell(process, True, "SIGCONT")  # this process goes on, too, by now
+        for one in _led:  # this process goes on, too, by now
+            _tell(one, True, "SIGCONT")
 
-    if alone and os.name == "posix" and threading.current_thread() is threading.main_thread():
+    leads = alone and os.name == "posix" and threading.current_thread() is threading.main_thread()
+    if leads:
+        _led.append(process)
         for name in (*_ENDING, "SIGTSTP"):
             number = getattr(signal, name)
             if signal.getsignal(number) is signal.SIG_DFL:
@@ -121,3 +130,5 @@ def passing_on(process: subprocess.Popen[bytes], alone: bool) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if leads:
+            _led.remove(process)

@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Optional, Set, Tuple
 
 if sys.platform != "win32":
     import fcntl
@@ -22,15 +22,23 @@ _PREFIX = "optimize-scratch-"
 _NAME = re.compile(_PREFIX + "[a-z0-9_]{8}")
 """What `tempfile` makes of the prefix, and nobody by hand."""
 
-_swept = False
+_swept: Set[str] = set()
 
 
 @contextlib.contextmanager
-def folder() -> Iterator[str]:
-    """Yield the path of an empty folder that only this user may read; it is removed afterwards."""
-    if not _swept:
-        sweep()
-    path, lock = _made()
+def folder(within: Optional[str] = None) -> Iterator[str]:
+    """Yield the path of an empty folder that only this user may read; it is removed afterwards.
+
+    Args:
+        within: Where it is made; the temporary folder by default.
+
+    Raises:
+        OSError: None can be made there.
+    """
+    place = within or tempfile.gettempdir()
+    if place not in _swept:
+        sweep(place)
+    path, lock = _made(place)
     try:
         yield path
     finally:
@@ -39,9 +47,9 @@ def folder() -> Iterator[str]:
             os.close(lock)
 
 
-def _made() -> Tuple[str, Optional[int]]:
+def _made(place: str) -> Tuple[str, Optional[int]]:
     while True:
-        path = tempfile.mkdtemp(prefix=_PREFIX)
+        path = tempfile.mkdtemp(prefix=_PREFIX, dir=place)
         try:
             lock = _lock(path, wait=True)
         except FileNotFoundError:
@@ -73,12 +81,14 @@ def _lock(path: str, wait: bool) -> Optional[int]:
     return handle
 
 
-def sweep() -> None:
-    """Remove what killed processes of this user have left. Never raises."""
-    global _swept
-    _swept = True
-    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
-        for path in [entry.path for entry in entries if _NAME.fullmatch(entry.name)]:
+def sweep(place: Optional[str] = None) -> None:
+    """Remove what killed processes of this user have left in a folder, by default the temporary one. Never raises."""
+    with contextlib.suppress(OSError):
+        place = place or tempfile.gettempdir()
+        _swept.add(place)
+        with os.scandir(place) as entries:
+            found = [entry.path for entry in entries if _NAME.fullmatch(entry.name)]
+        for path in found:
             with contextlib.suppress(OSError):
                 lock = _lock(path, wait=False)
                 if lock is not None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 from typing import Any, Dict, List, Mapping, Sequence
 
+import numpy as np
+
 from engines.errors import OptimizeError
+from engines.spec import LayerTimes
 
 _WORDS = (
     ("BFLOAT16", "bf16"),
@@ -122,17 +124,27 @@ def profiler(trt: Any) -> Any:
     return Times()
 
 
-def table(times: Mapping[str, List[float]], layers: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
-    """What `Runner.profile` returns, of a profiler's times and the layers that the inspector tells of.
+def table(
+    times: Mapping[str, List[float]], layers: Sequence[Mapping[str, Any]], wall_ms: np.ndarray[Any, Any]
+) -> LayerTimes:
+    """What `Runner.layer_times` returns, of a profiler's times and the layers that the inspector tells of.
 
     The same layer has its name alone in the first optimisation profile, and that of the profile behind it in others.
+
+    Raises:
+        OptimizeError: A layer was not told once in each query, or as often in one as in another.
     """
     known = {str(layer["name"]): layer for layer in layers}
+    queries = len(wall_ms)
     found = []
+    columns = []
     for told, values in times.items():
         name = _OF_PROFILE.sub("", told)
         about = known.get(name, {"type": "", "precision": ""})
-        if values:
-            ms = statistics.median(values)
-            found.append({"name": name, "type": about["type"], "precision": about["precision"], "ms": ms})
-    return found
+        if not values or len(values) % queries:
+            raise OptimizeError(
+                f"TensorRT's profiler told of the layer {name} {len(values)} times in {queries} queries"
+            )
+        found.append({"name": name, "type": str(about["type"]), "precision": str(about["precision"])})
+        columns.append(np.array(values, np.float64).reshape(queries, -1).sum(axis=1))
+    return LayerTimes(found, np.array(columns).reshape(-1, queries).T, wall_ms)

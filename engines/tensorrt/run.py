@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from engines.cuda import Context, CudaError, Event, Graph, Stream
 from engines.cudaobjects import Owned
 from engines.errors import ModelError, OptimizeError, UsageError
-from engines.spec import Feeds, Query, Runner, RunnerSpec
+from engines.spec import Feeds, LayerTimes, Query, Runner, RunnerSpec
 from engines.tensorrt import compat, layers
 from engines.tensorrt.binding import Binding
 from engines.tensorrt.plan import Plan, open_plans
@@ -272,8 +273,9 @@ class TensorRTRunner(Runner):
                 found[layer["precision"]] = found.get(layer["precision"], 0) + 1
         return found
 
-    def profile(self, feeds: Feeds, queries: int = 20) -> List[Dict[str, Any]]:
-        """See `Runner.profile`: TensorRT's profiler, which waits after every layer; layers that move data have no type.
+    def layer_times(self, feeds: Feeds, queries: int) -> LayerTimes:
+        """See `Runner.layer_times`: TensorRT's profiler, which waits after every layer; layers that move data have no
+        type.
 
         Raises:
             UsageError: Wrong feeds.
@@ -289,9 +291,12 @@ class TensorRTRunner(Runner):
                 binding.stream.synchronize()
                 times = layers.profiler(self._trt)
                 binding.context.profiler = times
-                for _ in range(queries):
+                wall = np.zeros(queries)
+                for number in range(queries):
+                    start = time.perf_counter_ns()
                     binding.execute(binding.stream)
                     binding.stream.synchronize()
+                    wall[number] = (time.perf_counter_ns() - start) / 1e6
                 known = layers.inspect(self._trt, plan.engine)["layers"]
             finally:
                 self._wait()
@@ -299,7 +304,7 @@ class TensorRTRunner(Runner):
                     self._bindings.remove(one)
                     one.free()
                 plan.close()
-        return layers.table(times.times, known)
+        return layers.table(times.times, known, wall)
 
     def _wait(self) -> None:
         """Wait for the device before something is freed; if its work failed, whoever waited for it has been told."""

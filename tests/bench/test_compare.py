@@ -86,6 +86,14 @@ def test_a_bundle_whose_name_changed_is_matched_by_what_it_is(make_run: Make) ->
     assert len(pairs) == 5 and len(left) == 1 and len(right) == 2
 
 
+def test_a_loaded_cell_is_another_than_a_quiet_one(make_run: Make) -> None:
+    quiet, loaded = make_run(), make_run()
+    loaded["rows"][0]["interference"] = {"kinds": "cpu:50", "words": "", "loads": []}
+    (found,) = compare(quiet, [("loaded", loaded)])["runs"]
+    assert (found["lacking"], found["added"]) == (["int8, batch 1"], ["int8, batch 1, beside cpu:50"])
+    assert len(compare(loaded, [("again", loaded)])["runs"][0]["cells"]) == 6
+
+
 def test_cells_of_one_side_are_named(make_run: Make) -> None:
     (one,) = compare(make_run(batches=(1, 8)), [("new", make_run(batches=(8, 64)))])["runs"]
     assert one["lacking"] == ["int8, batch 1", "net.keras predict, batch 1", "net.keras function, batch 1"]

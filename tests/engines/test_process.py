@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import Iterator, List
 
+import psutil
 import pytest
 
 from engines import process
@@ -76,3 +79,50 @@ def test_signals_are_passed_on_only_meanwhile_and_only_where_nobody_else_has_the
         assert inside == [signal.SIG_DFL]
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+TWO = """
+    import os, sys
+    from engines import process
+
+    command = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+    with open(os.devnull, "wb") as errors:
+        two = [process.start(command, dict(os.environ), errors, True) for _ in range(2)]
+    with process.passing_on(two[0], True):
+        with process.passing_on(two[1], True):
+            for one in two:
+                assert next(process.lines(one)) == b"up"
+            print(two[0].pid, two[1].pid, flush=True)
+            try:
+                two[0].wait()
+            finally:
+                for one in two:
+                    process.end(one, True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_one_beside_another_stops_goes_on_and_ends_with_the_parent():
+    root = Path(__file__).resolve().parents[2]
+    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(TWO)], cwd=str(root), stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    two = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+
+    def become(states: List[str]) -> bool:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if all(not one.is_running() or one.status() in states for one in two):
+                return True
+            time.sleep(0.02)
+        return False
+
+    parent.send_signal(signal.SIGTSTP)
+    assert become([psutil.STATUS_STOPPED])
+    parent.send_signal(signal.SIGCONT)
+    assert become([psutil.STATUS_SLEEPING, psutil.STATUS_RUNNING])
+    assert all(one.is_running() for one in two)
+    parent.terminate()
+    assert parent.wait(30) == 128 + signal.SIGTERM
+    parent.stdout.close()
+    assert not any(one.is_running() for one in two)
+    assert process._led == []

@@ -59,6 +59,17 @@ def test_a_folder_is_empty_private_and_removed(tmp: Path):
     assert not os.path.exists(path)
 
 
+def test_a_folder_may_be_made_elsewhere_and_what_was_left_there_is_swept(tmp: Path):
+    place = tmp / "disk"
+    place.mkdir()
+    (place / "optimize-scratch-abcdefg3").mkdir()
+    with scratch.folder(str(place)) as path:
+        assert Path(path).parent == place and os.listdir(place) == [Path(path).name]
+    assert not os.listdir(place)
+    with pytest.raises(FileNotFoundError), scratch.folder(str(tmp / "none")):
+        pass
+
+
 def test_what_a_killed_process_left_is_swept_and_what_a_live_one_has_is_not(
     tmp: Path, other: Tuple[subprocess.Popen, Path]
 ):
@@ -79,7 +90,7 @@ def test_the_first_folder_of_a_process_sweeps(
     process, folder = other
     process.kill()
     process.wait()
-    monkeypatch.setattr(scratch, "_swept", False)
+    monkeypatch.setattr(scratch, "_swept", set())
     with scratch.folder():
         assert not folder.exists()
 
@@ -118,8 +129,8 @@ def test_a_folder_swept_before_it_was_locked_is_made_again(tmp: Path, monkeypatc
     """The sweep of another process, in the one moment in which it may take the folder of a live one."""
     make, made = tempfile.mkdtemp, []
 
-    def swept_at_once(prefix: str) -> str:
-        made.append(make(prefix=prefix))
+    def swept_at_once(prefix: str, dir: str) -> str:  # noqa: A002  (tempfile's own word)
+        made.append(make(prefix=prefix, dir=dir))
         if len(made) == 1:
             scratch.sweep()
         return made[-1]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
+import numpy as np
 import pytest
 
 from engines.errors import OptimizeError
@@ -116,15 +117,22 @@ def test_a_layer_that_does_not_tell_its_type_is_not_counted(one: Dict[str, Any])
     assert layers.read(json.dumps({"Layers": [one, EIGHT[4]]}))["layers"][0]["name"] == "dense"
 
 
-def test_the_table_has_medians_in_the_order_of_the_layers():
+def test_the_table_has_the_times_of_each_query_in_the_order_of_the_layers():
     known = [{"name": "a", "type": "Convolution", "precision": "f16", "tactic": "x", "names": ["a"]}]
-    assert layers.table({"b": [3.0, 3.0], "a": [1.0, 9.0, 1.0], "none": []}, known) == [
-        {"name": "b", "type": "", "precision": "", "ms": 3.0},
-        {"name": "a", "type": "Convolution", "precision": "f16", "ms": 1.0},
+    wall = np.array([8.0, 16.0])
+    found = layers.table({"b": [3.0, 4.0], "a": [1.0, 2.0, 9.0, 1.0]}, known, wall)
+    assert found.layers == [
+        {"name": "b", "type": "", "precision": ""},
+        {"name": "a", "type": "Convolution", "precision": "f16"},
     ]
-    again = layers.table({"a [profile 1]": [2.0]}, known)
-    assert again == [{"name": "a", "type": "Convolution", "precision": "f16", "ms": 2.0}]
-    assert layers.table({}, known) == []
+    assert found.ms.tolist() == [[3.0, 3.0], [4.0, 10.0]]
+    assert found.wall_ms is wall
+    again = layers.table({"a [profile 1]": [2.0, 2.0]}, known, wall)
+    assert again.layers == found.layers[1:]
+    assert layers.table({}, known, wall).ms.shape == (2, 0)
+    for odd in ([], [1.0, 2.0, 3.0]):
+        with pytest.raises(OptimizeError, match=f"layer b {len(odd)} times in 2 queries"):
+            layers.table({"b": odd}, known, wall)
 
 
 @pytest.mark.tensorrt
