@@ -77,7 +77,10 @@ def how(run: Dict[str, Any]) -> List[str]:
         "Each round runs every target in a fresh process of its own, in turn forwards and backwards (A B C, C B A).",
     ]
     if s and "samples" in s:
-        lines = [lines[0], f"Each row is of one fresh process: {s['samples']} queries one after the other, kept in order."]
+        lines = [
+            lines[0],
+            f"Each row is of one fresh process: {s['samples']} queries one after the other, kept in order.",
+        ]
     elif s:
         data = s.get("data")
         lines.append(

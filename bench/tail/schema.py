@@ -11,6 +11,8 @@ _check = fields.an_object(name=fields.word, asks=fields.word, p=_share, failed=f
 _ends = dict.fromkeys(("ms", "low_ms", "high_ms"), fields.number)
 _threshold = dict.fromkeys(("ms", "shape", "scale_ms", "shape_error"), fields.number)
 
+_layer = {"median_ms": fields.number, "max_ms": fields.number, "share": _or_none}
+
 TAIL = fields.an_object(
     n=fields.whole(1, 1 << 40),
     **dict.fromkeys(("best_ms", "median_ms", "mean_ms", "hwm_ms", "hwm_ratio", "mu_3_sigma_ms"), fields.number),
@@ -50,6 +52,14 @@ TAIL = fields.an_object(
     out_of_sample=fields.null_or(
         fields.a_list(
             fields.an_object(p=_share, ms=fields.number, expected=fields.number, seen=fields.whole(0, 1 << 40))
+        )
+    ),
+    layers=fields.null_or(
+        fields.an_object(
+            slow=fields.whole(1, 1 << 40),
+            queries=fields.whole(1, 1 << 40),
+            layers=fields.a_list(fields.an_object(name=fields.word, **_layer)),
+            outside=fields.an_object(**_layer),
         )
     ),
     refused=fields.null_or(fields.an_object(reason=fields.word, needed=fields.whole(0, 1 << 60), hint=fields.word)),

@@ -73,3 +73,9 @@ def estimates(one: Dict[str, Any]) -> List[str]:
         parts += [beyond(each)] if each["extrapolated"] else []
         lines.append("; ".join(parts))
     return lines
+
+
+def slow_layers(found: Dict[str, Any]) -> List[Dict[str, Any]]:
+    """Of `bench.layertail.measure`: the layers and what is outside them, those that slow queries are slow in first."""
+    every = [*found["layers"], {"name": "outside the layers", **found["outside"]}]
+    return sorted(every, key=lambda layer: -(layer["share"] or 0.0))

@@ -114,6 +114,9 @@ def _show(found: Dict[str, Any]) -> None:
         line(f"beside {one['interference']}: {times}")
 
 
+_MOST = 10
+"""Layers that are shown."""
+
 _SLOWER = (("median", "median"), ("99% percentile", "p99"), ("high-water mark", "hwm"))
 
 
@@ -137,11 +140,13 @@ def _estimates(one: Dict[str, Any]) -> None:
 def _layers(found: Dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table(title="layers that slow queries are slow in", title_justify="left")
+    from bench.tail import words
+
+    table = Table(title=f"the {found['slow']} slowest of {found['queries']} queries", title_justify="left")
     table.add_column("layer", overflow="fold")
-    for column in ("median ms", "slowest ms", "share of the excess"):
+    for column in ("median ms", "slowest ms", "share of what they take more"):
         table.add_column(column, justify="right")
-    for layer in found["layers"][:10]:
-        row = (f"{layer['median_ms']:.4f}", f"{layer['max_ms']:.4f}", f"{100 * layer['share']:.1f}%")
-        table.add_row(layer["name"], *row)
+    for layer in words.slow_layers(found)[:_MOST]:
+        share = "" if layer["share"] is None else f"{100 * layer['share']:.1f}%"
+        table.add_row(layer["name"], f"{layer['median_ms']:.4f}", f"{layer['max_ms']:.4f}", share)
     console().print(table)

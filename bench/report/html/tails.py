@@ -72,7 +72,22 @@ def _row(id_: str, title: str, row: Dict[str, Any]) -> str:
             for of, one in tests
         ]
         made.append(table(f"Tests of the tail's assumptions, {title}", columns, lines))
+    if tail["layers"]:
+        made.append(_layers(title, tail["layers"]))
     return "".join(made)
+
+
+def _layers(title: str, found: Dict[str, Any]) -> str:
+    columns = [("layer", False), ("median ms", True), ("slowest ms", True), ("share of what they take more %", True)]
+    rows: List[List[Cell]] = [
+        [
+            one["name"],
+            *((number(one[key]), one[key]) for key in ("median_ms", "max_ms")),
+            "-" if one["share"] is None else (f"{100 * one['share']:.1f}", 100 * one["share"]),
+        ]
+        for one in words.slow_layers(found)
+    ]
+    return table(f"Layers of the {found['slow']} slowest of {found['queries']} queries, {title}", columns, rows)
 
 
 def _exceedance(id_: str, title: str, row: Dict[str, Any]) -> str:

@@ -25,7 +25,12 @@ def tail(samples: np.ndarray) -> Dict[str, Any]:
         **estimate.estimate(samples),
         "deadline": deadline.misses(samples, 1.2),
         "out_of_sample": estimate.out_of_sample(samples),
-        "layers": None,
+        "layers": {
+            "slow": 20,
+            "queries": 2000,
+            "layers": [{"name": "conv1", "median_ms": 0.5, "max_ms": 2.0, "share": 0.7}],
+            "outside": {"median_ms": 0.1, "max_ms": 0.3, "share": 0.3},
+        },
     }
 
 
@@ -61,6 +66,8 @@ def test_the_page_has_the_estimates_the_tests_and_both_charts(sound: Dict[str, A
     assert "How seldom a latency is exceeded" in page.words and "Threshold stability" in page.words
     chosen = next(rows for name, rows in page.tables.items() if name.startswith("Thresholds"))
     assert [row[-1] for row in chosen].count("yes") == 1
+    layers = next(rows for name, rows in page.tables.items() if name.startswith("Layers of the 20 slowest of 2000"))
+    assert layers[1] == ["conv1", "0.500", "2.000", "70.0"] and layers[2][0] == "outside the layers"
     assert "no number of samples makes them a bound" in page.words and "guaranteed" not in page.words
 
 
