@@ -32,11 +32,11 @@ def tested(one: Dict[str, Any]) -> List[str]:
     """What was tested and fitted, and why there is no estimate where there is none."""
     found = []
     for words, tests in (("samples", one["tests"]), ("declustered peaks", one["peak_tests"])):
-        failed = [f"{test['name']} (p {test['p']:.2g})" for test in tests if test["failed"]]
+        failed = ", ".join(test["name"] for test in tests if test["failed"])
         if tests:
-            found.append(
-                f"{words}: {len(tests)} tests; " + (f"failed: {', '.join(failed)}" if failed else "all passed")
-            )
+            every = ", ".join(f"{test['name']} {test['p']:.2g}" for test in tests)
+            found.append(f"p-values of the {words}: {every}")
+            found.append(f"tests of the {words}: " + (f"failed: {failed}" if failed else f"all {len(tests)} passed"))
     threshold = one["threshold"]
     if threshold and not one["refused"]:
         index = f", extremal index {one['extremal_index']:.2f}" if one["declustered"] else ""

@@ -6,10 +6,15 @@ import urllib.parse
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
+import numpy as np
 import pytest
 
 from bench.report import cells, csv, html
+from bench.report.html import choices
+from optimize.selection.choose import select
 from tests.bench.report import browser, made
+from tests.bench.report.test_html_choices import TABLES, with_times
+from tests.bench.report.test_html_tails import with_tail
 
 TABLE = "document.querySelector('#results table')"
 COLUMNS = [name for name, _, _ in cells.COLUMNS]
@@ -28,6 +33,12 @@ def shown(run: Dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("page")
     (folder / "report.html").write_text(html.text(run), encoding="utf-8")
     (folder / "hostile.html").write_text(html.text(made.run(word=made.HOSTILE)), encoding="utf-8")
+    tails = made.run(batches=(1,), threads=(None,))
+    tails["rows"][0] = with_tail(1 + np.random.default_rng(0).exponential(0.05, 5000))["rows"][0]
+    (folder / "tails.html").write_text(html.text(tails), encoding="utf-8")
+    (folder / "choice.html").write_text(
+        choices.text(with_times(select([TABLES / "rtx-3080-ti.json"]))), encoding="utf-8"
+    )
     with browser.started(path, folder / "profile") as page:
         page.size(1200, 900)
         page.open(folder / "report.html")
@@ -54,6 +65,17 @@ def test_it_asks_the_network_for_nothing(shown: browser.Browser) -> None:
     assert asked and all(url.startswith("file://") and url.endswith(".html") for url in asked)
 
 
+def cut_off(shown: browser.Browser) -> List[str]:
+    """Pictures with words beyond their edge."""
+    found: List[str] = shown.value(
+        "[...document.querySelectorAll('svg[role=img]')].filter((svg) => { const box = svg.getBoundingClientRect();"
+        " return [...svg.querySelectorAll('text')].some((one) => { const it = one.getBoundingClientRect();"
+        " return it.left < box.left - 1 || it.right > box.right + 1 || it.bottom > box.bottom + 1; }); })"
+        ".map((svg) => svg.querySelector('title').textContent)"
+    )
+    return found
+
+
 def test_every_chart_is_there_and_has_a_name(shown: browser.Browser) -> None:
     charts = shown.value(
         "[...document.querySelectorAll('svg[role=img]')].map((svg) => [svg.getBoundingClientRect().width,"
@@ -64,13 +86,7 @@ def test_every_chart_is_there_and_has_a_name(shown: browser.Browser) -> None:
     images = [node for node in found if node.get("role", {}).get("value") in ("image", "img")]
     names = [node["name"]["value"] for node in images if not node["ignored"]]
     assert len(names) >= len(charts) and all(names)
-    outside = shown.value(
-        "[...document.querySelectorAll('svg[role=img]')].filter((svg) => { const box = svg.getBoundingClientRect();"
-        " return [...svg.querySelectorAll('text')].some((one) => { const it = one.getBoundingClientRect();"
-        " return it.left < box.left - 1 || it.right > box.right + 1 || it.bottom > box.bottom + 1; }); })"
-        ".map((svg) => svg.querySelector('title').textContent)"
-    )
-    assert outside == [], "words that are cut off at a picture's edge"
+    assert cut_off(shown) == []
 
 
 def test_tables_sort_by_a_click_and_by_the_keyboard(shown: browser.Browser, run: Dict[str, Any]) -> None:
@@ -163,9 +179,27 @@ def test_paper_gets_all_of_a_table_and_what_is_folded_together(shown: browser.Br
     assert shown.value("document.querySelectorAll('details[open]').length") == 0
 
 
+def folder_of(shown: browser.Browser) -> Path:
+    return Path(urllib.parse.unquote(urllib.parse.urlparse(shown.value("location.href")).path)).parent
+
+
+@pytest.mark.parametrize(("name", "charts"), [("tails", 6), ("choice", 3)])
+def test_the_pages_of_a_decision_are_whole(shown: browser.Browser, name: str, charts: int) -> None:
+    """It and the next open other pages."""
+    before = len(shown.events)
+    shown.call("Emulation.setEmulatedMedia", media="screen", features=[])
+    shown.size(1200, 900)
+    shown.open(folder_of(shown) / f"{name}.html")
+    bad = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+    assert [event for event in shown.events[before:] if event["method"] in bad] == []
+    assert shown.value("document.querySelectorAll('svg[role=img]').length") >= charts and cut_off(shown) == []
+    shown.size(360, 740, mobile=True)
+    shown.value("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert shown.value("[innerWidth, document.documentElement.scrollWidth]") == [360, 360]
+
+
 def test_hostile_text_does_nothing(shown: browser.Browser) -> None:
-    """The last: it opens another page."""
-    folder = Path(urllib.parse.unquote(urllib.parse.urlparse(shown.value("location.href")).path)).parent
+    folder = folder_of(shown)
     before = len(shown.events)
     shown.open(folder / "hostile.html")
     bad = ("Page.javascriptDialogOpening", "Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")

@@ -22,8 +22,7 @@ def imported() -> Dict[str, Any]:
     return choose.select([TABLES / "rtx-3080-ti.json"])
 
 
-@pytest.fixture(scope="module")
-def whole(imported: Dict[str, Any]) -> Dict[str, Any]:
+def with_times(imported: Dict[str, Any]) -> Dict[str, Any]:
     """The same with every term of the time, and a bandwidth at which the choice flips."""
     value = copy.deepcopy(imported)
     for place, one in enumerate(value["candidates"]):
@@ -42,6 +41,11 @@ def whole(imported: Dict[str, Any]) -> Dict[str, Any]:
     }
     choice.validate(value)
     return value
+
+
+@pytest.fixture(scope="module")
+def whole(imported: Dict[str, Any]) -> Dict[str, Any]:
+    return with_times(imported)
 
 
 def test_the_verdict_and_its_numbers_are_there(imported: Dict[str, Any]) -> None:
