@@ -374,13 +374,13 @@ def _found(said: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
 
 
 def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> Dict[str, Any]:
-    """Ratio of medians with its 90% interval (None with few rounds) and the range of the single pairs."""
-    count = min(len(theirs), len(ours))
-    theirs, ours = theirs[:count], ours[:count]
-    found = stats.ratio_interval([[v] for v in theirs], [[v] for v in ours], paired=True)
-    pairs = [a / b for a, b in zip(theirs, ours)]
+    """Ratio of medians with its 90% interval (None with few rounds), the range of the single pairs, and the pairs."""
+    pairs = list(zip(theirs, ours))
+    found = stats.ratio_interval([[a] for a, _ in pairs], [[b] for _, b in pairs], paired=True)
+    single = [a / b for a, b in pairs]
     interval = None if found.low is None else [found.low, found.high]
-    return {"ratio": found.ratio, "interval": interval, "range": [min(pairs), max(pairs)], "rounds": count}
+    ends = {"interval": interval, "range": [min(single), max(single)]}
+    return {"ratio": found.ratio, **ends, "rounds": len(pairs), "pairs": [list(pair) for pair in pairs]}
 
 
 def _agreement(reference: Dict[str, Any], other: Dict[str, Any]) -> Tuple[float, float]:

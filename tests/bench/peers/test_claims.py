@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from bench import stats
 from bench.peers.claims import FAILS, HOLDS, SPREAD, UNKNOWN, _claim, claims
 
 
@@ -27,7 +29,8 @@ def row(name, tool, drop, **ratios):
     if tool != "ours":
         found["ours_worse"] = {"top1_drop": 0.1 - drop, "drop_interval": [-0.2 - drop, 0.4 - drop]}
         found["ratios"] = {
-            key: {"ratio": value, "interval": [value - 0.05, value + 0.05]} for key, value in ratios.items()
+            key: {"ratio": value, "pairs": [[value * (1 + 0.01 * turn), 1.0] for turn in range(-3, 4)]}
+            for key, value in ratios.items()
         }
     return found
 
@@ -55,6 +58,21 @@ def test_the_best_of_the_others_is_the_one_to_beat():
         "time of calibration, ONNX Runtime, entropy to ours",
         "peak memory, ONNX Runtime, entropy to ours",
     ]  # they are claimed where activations are large
+
+
+def test_the_luckiest_of_many_alike_does_not_break_a_claim() -> None:
+    rng = np.random.default_rng(1)
+    rows = [row("ours, OpenVINO placement", "ours", 0.1)]
+    for place in range(7):
+        rows.append(row(f"tool {place}", "other", 0.1, latency_b1=1.0))
+        rows[-1]["ratios"]["latency_b1"]["pairs"] = rng.lognormal(0, 0.1, (7, 2)).tolist()
+    ratios = [stats.ratio_interval(*(np.array(r["ratios"]["latency_b1"]["pairs"]).T[:, :, None])) for r in rows[1:]]
+    for one, ratio in zip(rows[1:], ratios):
+        one["ratios"]["latency_b1"]["ratio"] = ratio.ratio
+    (claim,) = (one for one in claims({"trained": False, "wide": False, "rows": rows}))
+    assert claim["value"] == min(ratio.ratio for ratio in ratios) < 1 and claim["verdict"] == SPREAD
+    alone = min(ratios, key=lambda ratio: ratio.ratio)
+    assert claim["interval"][1] > alone.high
 
 
 def test_random_weights_make_no_claim_about_accuracy():
