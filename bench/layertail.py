@@ -18,8 +18,8 @@ from engines import child
 from engines.errors import UsageError
 from engines.spec import Progress, RunnerSpec, quiet
 
-QUERIES = 2000
-"""By default: twenty of them are the slowest 1%."""
+QUERIES, MOST = 2000, 100_000
+"""By default, of which twenty are the slowest 1%, and at most: each keeps a number for each layer."""
 
 SLOWEST = 0.01
 """Share of the queries that are the slow ones."""
@@ -52,11 +52,11 @@ def measure(
         `batch` and what `carried` returns; its layers have `name`, `type` and `precision` too.
 
     Raises:
-        UsageError: What runs it does not tell its layers in each query; or fewer than 2 queries.
+        UsageError: What runs it does not tell its layers in each query; or fewer than 2 queries, or too many.
         OptimizeError: The target cannot be opened, or has died.
     """
-    if queries < 2:
-        raise UsageError(f"{queries} queries have no spread", f"{QUERIES} are usual")
+    if not 2 <= queries <= MOST:
+        raise UsageError(f"layers of {queries} queries: 2 to {MOST} are possible", f"{QUERIES} are usual")
     ask = {"spec": spec.to_json(), "batch": batch, "queries": queries, "data": data, "seed": seed}
     found: Dict[str, Any] = child.call("bench.layertail:drive", ask, progress, environment(spec))
     return found

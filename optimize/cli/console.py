@@ -132,10 +132,14 @@ def interruptible(lost: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Progress]:
+def progress(still: bool = False) -> Iterator[Progress]:
     """A progress bar on stderr for each thing reported; plain lines where stderr is no terminal.
 
     What is found on the way (`engines.spec.A_LINE`) is told without bars too, and not with `-q`.
+
+    Args:
+        still: Draw only when something is reported, and not ten times a second for the clock: beside queries of which
+            one in a thousand matters, that would be seen in them.
     """
     if VOICE.quiet or not VOICE.progress:
         yield lambda what, done, total: say(what) if total == A_LINE else None
@@ -161,7 +165,7 @@ def progress() -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console(stderr=True)) as bars:
+    with Progress(*columns, console=console(stderr=True), auto_refresh=not still) as bars:
         tasks: Dict[str, Any] = {}
         last: Dict[str, str] = {}
 
@@ -176,6 +180,6 @@ def progress() -> Iterator[Progress]:
                     bars.update(task.id, total=task.total or 1, completed=task.total or 1)
                 tasks[what] = bars.add_task(what, total=total or None)
             last["what"] = what
-            bars.update(tasks[what], completed=done, total=total or None)
+            bars.update(tasks[what], completed=done, total=total or None, refresh=still)
 
         yield bar

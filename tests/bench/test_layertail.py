@@ -90,6 +90,7 @@ def test_the_layers_of_a_real_engine_in_each_query(model: Path, backend: str):
     assert seen[-1] == ("layers of slow queries", 100, 100)
 
 
-def test_one_query_has_no_spread(model: Path):
-    with pytest.raises(UsageError, match="no spread"):
-        layertail.measure(RunnerSpec(str(model), "onnx", backend="onnxruntime"), 1, 1)
+@pytest.mark.parametrize("queries", [1, 0, layertail.MOST + 1])
+def test_one_query_has_no_spread_and_the_memory_an_end(model: Path, queries: int):
+    with pytest.raises(UsageError, match="2 to 100000 are possible"):
+        layertail.measure(RunnerSpec(str(model), "onnx", backend="onnxruntime"), 1, queries)

@@ -49,26 +49,17 @@ def test_what_a_command_is_for_is_printed_quietly_too(optimize_command: Any, tin
     assert optimize_command(*words, "-q").stdout == optimize_command(*words).stdout != ""
 
 
-def test_findings_stand_above_the_bars_of_a_terminal(tmp_path: Path) -> None:
-    """On a real terminal: one bar goes on, and each finding is a line of its own."""
+def shown_on_a_terminal(code: str) -> str:
+    """What Python code writes to stderr where that is a terminal of 100 columns."""
     if sys.platform == "win32":
         pytest.skip("terminals of POSIX")
     import pty
 
-    code = """
-import sys; sys.path[0] = sys.argv.pop(1)
-from engines.spec import A_LINE
-from optimize.cli.console import progress
-with progress() as report:
-    for step in range(1, 5):
-        report("training", step, 4)
-        if step % 2 == 0:
-            report(f"epoch {step // 2} of 2", step // 2, A_LINE)
-"""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     root = str(Path(__file__).resolve().parents[3])
-    process = subprocess.Popen([sys.executable, "-c", code, root], stderr=theirs, env=environment)
+    boot = f"import sys; sys.path[0] = sys.argv.pop(1)\n{code}"
+    process = subprocess.Popen([sys.executable, "-c", boot, root], stderr=theirs, env=environment)
     os.close(theirs)
     said = b""
     with contextlib.suppress(OSError):  # how the end of a terminal is told on Linux
@@ -79,9 +70,35 @@ with progress() as report:
             said += part
     os.close(ours)
     assert process.wait() == 0
-    shown = [
-        re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.split("\x1b[2K")[-1]).strip() for line in said.decode().split("\n")
-    ]
+    return said.decode()
+
+
+def test_findings_stand_above_the_bars_of_a_terminal() -> None:
+    """On a real terminal: one bar goes on, and each finding is a line of its own."""
+    said = shown_on_a_terminal("""
+from engines.spec import A_LINE
+from optimize.cli.console import progress
+with progress() as report:
+    for step in range(1, 5):
+        report("training", step, 4)
+        if step % 2 == 0:
+            report(f"epoch {step // 2} of 2", step // 2, A_LINE)
+""")
+    shown = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.split("\x1b[2K")[-1]).strip() for line in said.split("\n")]
     assert [line for line in shown if line.endswith(" of 2")] == ["epoch 1 of 2", "epoch 2 of 2"]
     last = [line for line in shown if line][-1]
     assert "training" in last and "4/4" in last
+
+
+def test_a_still_bar_is_drawn_only_when_something_is_reported() -> None:
+    said = shown_on_a_terminal("""
+import threading, time
+from optimize.cli.console import progress
+with progress(still=True) as report:
+    for step in range(3):
+        report("queries", step, 2)
+        time.sleep(0.5)
+    assert threading.active_count() == 1
+""")
+    assert 3 <= said.count("queries") <= 8  # begun, told, ended; a clock would draw it fifteen times
+    assert "2/2" in said
