@@ -196,11 +196,11 @@ def _nothing(found: Sequence[Candidate], refused: Mapping[str, str], runs: Runs,
         "rounds_needed": None,
         "paired": False,
         "verdict": FAIL,
-        "why": "no candidate can be judged on the device and run there",
+        "why": f"no candidate is left: {'; '.join(dict.fromkeys(refused.values()))}",
         "rejected": [{"target": one.name, "reason": refused[one.name]} for one in found],
         "axes": [],
         "front": [],
-        "candidates": [_candidate(one, runs, about, None, False, None) for one in found],
+        "candidates": [_candidate(one, runs, about, None, False, False) for one in found],
         "sensitivity": None,
     }
 
@@ -251,7 +251,7 @@ def _chosen(
 
 def _saving(baseline: Judged, chosen: Judged, about: total.Scope) -> saving.Saving:
     if chosen is baseline:
-        return saving.Saving(0.0, 0.0, rounds=len(baseline.one.costs))
+        return saving.Saving(0.0, 0.0, rounds=len(baseline.one.costs), paired=True)
     sides = [total.rounds(judged.one, about) for judged in (baseline, chosen)]
     if not all(sides):
         return saving.of_means(baseline.total_s, chosen.total_s)
@@ -283,7 +283,7 @@ def _reason(one: Judged, baseline: Judged, chosen: Judged, asked: Asked, dominat
 
 
 def _candidate(
-    one: Candidate, runs: Runs, about: total.Scope, best: Optional[float], front: bool, able: Optional[bool]
+    one: Candidate, runs: Runs, about: total.Scope, best: Optional[float], front: bool, able: bool
 ) -> Dict[str, Any]:
     query = one.mean.query_s
     return {
@@ -299,7 +299,7 @@ def _candidate(
         "ms_per_image": None if query is None else 1e3 * query / about.batch,
         "rounds": len(one.costs),
         "times": total.times(one, about),
-        "feasible": bool(able),
+        "feasible": able,
         "front": front,
     }
 

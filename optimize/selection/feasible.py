@@ -92,7 +92,7 @@ def check_device(device: Mapping[str, Any], runs: Runs) -> None:
 def refused(one: Candidate, environment: Mapping[str, Any], asked: Asked, device: Optional[Mapping[str, Any]]) -> str:
     """Why a candidate cannot run on the device, or cannot be judged; empty where it can."""
     if one.top1 is None:
-        return "accuracy unmeasured"
+        return "accuracy unmeasured (optimize bench ... --data cifar10 measures it)"
     if one.mean.query_s is None:
         return "its time is not known"
     if min([one.mean.query_s, *(cost.query_s or 0.0 for cost in one.costs.values())]) <= 0:

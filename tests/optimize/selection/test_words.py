@@ -27,5 +27,5 @@ def test_bandwidths_and_flags_are_told(write: Write) -> None:
 
 def test_a_device_that_takes_none(write: Write) -> None:
     found = select([write([row(n, 0.9, noisy(1), size_bytes=9 << 20) for n in "ab"])], limit_memory="1MiB")
-    assert lines(found) == ["FAIL: no candidate can be judged on the device and run there"]
+    assert lines(found) == ["FAIL: no candidate is left: does not fit: its file alone has 9 MiB, the limit is 1 MiB"]
     assert steps(found)[-1].startswith("verdict: FAIL") and "feasible: 0 of them" in steps(found)
