@@ -15,8 +15,6 @@ import numpy.typing as npt
 
 from bench.tail.clusters import Peaks
 
-Array = npt.NDArray[Any]
-
 LEVEL = 0.05
 """Probability that a series which is as it should be fails at least one of the tests."""
 
@@ -53,7 +51,7 @@ def holm(tests: Sequence[Check], level: float = LEVEL) -> List[Check]:
     return [test._replace(failed=index in failed) for index, test in enumerate(tests)]
 
 
-def of_series(series: Array, exceedances: Peaks) -> List[Check]:
+def of_series(series: npt.NDArray[Any], exceedances: Peaks) -> List[Check]:
     """Tests of a whole series and of the exceedances of its threshold, in the order in which they are told.
 
     Args:
@@ -72,7 +70,7 @@ def of_peaks(peaks: Peaks, n: int) -> List[Check]:
     return holm(tests)
 
 
-def _of_tail(peaks: Peaks, n: int, gaps: Callable[[Array, int], float]) -> List[Check]:
+def _of_tail(peaks: Peaks, n: int, gaps: Callable[[npt.NDArray[Any], int], float]) -> List[Check]:
     present = np.zeros(n)
     present[peaks.positions] = 1
     return [
@@ -87,7 +85,7 @@ def _probability(p: float) -> float:
     return float(min(max(p, 0.0), 1.0)) if math.isfinite(p) else 1.0
 
 
-def _scores(values: Array) -> Array:
+def _scores(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Normal scores: the quantile of the standard normal at each rank."""
     from scipy.special import ndtri
     from scipy.stats import rankdata
@@ -95,7 +93,7 @@ def _scores(values: Array) -> Array:
     return np.asarray(ndtri((rankdata(values) - 0.5) / len(values)))
 
 
-def ljung_box(values: Array) -> float:
+def ljung_box(values: npt.NDArray[Any]) -> float:
     """p-value of no autocorrelation at lags 1 to 20 (G. M. Ljung and G. E. P. Box, Biometrika 65(2), 1978)."""
     from scipy.stats import chi2
 
@@ -109,7 +107,7 @@ def ljung_box(values: Array) -> float:
     return float(chi2.sf(n * (n + 2) * statistic, lags))
 
 
-def runs(values: Array) -> float:
+def runs(values: npt.NDArray[Any]) -> float:
     """p-value of as many runs above and below the median as chance gives (A. Wald and J. Wolfowitz, 1940)."""
     from scipy.stats import norm
 
@@ -125,7 +123,7 @@ def runs(values: Array) -> float:
     return float(2 * norm.sf(abs(seen - expected) / math.sqrt(variance)))
 
 
-def _parts(values: Array) -> float:
+def _parts(values: npt.NDArray[Any]) -> float:
     """Each quarter against the others, by Kolmogorov and Smirnov's test of two samples; the least p, times four."""
     from scipy.stats import ks_2samp
 
@@ -137,21 +135,21 @@ def _parts(values: Array) -> float:
     return _PARTS * min(found)
 
 
-def _halves(values: Array) -> float:
+def _halves(values: npt.NDArray[Any]) -> float:
     from scipy.stats import ks_2samp
 
     first, second = np.array_split(values, 2)
     return float(ks_2samp(first, second, "two-sided", "asymp")[1]) if len(first) > 1 and len(second) > 1 else 1.0
 
 
-def _trend(values: Array) -> float:
+def _trend(values: npt.NDArray[Any]) -> float:
     """p-value of no monotonous trend (Mann-Kendall, by Kendall's tau with time)."""
     from scipy.stats import kendalltau
 
     return float(kendalltau(np.arange(len(values)), values)[1])
 
 
-def change_point(values: Array) -> float:
+def change_point(values: npt.NDArray[Any]) -> float:
     """p-value of no change of level at any point (A. N. Pettitt, Applied Statistics 28(2), 1979)."""
     from scipy.stats import kstwobign, rankdata
 
@@ -161,7 +159,7 @@ def change_point(values: Array) -> float:
     return float(kstwobign.sf(float(np.abs(sums).max()) * math.sqrt(3 / (n**3 + n**2))))
 
 
-def stationary(values: Array) -> float:
+def stationary(values: npt.NDArray[Any]) -> float:
     """p-value of a level that neither drifts nor wanders (D. Kwiatkowski, P. C. B. Phillips, P. Schmidt and Y. Shin,
     Journal of Econometrics 54, 1992).
 
@@ -189,7 +187,7 @@ def cramer_von_mises(statistic: float) -> float:
     return 1 - total / (math.pi * math.sqrt(statistic))
 
 
-def periodic(values: Array) -> float:
+def periodic(values: npt.NDArray[Any]) -> float:
     """p-value of no single period, of any length: the greatest ordinate of the periodogram against their mean
     (R. A. Fisher, Proceedings of the Royal Society A 125, 1929; its limit for long series)."""
     centred = values - values.mean()
@@ -200,7 +198,7 @@ def periodic(values: Array) -> float:
     return -math.expm1(len(power) * math.log1p(-math.exp(-greatest)))
 
 
-def short_gaps(positions: Array, n: int) -> float:
+def short_gaps(positions: npt.NDArray[Any], n: int) -> float:
     """p-value of no more short gaps between exceedances than independent ones have, which lie where they like."""
     from scipy.stats import binom
 
@@ -212,14 +210,14 @@ def short_gaps(positions: Array, n: int) -> float:
     return float(binom.sf(int(np.count_nonzero(gaps <= limit)) - 1, len(gaps), -math.expm1(limit * math.log1p(-rate))))
 
 
-def _even(positions: Array, n: int) -> float:
+def _even(positions: npt.NDArray[Any], n: int) -> float:
     """p-value of exceedances that lie evenly in time."""
     from scipy.stats import kstest
 
     return float(kstest((positions + 0.5) / n, "uniform")[1]) if len(positions) > 1 else 1.0
 
 
-def _dispersion(positions: Array, n: int) -> float:
+def _dispersion(positions: npt.NDArray[Any], n: int) -> float:
     """p-value of no clusters: the counts of about ten peaks a stretch vary no more than Poisson's do."""
     from scipy.stats import chi2
 
@@ -228,7 +226,7 @@ def _dispersion(positions: Array, n: int) -> float:
     return float(chi2.sf(float(((counts - counts.mean()) ** 2).sum() / counts.mean()), stretches - 1))
 
 
-_SERIES: Tuple[Tuple[str, str, Callable[[Array], float]], ...] = (
+_SERIES: Tuple[Tuple[str, str, Callable[[npt.NDArray[Any]], float]], ...] = (
     ("Ljung-Box", "independent", ljung_box),
     ("runs", "independent", runs),
     ("Kolmogorov-Smirnov over quarters", "identically distributed", _parts),

@@ -13,8 +13,6 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-
 FEWEST = 20
 """Blocks that a fit needs."""
 
@@ -24,12 +22,12 @@ _RESAMPLES = 200
 class Gev(NamedTuple):
     """Parameters, each of shape (samples,)."""
 
-    shape: Array
-    location: Array
-    scale: Array
+    shape: npt.NDArray[Any]
+    location: npt.NDArray[Any]
+    scale: npt.NDArray[Any]
 
 
-def fit(maxima: Array) -> Gev:
+def fit(maxima: npt.NDArray[Any]) -> Gev:
     """Fit rows of maxima by probability-weighted moments (J. R. M. Hosking, J. R. Wallis and E. F. Wood, Technometrics
     27(3), 1985, equations 13 to 15).
 
@@ -52,14 +50,14 @@ def fit(maxima: Array) -> Gev:
     return Gev(-k, b0 + scale * (gamma(1 + k) - 1) / k, scale)
 
 
-def exceeded_by(of: Gev, p: float, size: float) -> Array:
+def exceeded_by(of: Gev, p: float, size: float) -> npt.NDArray[Any]:
     """The value that each of `size` independent values of a block exceeds with probability p."""
     logs = -size * math.log1p(-p)
     return np.asarray(of.location + of.scale / of.shape * (logs**-of.shape - 1))
 
 
 def opinion(
-    series: Array, probabilities: Sequence[float], index: float, level: float, seed: int = 0
+    series: npt.NDArray[Any], probabilities: Sequence[float], index: float, level: float, seed: int = 0
 ) -> Optional[Dict[str, Any]]:
     """Estimates from block maxima, as many blocks as each has values.
 
@@ -93,6 +91,6 @@ def opinion(
     return {"size": size, "count": count, **words, "estimates": estimates}
 
 
-def _quantiles(values: Array, level: float) -> Tuple[float, float]:
+def _quantiles(values: npt.NDArray[Any], level: float) -> Tuple[float, float]:
     low, high = np.quantile(values[np.isfinite(values)], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

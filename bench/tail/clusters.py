@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-
 
 class Peaks(NamedTuple):
     """The greatest value of each cluster.
@@ -21,17 +19,17 @@ class Peaks(NamedTuple):
     Attributes:
         positions: Index of each in the series, ascending.
         values: As in the series.
-        index: The extremal index: clusters per exceedance, 1 where exceedances are independent.
+        extremal_index: Clusters per exceedance, 1 where exceedances are independent.
         exceedances: Values above the threshold in all clusters.
     """
 
-    positions: Array
-    values: Array
-    index: float
+    positions: npt.NDArray[Any]
+    values: npt.NDArray[Any]
+    extremal_index: float
     exceedances: int
 
 
-def extremal_index(positions: Array) -> float:
+def extremal_index(positions: npt.NDArray[Any]) -> float:
     """The intervals estimator, from the positions of exceedances (ascending, shape (n,)); 1 for fewer than three."""
     gaps = np.diff(np.asarray(positions, np.float64))
     if len(gaps) < 2:
@@ -43,7 +41,7 @@ def extremal_index(positions: Array) -> float:
     return float(min(1.0, numerator / denominator)) if denominator > 0 else 1.0
 
 
-def peaks(series: Array, threshold: float, decluster: bool) -> Peaks:
+def peaks(series: npt.NDArray[Any], threshold: float, decluster: bool) -> Peaks:
     """Values above a threshold, or the greatest one of each cluster of them.
 
     Args:
@@ -66,5 +64,5 @@ def peaks(series: Array, threshold: float, decluster: bool) -> Peaks:
     return Peaks(kept, series[kept], len(kept) / len(positions), len(positions))
 
 
-def _parts(values: Array, starts: Array) -> Any:
+def _parts(values: npt.NDArray[Any], starts: npt.NDArray[Any]) -> Any:
     return zip(starts.tolist(), np.split(values, starts[1:]))

@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from bench.tail import estimate, pareto
 
-Array = npt.NDArray[Any]
-Make = Callable[[np.random.Generator, int], Array]
+Make = Callable[[np.random.Generator, int], npt.NDArray[Any]]
 
 PROBABILITY = 1e-5
 
@@ -26,7 +25,7 @@ PROBABILITY = 1e-5
 def _pareto(shape: float) -> Tuple[Make, float]:
     """Excesses of a GPD over 1 ms, and the value that one in 100,000 exceeds."""
 
-    def make(rng: np.random.Generator, n: int) -> Array:
+    def make(rng: np.random.Generator, n: int) -> npt.NDArray[Any]:
         return 1 + pareto.excess(rng.random(n), np.full(n, shape), np.full(n, 0.05))
 
     true = pareto.excess(np.array([PROBABILITY]), np.array([shape]), np.array([0.05]))
@@ -37,7 +36,7 @@ def _body_and_tail(shape: float) -> Tuple[Make, float]:
     """Normal, but for the slowest 2%, whose excesses are of a GPD."""
     share, begins = 0.02, 1.05
 
-    def make(rng: np.random.Generator, n: int) -> Array:
+    def make(rng: np.random.Generator, n: int) -> npt.NDArray[Any]:
         body = np.minimum(rng.normal(1.0, 0.02, n), begins)
         tail = begins + pareto.excess(rng.random(n), np.full(n, shape), np.full(n, 0.03))
         return np.where(rng.random(n) < share, tail, body)
@@ -46,14 +45,14 @@ def _body_and_tail(shape: float) -> Tuple[Make, float]:
     return make, begins + float(true[0])
 
 
-def _filtered(rng: np.random.Generator, n: int, keep: float) -> Array:
+def _filtered(rng: np.random.Generator, n: int, keep: float) -> npt.NDArray[Any]:
     """Normal values of an autoregression of the first order, variance 1."""
     from scipy.signal import lfilter
 
     return np.asarray(lfilter([np.sqrt(1 - keep**2)], [1, -keep], rng.normal(0, 1, n)))
 
 
-def _modes(rng: np.random.Generator, n: int, dwell: float) -> Array:
+def _modes(rng: np.random.Generator, n: int, dwell: float) -> npt.NDArray[Any]:
     """0 or 1, switching once in `dwell` values on average."""
     return np.asarray(np.cumsum(rng.random(n) < 1 / dwell) % 2, np.float64)
 

@@ -21,8 +21,6 @@ from bench.tail.threshold import FEWEST, Candidate, candidates, chosen
 from bench.tail.threshold import SHARE as LOWEST_SHARE
 from engines.errors import UsageError
 
-Array = npt.NDArray[Any]
-
 SCHEMA = "optimize.tail/1"
 
 PROBABILITIES = (1e-3, 1e-6, 1e-9)
@@ -115,14 +113,14 @@ _NOTHING: Dict[str, Any] = {
 }
 
 
-def _checked(samples_ms: Sequence[float]) -> Array:
+def _checked(samples_ms: Sequence[float]) -> npt.NDArray[Any]:
     series = np.asarray(samples_ms, np.float64)
     if series.ndim != 1 or len(series) == 0 or not np.isfinite(series).all() or series.min() <= 0:
         raise UsageError("a tail needs one or more samples that are positive and finite")
     return series
 
 
-def _seen(series: Array) -> Dict[str, Any]:
+def _seen(series: npt.NDArray[Any]) -> Dict[str, Any]:
     mean, sigma = float(series.mean()), float(series.std())
     best, most = float(series.min()), float(series.max())
     steps = np.diff(np.unique(series))
@@ -141,7 +139,7 @@ def _seen(series: Array) -> Dict[str, Any]:
     }
 
 
-def _unfit(series: Array, resolution: float) -> Optional[Refusal]:
+def _unfit(series: npt.NDArray[Any], resolution: float) -> Optional[Refusal]:
     """Why a series cannot be looked at for its tail, whatever the tests say."""
     if len(series) < FEWEST_SAMPLES:
         words = f"{len(series)} samples are too few for a tail: {FEWEST} of them must lie above a threshold"
@@ -157,7 +155,7 @@ def _unfit(series: Array, resolution: float) -> Optional[Refusal]:
 
 
 def _extrapolate(
-    told: Dict[str, Any], series: Array, probabilities: Sequence[float], level: float, seed: int
+    told: Dict[str, Any], series: npt.NDArray[Any], probabilities: Sequence[float], level: float, seed: int
 ) -> Optional[Refusal]:
     """Fill in what was tested, fitted and extrapolated, as far as it comes; why it came no further."""
     n, needed = len(series), seen_after(probabilities[-1])
@@ -178,9 +176,9 @@ def _extrapolate(
     if best is None:
         words = f"no threshold leaves a tail that a generalised Pareto distribution fits (p {found[-1].p:.2g} at best)"
         return Refusal(words, needed, "a mixture of causes: measure them apart, or quieten the machine")
-    told["extremal_index"] = best.peaks.index
+    told["extremal_index"] = best.peaks.extremal_index
     told["threshold"] = {**_candidate(best, n, probabilities), "exceedances": best.peaks.exceedances}
-    told["blocks"] = blocks.opinion(series, probabilities, best.peaks.index, level, seed)
+    told["blocks"] = blocks.opinion(series, probabilities, best.peaks.extremal_index, level, seed)
     if failed:
         again = assumptions.of_peaks(best.peaks, n)
         told["peak_tests"] = assumptions.as_json(again)
@@ -210,7 +208,7 @@ def _estimates(
         return Refusal(words, seen_after(probabilities[-1]), "find what the slowest queries have in common")
     share = best.peaks.exceedances / n
     # Clusters, not exceedances, are what is independent: as many values stand behind the rate.
-    rate = (share, float(len(best.peaks.values)), n * best.peaks.index)
+    rate = (share, float(len(best.peaks.values)), n * best.peaks.extremal_index)
 
     def at(p: float) -> Dict[str, float]:
         inner = np.array([min(p / share, 1.0)])

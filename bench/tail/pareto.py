@@ -14,8 +14,6 @@ from typing import Any, NamedTuple, Sequence, Tuple
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-
 SHAPES = (-0.95, 1.5)
 """Where shapes are looked for: below -1 the likelihood has no maximum, and above 1 the tail has no mean."""
 
@@ -40,7 +38,7 @@ class Fit(NamedTuple):
     scale: float
 
 
-def quick_fit(excesses: Array) -> Tuple[Array, Array]:
+def quick_fit(excesses: npt.NDArray[Any]) -> Tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Shape and scale of each row by the estimator of J. Zhang and M. A. Stephens, Technometrics 51(3), 2009.
 
     It needs no iteration, so that thousands of samples are fitted at once, and is nearly as good as the maximum of the
@@ -72,7 +70,7 @@ def quick_fit(excesses: Array) -> Tuple[Array, Array]:
     return shapes, scales
 
 
-def fit(excesses: Array) -> Fit:
+def fit(excesses: npt.NDArray[Any]) -> Fit:
     """The maximum of the likelihood, along S. D. Grimshaw's profile (Technometrics 35(2), 1993).
 
     Args:
@@ -104,7 +102,7 @@ def fit(excesses: Array) -> Fit:
     return Fit(*of(ratio))
 
 
-def log_likelihood(excesses: Array, shapes: Array, scales: Array) -> Array:
+def log_likelihood(excesses: npt.NDArray[Any], shapes: npt.NDArray[Any], scales: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Log-likelihood of each pair of a shape and a scale; minus infinity where an excess is impossible.
 
     Args:
@@ -131,11 +129,11 @@ class Region(NamedTuple):
         loss: Log-likelihood lost, same shape; infinite where excesses are impossible.
     """
 
-    shapes: Array
-    scales: Array
-    loss: Array
+    shapes: npt.NDArray[Any]
+    scales: npt.NDArray[Any]
+    loss: npt.NDArray[Any]
 
-    def at(self, loss: float) -> Tuple[Array, Array]:
+    def at(self, loss: float) -> Tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Shapes and log scales of the fits that lose as much: a closed contour around the best."""
         inside = np.minimum.accumulate(self.loss <= loss, axis=1)
         last = np.clip(inside.sum(axis=1) - 1, 0, self.loss.shape[1] - 2)
@@ -155,7 +153,7 @@ class Region(NamedTuple):
         return between[0], between[1]
 
 
-def region(excesses: Array, best: Fit) -> Region:
+def region(excesses: npt.NDArray[Any], best: Fit) -> Region:
     """The likelihood around the best fit, along rays that its asymptotic covariance spaces evenly.
 
     Source of the covariance: R. L. Smith, "Estimating tails of probability distributions", Annals of Statistics 15(3),
@@ -174,16 +172,16 @@ def region(excesses: Array, best: Fit) -> Region:
     return Region(shapes, scales, np.where((shapes > SHAPES[0]) & (shapes < SHAPES[1]), loss, np.inf))
 
 
-def excess(share: Array, shapes: Array, scales: Array) -> Array:
+def excess(share: npt.NDArray[Any], shapes: npt.NDArray[Any], scales: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """What a share of the excesses exceeds: scale / shape * (share ** -shape - 1)."""
     logs = -np.log(share)
     small = np.abs(shapes) < 1e-9
     safe = np.where(small, 1.0, shapes)
-    grown: Array = np.where(small, logs, np.expm1(safe * logs) / safe)
+    grown: npt.NDArray[Any] = np.where(small, logs, np.expm1(safe * logs) / safe)
     return scales * grown
 
 
-def exceeded(excesses: Array, of: Fit) -> Array:
+def exceeded(excesses: npt.NDArray[Any], of: Fit) -> npt.NDArray[Any]:
     """P(Y > y) of each excess."""
     if abs(of.shape) < 1e-9:
         return np.asarray(np.exp(-excesses / of.scale))
@@ -192,7 +190,7 @@ def exceeded(excesses: Array, of: Fit) -> Array:
         return np.asarray(inner ** (-1 / of.shape))
 
 
-def misfit(excesses: Array) -> float:
+def misfit(excesses: npt.NDArray[Any]) -> float:
     """p-value of the Anderson-Darling test that excesses are of a GPD whose two parameters come from them.
 
     Its distribution under the hypothesis depends on the shape alone and is simulated.
@@ -204,7 +202,7 @@ def misfit(excesses: Array) -> float:
     return float((1 + np.count_nonzero(simulated >= statistic)) / (1 + len(simulated)))
 
 
-def greatest(excesses: Array, of: Fit) -> float:
+def greatest(excesses: npt.NDArray[Any], of: Fit) -> float:
     """Probability that the greatest of so many excesses is as great as this one: small where it has a cause of its own.
 
     A whole sample hardly shows a handful of values from elsewhere, and they are what the tail is about.
@@ -213,7 +211,7 @@ def greatest(excesses: Array, of: Fit) -> float:
     return -math.expm1(len(excesses) * math.log1p(-min(alone, 1 - 1e-12)))
 
 
-def _anderson_darling(rows: Array, shapes: Array, scales: Array) -> Array:
+def _anderson_darling(rows: npt.NDArray[Any], shapes: npt.NDArray[Any], scales: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """A^2 of each row, sorted ascending, shape (samples, n), against its own fit."""
     n = rows.shape[1]
     small = np.abs(shapes) < 1e-9
@@ -228,7 +226,7 @@ def _anderson_darling(rows: Array, shapes: Array, scales: Array) -> Array:
 
 
 @functools.lru_cache(maxsize=32)
-def _null(shape: float) -> Array:
+def _null(shape: float) -> npt.NDArray[Any]:
     """A^2 of samples that are of a GPD, seeded by nothing but the shape, so that a result can be had again."""
     rng = np.random.default_rng(round(100 * (shape + 2)))
     share = rng.random((_SIMULATED, _SIMULATED_SIZE))

@@ -17,8 +17,6 @@ import numpy.typing as npt
 from bench.tail import pareto
 from bench.tail.clusters import Peaks, peaks
 
-Array = npt.NDArray[Any]
-
 FEWEST = 50
 """Peaks that a fit needs: of fewer the shape is known to no better than 0.14."""
 
@@ -45,12 +43,12 @@ class Candidate(NamedTuple):
     p: float
 
     @property
-    def excesses(self) -> Array:
+    def excesses(self) -> npt.NDArray[Any]:
         """Shape (peaks,), in the unit of the series."""
         return self.peaks.values - self.threshold
 
 
-def candidates(series: Array, decluster: bool) -> List[Candidate]:
+def candidates(series: npt.NDArray[Any], decluster: bool) -> List[Candidate]:
     """Thresholds from the lowest to the highest; none where the series is too short or too tied for one."""
     ordered = np.sort(series)[::-1]
     found: List[Candidate] = []

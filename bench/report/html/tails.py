@@ -38,7 +38,7 @@ _LEGEND = ((_SEEN, "samples that were slower"), (_FITTED, "fitted tail"), (_BAND
 
 def section(run: Dict[str, Any]) -> str:
     """For each row whose tail was looked at: words, tests, estimates, the exceedance curve and the thresholds."""
-    parts = []
+    parts: List[str] = []
     for heading, rows in groups(run):
         for row in rows:
             if row.get("tail"):

@@ -14,7 +14,7 @@ from bench.tail.clusters import extremal_index, peaks
 def test_independent_exceedances_are_their_own_clusters() -> None:
     series = np.random.default_rng(0).random(20_000)
     found = peaks(series, 0.95, decluster=True)
-    assert 0.9 < found.index <= 1 and found.exceedances == np.count_nonzero(series > 0.95)
+    assert 0.9 < found.extremal_index <= 1 and found.exceedances == np.count_nonzero(series > 0.95)
 
 
 @pytest.mark.parametrize("length", [2, 5])
@@ -26,7 +26,7 @@ def test_the_index_is_one_over_the_length_of_a_cluster(length: int) -> None:
     threshold = float(np.quantile(series, 0.98))
     assert extremal_index(np.flatnonzero(series > threshold)) == pytest.approx(1 / length, rel=0.1)
     found = peaks(series, threshold, decluster=True)
-    assert found.index == pytest.approx(1 / length, rel=0.15)
+    assert found.extremal_index == pytest.approx(1 / length, rel=0.15)
     assert np.diff(found.positions).min() >= length
 
 
@@ -36,13 +36,13 @@ def test_a_cluster_gives_its_greatest_value() -> None:
         series[start : start + 3] = (1.0, 3.0, 2.0)
     found = peaks(series, 0.5, decluster=True)
     assert found.values.tolist() == [3.0] * 4 and found.positions.tolist() == [101, 401, 421, 801]
-    assert found.index == pytest.approx(4 / 12) and found.exceedances == 12
+    assert found.extremal_index == pytest.approx(4 / 12) and found.exceedances == 12
 
 
 def test_without_declustering_every_exceedance_stays() -> None:
     series = np.array([0.0, 2.0, 3.0, 0.0, 4.0])
     found = peaks(series, 1.0, decluster=False)
-    assert found.values.tolist() == [2.0, 3.0, 4.0] and found.index == 1.0
+    assert found.values.tolist() == [2.0, 3.0, 4.0] and found.extremal_index == 1.0
 
 
 @given(arrays.arrays(np.float64, st.integers(3, 200), elements=st.integers(0, 5).map(float)))
@@ -51,4 +51,4 @@ def test_peaks_are_exceedances_in_order_and_never_all_gone(series: np.ndarray) -
     above = np.flatnonzero(series > 3.0)
     assert set(found.positions.tolist()) <= set(above.tolist())
     assert (np.diff(found.positions) > 0).all() and (len(found.positions) > 0) == (len(above) > 0)
-    assert (series[found.positions] == found.values).all() and 0 < found.index <= 1
+    assert (series[found.positions] == found.values).all() and 0 < found.extremal_index <= 1

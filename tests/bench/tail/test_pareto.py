@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from bench.tail import pareto
 SHAPES = (-0.5, -0.3, -1e-12, 0.0, 0.2, 0.5)
 
 
-def drawn(shape: float, n: int, scale: float = 2.0, seed: int = 0) -> pareto.Array:
+def drawn(shape: float, n: int, scale: float = 2.0, seed: int = 0) -> npt.NDArray[Any]:
     share = np.random.default_rng(seed).random(n)
     return pareto.excess(share, np.full(n, shape), np.full(n, scale))
 
