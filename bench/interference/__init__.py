@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from bench.interference import own, sizes, stressng
-from bench.interference.kinds import Kind, kinds
+from bench.interference.kinds import Kind, Made, kinds
 from engines import process, scratch
 from engines.errors import OptimizeError
 from engines.spec import Progress, quiet
@@ -56,8 +56,8 @@ def interfering(
 
     Yields:
         What runs, for a row's `interference` (None where nothing does): `kinds`, `words`, and `loads`, each with
-        `kind`, `amount`, `tool`, `version`, `settings` and `cpus`: how many CPUs it kept busy on average, which is
-        filled in when the block has ended.
+        `kind`, `amount`, `tool`, `version`, `settings`, `words` and `cpus`: how many CPUs it kept busy on average,
+        which is filled in when the block has ended.
 
     Raises:
         UsageError: More memory or disk than there is.
@@ -75,17 +75,19 @@ def interfering(
     if place is not None:
         sizes.check_disk(place, wanted["io"])
     with contextlib.ExitStack() as stack:
-        scratched = Path(stack.enter_context(scratch.folder(place)))
+        # two folders: what is said of a disk that is full must not be written to it
+        data, said = (Path(stack.enter_context(scratch.folder(one))) for one in (place, None))
         loads: List[_Load] = []
         for index, kind in enumerate(asked):
             progress("background load", index, len(asked))
-            loads.append(_started(kind, tool if version else "", version, scratched, stack))
+            made = stressng.commands(tool, version, kind, data) if version else own.commands(kind, data, said)
+            loads.append(_started(kind, made, said, stack))
         for load in loads:
             _wait(load)
         progress("background load", len(asked), len(asked))
         told = {
             "kinds": ",".join(map(str, asked)),
-            "words": "; ".join(str(load.facts.pop("words")) for load in loads),
+            "words": "; ".join(load.facts["words"] for load in loads),
             "loads": [load.facts for load in loads],
         }
         begun, before = time.monotonic(), [_cpu_s(load) for load in loads]
@@ -101,17 +103,9 @@ def interfering(
             load.facts["cpus"] = (_cpu_s(load) - cpu_s) / seconds if seconds > 0 else None
 
 
-def _started(kind: Kind, tool: str, version: str, folder: Path, stack: contextlib.ExitStack) -> _Load:
-    made = stressng.commands(tool, kind, folder) if tool else own.commands(kind, folder)
-    facts = {
-        "kind": kind.name,
-        "amount": kind.amount,
-        "tool": "stress-ng" if tool else "own",
-        "version": version if tool else own.version(),
-        "settings": made.settings,
-        "words": made.words,
-        "cpus": None,
-    }
+def _started(kind: Kind, made: Made, folder: Path, stack: contextlib.ExitStack) -> _Load:
+    about = {"tool": made.tool, "version": made.version, "settings": made.settings, "words": made.words}
+    facts = {"kind": kind.name, "amount": kind.amount, **about, "cpus": None}
     started: List[subprocess.Popen[bytes]] = []
     logs = []
     for index, command in enumerate(made.commands):

@@ -30,6 +30,7 @@ class Made(NamedTuple):
     """How a kind of load is made.
 
     Attributes:
+        tool, version: What makes it: `stress-ng`, or `own`.
         commands: One for each process to start.
         env: Added to their environment.
         runs: Whether what these processes are to do is being done now.
@@ -37,6 +38,8 @@ class Made(NamedTuple):
         words: For people.
     """
 
+    tool: str
+    version: str
     commands: List[List[str]]
     env: Dict[str, str]
     runs: Callable[[Sequence[Any]], bool]

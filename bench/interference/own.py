@@ -27,44 +27,39 @@ _BLOCK = 1 << 20
 """Bytes written at a time, each time synced."""
 
 
-def version() -> str:
-    """What runs them."""
-    import numpy as np
-
-    return f"Python {platform.python_version()}, NumPy {np.__version__}"
-
-
-def commands(kind: Kind, folder: Path) -> Made:
+def commands(kind: Kind, data: Path, said: Path) -> Made:
     """One process for each core or worker.
 
     Args:
         kind: What they make.
-        folder: Of our own: where they write, and say that they run.
+        data: Folder of our own where they write.
+        said: Another, where they say that they run.
     """
+    import numpy as np
+
     cores, size = sizes.cores(), sizes.stream_bytes()
     workers = len(cores) if kind.name == "cpu" else kind.amount
-    settings = {
+    settings: Dict[str, Dict[str, Any]] = {
         "cpu": {"percent": kind.amount, "period_s": list(_PERIOD_S), "pinned": hasattr(os, "sched_setaffinity")},
         "memory": {"bytes": size},
         "io": {"bytes": sizes.FILE, "block_bytes": _BLOCK},
-    }[kind.name]
+    }
     words = {
         "cpu": f"{kind.amount}% of the time of each of {workers} cores",
         "memory": f"{workers} x copying through {size >> 20} MiB",
-        "io": f"{workers} x writing and syncing {sizes.FILE >> 20} MiB on {sizes.filesystem(str(folder)) or 'a disk'}",
+        "io": f"{workers} x writing and syncing {sizes.FILE >> 20} MiB on {sizes.filesystem(str(data)) or 'a disk'}",
     }[kind.name]
-    ready = [folder / f"{kind.name}-{place}.ready" for place in range(workers)]
-    jobs = [
-        {"kind": kind.name, "amount": kind.amount, "place": place, "ready": str(file), "parent": os.getpid()}
-        for place, file in enumerate(ready)
-    ]
+    ready = [said / f"{kind.name}-{place}.ready" for place in range(workers)]
+    about = {"kind": kind.name, "amount": kind.amount, "data": str(data), "parent": os.getpid()}
+    jobs = [{**about, "place": place, "ready": str(file)} for place, file in enumerate(ready)]
     made = [[sys.executable, "-c", _BOOT, json.dumps(job), *child.clean_path()] for job in jobs]
     env = {"PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"}  # NumPy's threads would only wait
 
     def runs(started: Sequence[Any]) -> bool:
         return all(file.exists() for file in ready)
 
-    return Made(made, env, runs, {"workers": workers, **settings}, f"own loads: {words}")
+    version = f"Python {platform.python_version()}, NumPy {np.__version__}"
+    return Made("own", version, made, env, runs, {"workers": workers, **settings[kind.name]}, f"own load: {words}")
 
 
 def main(job: str) -> None:
@@ -113,7 +108,8 @@ def _memory(asked: Dict[str, Any]) -> Iterator[None]:
 def _io(asked: Dict[str, Any]) -> Iterator[None]:
     """Writes a file block by block, each synced, from its beginning again when it is long enough."""
     block = os.urandom(_BLOCK)
-    file = os.open(f"{asked['ready']}.data", os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+    path = os.path.join(asked["data"], f"{asked['place']}.data")
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
     while True:
         os.lseek(file, 0, os.SEEK_SET)
         for _ in range(sizes.FILE // _BLOCK):

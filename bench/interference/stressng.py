@@ -45,13 +45,13 @@ def version(program: str) -> str:
     return ""
 
 
-def commands(program: str, kind: Kind, folder: Path) -> Made:
+def commands(program: str, release: str, kind: Kind, folder: Path) -> Made:
     """One process of stress-ng with as many workers as the load has.
 
     Args:
-        program: Path of stress-ng.
+        program, release: Path of stress-ng, and its version.
         kind: What it makes.
-        folder: Empty or not, of our own: it must be able to write there, whatever it does.
+        folder: Of our own: it must be able to write there, whatever it does.
     """
     cores, cache = len(sizes.cores()), sizes.cache_bytes()
     workers = cores if kind.name == "cpu" else kind.amount
@@ -70,7 +70,8 @@ def commands(program: str, kind: Kind, folder: Path) -> Made:
     path = child.clean_path()
     boot = [sys.executable, "-c", _BOOT, str(os.getpid()), str(len(path)), *path, program]
     settings = {"workers": workers, "options": [one for one in asked if not one.startswith("--temp-path")]}
-    return Made([[*boot, *asked]], {}, lambda started: _run(started, workers), settings, f"stress-ng: {words}")
+    made = [[*boot, *asked]]
+    return Made("stress-ng", release, made, {}, lambda started: _run(started, workers), settings, f"stress-ng: {words}")
 
 
 def _run(started: Sequence[Any], workers: int) -> bool:
