@@ -160,7 +160,7 @@ def _measure(
 
 
 _MEASURED_AT = 64
-"""Batch that engines serve as well: originals are held against them over all test images, which takes long one by one."""
+"""Batch that engines serve as well: originals are held against them over all test images, which takes long singly."""
 
 
 def _model(
