@@ -104,8 +104,8 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
 
 
 def _median(rounds: Sequence[Dict[str, Any]], name: str) -> Optional[float]:
-    told = [entry.get(name) for entry in rounds]
-    return None if None in told else float(statistics.median(told))
+    told = [float(entry[name]) for entry in rounds if entry.get(name) is not None]
+    return statistics.median(told) if len(told) == len(rounds) else None
 
 
 def _per_s(rounds: Sequence[Dict[str, Any]]) -> float:

@@ -146,7 +146,8 @@ def _measure(
         path, how = _model(model, plan, given, folder, data, progress, source)
         place = folder / f"{path.name.rsplit('.', 1)[0]}.optimized"
         try:
-            built = api.build(path, plan["precisions"], plan["batch"], data, backend, place, progress, **how)
+            batches = sorted({plan["batch"], _MEASURED_AT})
+            built = api.build(path, plan["precisions"], batches, data, backend, place, progress, **how)
         except OptimizeError as error:
             failures.append((model["name"], error.message))
             continue
@@ -156,6 +157,10 @@ def _measure(
         raise OptimizeError(f"nothing could be built: {failures[0][0]}: {failures[0][1]}")
     _, failed = api.bench(bundles, plan["batch"], data=data, out=out, progress=progress, **settings)
     return failures + failed
+
+
+_MEASURED_AT = 64
+"""Batch that engines serve as well: originals are held against them over all test images, which takes long singly."""
 
 
 def _model(

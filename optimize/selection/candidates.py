@@ -103,9 +103,9 @@ def candidates(runs: Runs, batch: Optional[int] = None) -> Tuple[List[Candidate]
     for number, row in rows:
         by_target.setdefault((number, label({**row, "batch": 0})), []).append(row["batch"])
     common = set.intersection(*(set(batches) for batches in by_target.values()))
-    chosen = batch if batch is not None else min(common, default=None)
-    if chosen is None:
+    if batch is None and not common:
         raise UsageError("no batch size is in all rows", "optimize bench TARGET... --batch 1, or name one with --batch")
+    chosen = min(common) if batch is None else batch
     taken = [(number, row) for number, row in rows if row["batch"] == chosen]
     if not taken:
         there = ", ".join(map(str, sorted({row["batch"] for _, row in rows})))
@@ -222,5 +222,5 @@ def unknown(found: Sequence[Candidate], runs: Runs) -> List[str]:
 
 
 def _not_first(one: Candidate, rows: Sequence[Row]) -> bool:
-    same = [row["batch"] for row in rows if label({**row, "batch": 0}) == label({**one.row, "batch": 0})]
-    return min(same) < one.row["batch"]
+    name, batch = label({**one.row, "batch": 0}), int(one.row["batch"])
+    return any(row["batch"] < batch and label({**row, "batch": 0}) == name for row in rows)

@@ -68,7 +68,7 @@ def link(device: Optional[Mapping[str, Any]]) -> float:
     Raises:
         UsageError: No device, or it tells no link's speed.
     """
-    told = [one["mbps"] for one in (device or {}).get("links", ()) if one["mbps"]]
+    told = [float(one["mbps"]) for one in (device or {}).get("links", ()) if one["mbps"]]
     if not told:
         raise UsageError("--bandwidth link: no link's speed is known", "--device DEVICE.json, or --bandwidth 10Mbps")
     return 1e6 * max(told)

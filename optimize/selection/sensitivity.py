@@ -33,7 +33,8 @@ def flips(lines: Sequence[Line]) -> List[Dict[str, Any]]:
         `mbps`, `above` and `below` (names).
     """
     now = min(lines, key=lambda one: (one.start, one.slope))
-    x, found = 0.0, []
+    x = 0.0
+    found: List[Dict[str, Any]] = []
     while True:
         crossings = [((one.start - now.start) / (now.slope - one.slope), one) for one in lines if one.slope < now.slope]
         if not crossings:

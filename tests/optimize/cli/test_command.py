@@ -74,8 +74,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, cifar: Path
     (folder / "times.csv").write_text("latency_ms\n" + "\n".join(f"{value:.6f}" for value in times))
     one = {**table["cells"][0], "precision": "fp32", "made": {"file": "again.onnx"}}
     jsonfile.write(folder / "suite.json", {**table, "cells": [one]})
-    names = ("again.onnx", "empty.onnx", "image.png", "sparkle.onnx", "rolled.onnx", "runs.json", "suite.json")
-    names += ("times.csv",)
+    (folder / "table.csv").write_text("model,top1_percent,seconds,images\na,95,30,10\nb,91,16,10\n", encoding="utf-8")
+    models, files = ("again", "empty", "sparkle", "rolled"), ("image.png", "runs.json", "suite.json", "table.csv", "times.csv")
+    names = (*(f"{name}.onnx" for name in models), *files)
     found = {name.split(".")[0]: folder / name for name in names}
     return {**found, "tiny": tiny_onnx, "cifar": cifar, "bundle": built.bundles[2].path, "made": built.out}
 
@@ -114,6 +115,9 @@ CASES: Tuple[Tuple[str, int, Tuple[str, ...], Tuple[Any, ...]], ...] = (
     ("compare {runs} {runs}", 0, ("schema", "reference", "runs"), ()),
     ("compare {runs} {runs} --fail-drop 0", 3, ("runs", "error"), ()),
     ("compare {runs} {tiny}", 1, ("error",), ()),
+    ("select {table}", 0, ("schema", "baseline", "chosen"), ()),
+    ("select {table} --min-saving 90%", 3, ("verdict", "error"), ()),
+    ("select {runs}", 2, ("error",), ()),
     ("device show", 0, ("model", "clocks", "rails"), ()),
     ("device show --config nowhere.toml", 2, ("error",), ()),
     ("device lock --mode none", 2, ("error",), ()),
