@@ -19,6 +19,7 @@ import pytest
 
 from bench import runs
 from bench.interference import Kind, interfering, kinds, sizes, stressng
+from engines import scratch
 from engines.errors import OptimizeError, UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,6 +43,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(scratch, "_swept", set())  # another test's folder may have had the same name
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     yield folder
     assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
