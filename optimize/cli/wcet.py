@@ -57,7 +57,7 @@ def wcet(
     """Tell how slow a query gets: high-water mark, misses of a deadline, and the tail beyond where it can be told."""
     from optimize import api
 
-    with progress() as report:
+    with progress(still=True) as report:
         found = api.wcet(
             what,
             batch=batch,

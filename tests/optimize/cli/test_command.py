@@ -75,7 +75,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, cifar: Path
     one = {**table["cells"][0], "precision": "fp32", "made": {"file": "again.onnx"}}
     jsonfile.write(folder / "suite.json", {**table, "cells": [one]})
     (folder / "table.csv").write_text("model,top1_percent,seconds,images\na,95,30,10\nb,91,16,10\n", encoding="utf-8")
-    models, files = ("again", "empty", "sparkle", "rolled"), ("image.png", "runs.json", "suite.json", "table.csv", "times.csv")
+    models = ("again", "empty", "sparkle", "rolled")
+    files = ("image.png", "runs.json", "suite.json", "table.csv", "times.csv")
     names = (*(f"{name}.onnx" for name in models), *files)
     found = {name.split(".")[0]: folder / name for name in names}
     return {**found, "tiny": tiny_onnx, "cifar": cifar, "bundle": built.bundles[2].path, "made": built.out}
