@@ -21,6 +21,8 @@ from bench.rounds import Target
 from engines.errors import ModelError, UsageError
 from engines.spec import RunnerSpec
 
+pytestmark = pytest.mark.journey
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -16,6 +16,8 @@ from optimize import validation
 from optimize.selection import choice, plans
 from optimize.suite import MODELS
 
+pytestmark = pytest.mark.journey
+
 TABLES = Path(__file__).parent / "selection" / "tables"
 
 QUICK: Dict[str, Any] = {"warmup": "5ms", "duration": "5ms", "iterations": 2}

@@ -53,6 +53,7 @@ def test_models_and_bundles_are_no_timings(tiny_onnx: Path, csv: Path, tmp_path:
     )
 
 
+@pytest.mark.journey
 def test_an_engine_is_measured_quiet_and_beside_a_load_and_kept(tiny_onnx: Path, tmp_path: Path) -> None:
     out = tmp_path / "wcet.json"
     found = worstcase.wcet(

@@ -22,6 +22,8 @@ from bench.interference import Kind, interfering, kinds, sizes, stressng
 from engines import scratch
 from engines.errors import OptimizeError, UsageError
 
+pytestmark = pytest.mark.journey
+
 ROOT = Path(__file__).resolve().parents[3]
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

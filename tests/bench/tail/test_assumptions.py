@@ -31,6 +31,7 @@ def test_holms_procedure() -> None:
     assert not any(test.failed for test in holm([Check("", "", 0.06), Check("", "", 0.9)]))
 
 
+@pytest.mark.journey
 def test_each_p_value_is_even_on_sound_series() -> None:
     found: Dict[str, List[float]] = {}
     for seed in range(60):
@@ -43,6 +44,7 @@ def test_each_p_value_is_even_on_sound_series() -> None:
         assert np.mean(np.array(ps) < 0.05) <= 0.15 and np.mean(np.array(ps) < 0.5) <= 0.72, name
 
 
+@pytest.mark.journey
 def test_sound_series_seldom_fail() -> None:
     assert sum(bool(failed(normal(seed))) for seed in range(60)) <= 8  # 3 are expected; more than 8 in 1 of 200
 
@@ -72,6 +74,7 @@ def test_bursts_in_the_tail_are_found_behind_a_quiet_body() -> None:
     assert "gaps in the tail" in failed(series)
 
 
+@pytest.mark.journey
 def test_declustered_peaks_of_a_short_dependence_pass() -> None:
     passed = 0
     for seed in range(10):
@@ -87,6 +90,7 @@ def test_declustered_peaks_of_a_drift_do_not() -> None:
     assert "rate of the tail" in {t.name for t in assumptions.of_peaks(found, len(series)) if t.failed}
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize("statistic", [0.02, 0.1, 0.347, 0.461, 0.743, 2.0])
 def test_the_distribution_of_kpss_is_its_table(statistic: float) -> None:
     """Against the statistic of many bridges; KPSS' own table has 10%, 5% and 1% at 0.347, 0.463 and 0.739."""

@@ -45,6 +45,7 @@ def test_without_declustering_every_exceedance_stays() -> None:
     assert found.values.tolist() == [2.0, 3.0, 4.0] and found.extremal_index == 1.0
 
 
+@pytest.mark.journey
 @given(arrays.arrays(np.float64, st.integers(3, 200), elements=st.integers(0, 5).map(float)))
 def test_peaks_are_exceedances_in_order_and_never_all_gone(series: np.ndarray) -> None:
     found = peaks(series, 3.0, decluster=True)

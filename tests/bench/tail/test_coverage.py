@@ -44,6 +44,7 @@ def test_one_series_of_each_kind() -> None:
     assert "covered 100.0%" in coverage._line("known", "x", [{**known, "covered": True}])
 
 
+@pytest.mark.journey
 def test_known_tails_are_what_they_say() -> None:
     for make, true in coverage.KNOWN.values():
         values = make(np.random.default_rng(0), 2_000_000)

@@ -55,6 +55,7 @@ def test_nothing_is_likelier_than_the_fit(seed: int) -> None:
     assert ours >= theirs - 1e-6
 
 
+@pytest.mark.journey
 @given(st.floats(1e-6, 1e6), st.integers(0, 50))
 def test_a_fit_follows_the_unit(scale: float, seed: int) -> None:
     values = drawn(0.1, 100, seed=seed)
@@ -93,6 +94,7 @@ def test_an_uncertain_rate_widens_the_interval() -> None:
     assert wide[0] < narrow[0] and wide[1] > narrow[1]
 
 
+@pytest.mark.journey
 @given(st.lists(st.floats(1e-3, 1e3), min_size=5, max_size=60).filter(lambda values: len(set(values)) > 3))
 def test_anything_positive_is_fitted_with_finite_numbers(values: list) -> None:
     excesses = np.sort(np.array(values))
@@ -103,6 +105,7 @@ def test_anything_positive_is_fitted_with_finite_numbers(values: list) -> None:
     assert 0 <= low <= high and math.isfinite(low)
 
 
+@pytest.mark.journey
 def test_p_values_of_the_fit_are_even_where_it_is_right() -> None:
     found = np.array([pareto.misfit(drawn(0.1, 300, seed=seed)) for seed in range(200)])
     assert 0.01 <= np.mean(found < 0.05) <= 0.10 and 0.40 <= np.mean(found < 0.5) <= 0.60

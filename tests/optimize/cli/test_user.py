@@ -53,10 +53,13 @@ def hostile(tmp_path: Path, tiny_onnx: Path) -> Path:
     for package in ("calib", "engines", "optimize", "numpy"):
         (folder / package).mkdir(parents=True)
         (folder / package / "__init__.py").write_text(HOSTILE)
-    for module in ("bench", "onnx", "select", "json", "typer", "onnxruntime", "openvino", "tensorflow"):
+    for module in ("bench", "onnx", "select", "json", "typer", "onnxruntime", "openvino", "tensorflow", "scipy"):
         (folder / f"{module}.py").write_text(HOSTILE)
     shutil.copy(tiny_onnx, folder / "tiny.onnx")
     Image.fromarray(np.full((32, 32, 3), 200, np.uint8)).save(folder / "image.png")
+    times = 1 + np.random.default_rng(0).exponential(0.05, 3000)
+    (folder / "times.csv").write_text("latency_ms\n" + "\n".join(f"{value:.6f}" for value in times))
+    (folder / "table.csv").write_text("model,top1_percent,seconds,images\na,95,30,10\nb,91,16,10\n")
     return folder
 
 
@@ -72,6 +75,8 @@ def test_every_command_in_a_folder_of_hostile_names(hostile: Path, cifar: Path) 
         hostile, "bench", bundle, "--baseline", "tiny.onnx", "--quick", "--duration", "50ms", "--batch", "1", *data
     )
     optimize(hostile, "report", "runs.json", "-f", "md,csv,json")
+    optimize(hostile, "wcet", "times.csv")
+    optimize(hostile, "select", "table.csv")
     optimize(hostile, "inspect", bundle)
     optimize(hostile, "predict", bundle, "image.png")
     optimize(hostile, "cache", "ls")

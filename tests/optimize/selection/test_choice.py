@@ -72,6 +72,7 @@ def test_a_file_that_is_damaged_names_itself(tmp_path: Path) -> None:
         choice.read(path)
 
 
+@pytest.mark.journey
 @given(st.data())
 def test_any_field_of_any_other_type_is_refused_or_read(data: st.DataObject) -> None:
     """Never anything but DamagedError: a hostile file gets no further."""
