@@ -8,10 +8,17 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 
+from bench import runs
 from bench.report import cells, csv, html
 from tests.bench.report import browser, made
 
 TABLE = "document.querySelector('#results table')"
+CUT = (
+    "[...document.querySelectorAll('svg[role=img]')].filter((svg) => { const box = svg.getBoundingClientRect();"
+    " return [...svg.querySelectorAll('text')].some((one) => { const it = one.getBoundingClientRect();"
+    " return it.left < box.left - 1 || it.right > box.right + 1 || it.bottom > box.bottom + 1; }); })"
+    ".map((svg) => svg.querySelector('title').textContent)"
+)
 COLUMNS = [name for name, _, _ in cells.COLUMNS]
 
 
@@ -28,12 +35,25 @@ def shown(run: Dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("page")
     (folder / "report.html").write_text(html.text(run), encoding="utf-8")
     (folder / "hostile.html").write_text(html.text(made.run(word=made.HOSTILE)), encoding="utf-8")
+    (folder / "modes.html").write_text(html.text(_in_modes()), encoding="utf-8")
     with browser.started(path, folder / "profile") as page:
         page.size(1200, 900)
         page.open(folder / "report.html")
         yield page
         told = [event for event in page.events if event["method"] == "Runtime.exceptionThrown"]
         assert told == []
+
+
+def _in_modes() -> Dict[str, Any]:
+    """Eight power modes with names as long as those of a Jetson Xavier NX."""
+    found = []
+    for watts in (10, 15, 20):
+        for cpus in (2, 4, 6):
+            one = made.run(batches=(1,), threads=(None,), rounds=1, samples=5)
+            state = {"power_mode": f"MODE_{watts}W_{cpus}CORE"}
+            one["environment"].update(before=state, after=state)
+            found.append(one)
+    return runs.merge(found[1:])
 
 
 def column(page: browser.Browser, name: str) -> List[str]:
@@ -64,13 +84,7 @@ def test_every_chart_is_there_and_has_a_name(shown: browser.Browser) -> None:
     images = [node for node in found if node.get("role", {}).get("value") in ("image", "img")]
     names = [node["name"]["value"] for node in images if not node["ignored"]]
     assert len(names) >= len(charts) and all(names)
-    outside = shown.value(
-        "[...document.querySelectorAll('svg[role=img]')].filter((svg) => { const box = svg.getBoundingClientRect();"
-        " return [...svg.querySelectorAll('text')].some((one) => { const it = one.getBoundingClientRect();"
-        " return it.left < box.left - 1 || it.right > box.right + 1 || it.bottom > box.bottom + 1; }); })"
-        ".map((svg) => svg.querySelector('title').textContent)"
-    )
-    assert outside == [], "words that are cut off at a picture's edge"
+    assert shown.value(CUT) == [], "words that are cut off at a picture's edge"
 
 
 def test_tables_sort_by_a_click_and_by_the_keyboard(shown: browser.Browser, run: Dict[str, Any]) -> None:
@@ -164,7 +178,7 @@ def test_paper_gets_all_of_a_table_and_what_is_folded_together(shown: browser.Br
 
 
 def test_hostile_text_does_nothing(shown: browser.Browser) -> None:
-    """The last: it opens another page."""
+    """From here on other pages are opened."""
     folder = Path(urllib.parse.unquote(urllib.parse.urlparse(shown.value("location.href")).path)).parent
     before = len(shown.events)
     shown.open(folder / "hostile.html")
@@ -173,3 +187,16 @@ def test_hostile_text_does_nothing(shown: browser.Browser) -> None:
     assert shown.value("document.querySelectorAll('img, iframe, body script ~ *').length") == 0
     assert shown.value("document.scripts.length") == 1
     assert made.HOSTILE in shown.value("document.body.innerText")
+
+
+def test_names_of_power_modes_have_room(shown: browser.Browser) -> None:
+    folder = Path(urllib.parse.unquote(urllib.parse.urlparse(shown.value("location.href")).path)).parent
+    shown.open(folder / "modes.html")
+    assert shown.value(CUT) == []
+    over = shown.value(
+        "[...document.querySelectorAll('#modes svg[role=img]')].map((svg) => { const all = [...svg.children]"
+        ".filter((one) => one.tagName == 'text' && one.textContent.startsWith('MODE_'))"
+        ".map((one) => one.getBoundingClientRect()); return [all.length, all.filter((a, i) => all.some((b, j) => j < i"
+        " && a.left < b.right && b.left < a.right && a.top < b.bottom - 3 && b.top < a.bottom - 3)).length]; })"
+    )
+    assert over == [[8, 0]] * 3
