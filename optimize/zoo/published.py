@@ -96,7 +96,7 @@ def make(way: List[str], size: Sequence[int], classes: int, out: str, seed: int 
     Args:
         way: Fields of a `Way`.
         size: Height and width of the images, pixels; PyTorch's weights are the same for all.
-        classes: Classes; of no meaning for networks that are no classifiers.
+        classes: Classes, 0 for ImageNet's 1,000; of no meaning for networks that are no classifiers.
         out: The file: a PyTorch state_dict, or `.keras`.
         seed: Of the weights.
         progress: Told what happens.
@@ -110,7 +110,7 @@ def make(way: List[str], size: Sequence[int], classes: int, out: str, seed: int 
     from optimize.zoo.make import make as make_resnet
     from optimize.zoo.make import make_network
 
-    made = Way(*way)
+    made, classes = Way(*way), classes or 1000
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     if made.name in NETWORKS:
         make_network(made.name, out, seed, progress)

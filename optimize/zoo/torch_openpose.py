@@ -24,8 +24,8 @@ class OpenPose(nn.Module):  # type: ignore[misc]
 
     The first stage has three 3x3 and two 1x1 convolutions, every later one five 7x7 and two 1x1.
 
-    With the paper's six stages 92 convolutions and 52,311,446 parameters, as `pose_deploy_linevec.prototxt` of CMU has;
-    at 368x368 maps of 46x46 and 272 GFLOP.
+    With the paper's six stages 92 convolutions (CMU's `pose_deploy_linevec.prototxt`) and 52,311,446 parameters, the
+    number that ports to PyTorch give; at 368x368 maps of 46x46 and 272 GFLOP.
     """
 
     def __init__(self, stages: int = 6) -> None:

@@ -20,7 +20,7 @@ class UNet(nn.Module):  # type: ignore[misc]
         outputs: Maps.
 
     With the paper's 64 channels and 2 maps 31,030,658 parameters (23 convolutions, the 4 transposed ones among them);
-    at 512x512 385 GFLOP.
+    31,031,810, which is often quoted, is for images of three planes. At 512x512 385 GFLOP.
     """
 
     def __init__(self, width: int = 64, outputs: int = 2) -> None:
