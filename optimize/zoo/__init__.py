@@ -31,15 +31,15 @@ def catalogue() -> List[Dict[str, Any]]:
         Of each `name`, `task`, `frameworks`, `input_shape` (planes, height, width; None where it is chosen) and
         `parameters`, of ResNets at 1,000 classes with the ImageNet stem.
     """
-    resnets = [
-        {"name": name, "task": "classify", "frameworks": ["keras", "torch"], "input_shape": None} for name in NAMES
+    resnet: Dict[str, Any] = {"task": "classify", "frameworks": ["keras", "torch"], "input_shape": None}
+    other: Dict[str, Any] = {"task": "tensors", "frameworks": ["torch"]}
+    return [
+        *({"name": name, **resnet, "parameters": parameters(name)} for name in NAMES),
+        *(
+            {"name": name, **other, "input_shape": list(one.input_shape), "parameters": one.parameters}
+            for name, one in NETWORKS.items()
+        ),
     ]
-    others = [
-        {"name": name, "task": "tensors", "frameworks": ["torch"], "input_shape": list(one.input_shape)}
-        for name, one in NETWORKS.items()
-    ]
-    counts = [*map(parameters, NAMES), *(one.parameters for one in NETWORKS.values())]
-    return [{**about, "parameters": count} for about, count in zip([*resnets, *others], counts)]
 
 
 def file_name(name: str, data: str, batch: int, epochs: int) -> str:

@@ -6,6 +6,8 @@ image, so that nothing has to be cropped. This file is a factory file as a user'
 
 from __future__ import annotations
 
+from typing import List
+
 import torch
 from torch import nn
 
@@ -35,7 +37,7 @@ class UNet(nn.Module):  # type: ignore[misc]
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(N, 1, H, W) to (N, outputs, H, W) logits; H and W of 16s."""
-        levels = []
+        levels: List[torch.Tensor] = []
         for down in self.down:
             image = down(self.halve(image) if levels else image)
             levels.append(image)

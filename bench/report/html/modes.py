@@ -37,7 +37,7 @@ Lines = Dict[str, List[Tuple[str, Row]]]
 
 
 def _millijoules(row: Row) -> Any:
-    joules = (row.get("energy") or {}).get("joules_per_image")
+    joules: Any = (row.get("energy") or {}).get("joules_per_image")
     return 1e3 * joules if drawable(joules) else None
 
 
@@ -82,8 +82,8 @@ def section(run: Dict[str, Any]) -> str:
 
 def _environment(run: Dict[str, Any], row: Row) -> Dict[str, Any]:
     """Of the run, among those merged, that a row is from."""
-    several = dict(enumerate(run.get("environments") or [run["environment"]]))
-    return several.get(row.get("run", 0), {})
+    several: List[Dict[str, Any]] = run.get("environments") or [run["environment"]]
+    return dict(enumerate(several)).get(row.get("run", 0), {})
 
 
 def _mode(environment: Dict[str, Any]) -> str:
@@ -113,18 +113,18 @@ def _heading(group: Tuple[Any, ...], several: bool) -> str:
 def _chart(id_: str, title: str, words: str, value: Callable[[Row], Any], lines: Lines, numbers: Dict[str, int]) -> str:
     """A line of each target through its modes, which stand side by side; nothing where nothing is known."""
     modes = _modes(lines)
-    curves = []
-    for target, points in lines.items():
-        known = [(modes.index(mode), float(value(row))) for mode, row in points if drawable(value(row))]
+    curves: List[Tuple[int, List[Tuple[int, float]]]] = []
+    for target, rows in lines.items():
+        known = [(modes.index(mode), float(value(row))) for mode, row in rows if drawable(value(row))]
         if known:
             curves.append((numbers[target], sorted(known)))
     if not curves:
         return ""
     x = Scale(-0.3, len(modes) - 0.7, LEFT, WIDTH - RIGHT - 14)
     y = spread([high for _, points in curves for _, high in points], HEIGHT - BOTTOM, TOP + 8, zero=True)
-    rows = 1 + (len(modes) > 3)  # names as long as MODE_15W_6CORE have room beside each other only so
+    levels = 1 + (len(modes) > 3)  # names as long as MODE_15W_6CORE have room beside each other only so
     parts = axes(x, y, "", words, [])
-    parts += [label(x(at), y.start + 15 + 13 * (at % rows), mode[:14], "middle") for at, mode in enumerate(modes)]
+    parts += [label(x(at), y.start + 15 + 13 * (at % levels), mode[:14], "middle") for at, mode in enumerate(modes)]
     for line, points in curves:
         places = [(x(at), y(high)) for at, high in points]
         parts.append(path(places, line))

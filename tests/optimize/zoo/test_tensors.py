@@ -160,7 +160,7 @@ def test_pixels_of_a_higher_resolution_come_from_one_place() -> None:
     [
         ("super_resolution", (32, 40)),
         pytest.param("ssd_mobilenet_v2", (96, 128), marks=pytest.mark.slow),
-        pytest.param("ssd_resnet18", (96, 128), marks=pytest.mark.slow),
+        pytest.param("ssd_resnet18", (272, 288), marks=pytest.mark.slow),
         pytest.param("yolov3_tiny", (64, 96), marks=pytest.mark.slow),
         pytest.param("openpose", (64, 96), marks=pytest.mark.slow),
         pytest.param("unet16", (64, 96), marks=pytest.mark.slow),
