@@ -390,29 +390,44 @@ def seconds(value: Union[str, float]) -> float:
 
 def zoo_make(
     name: str,
-    framework: str = "keras",
-    stem: str = "imagenet",
-    classes: int = 10,
-    size: int = 32,
+    framework: Optional[str] = None,
+    stem: Optional[str] = None,
+    classes: Optional[int] = None,
+    size: Optional[int] = None,
     seed: int = 0,
     out: Optional[PathLike] = None,
     progress: Progress = quiet,
 ) -> Path:
-    """Make a zoo model with random weights, in a child process; returns its file."""
+    """Make a zoo model with random weights, in a child process; returns its file.
+
+    Args:
+        name: Of `optimize.zoo.catalogue`.
+        framework: keras or torch; by default keras for ResNets, and torch for the others, which have no other.
+        stem, classes, size: Of ResNets, by default imagenet, 10 and 32; the others have their own.
+        seed: Of the weights.
+        out: The file, by default the name with the framework's suffix, here.
+        progress: Told what happens.
+
+    Raises:
+        UsageError: No such model or framework, or a choice that the model does not have.
+    """
+    from optimize.zoo.tensors import NETWORKS
+
+    framework = framework or ("torch" if name in NETWORKS else "keras")
     suffix = {"keras": ".keras", "torch": ".pt"}.get(framework)
     if suffix is None:
         raise UsageError(f"--framework {framework}: keras or torch is expected")
     target = Path(out) if out else Path(name + suffix)
-    arguments = {
-        "name": name,
-        "framework": framework,
-        "stem": stem,
-        "classes": classes,
-        "size": size,
-        "out": str(target.resolve()),
-        "seed": seed,
-    }
-    child.call("optimize.zoo.make:make", arguments, progress)
+    arguments: Dict[str, Any] = {"name": name, "out": str(target.resolve()), "seed": seed}
+    if name in NETWORKS:
+        if framework != "torch":
+            raise UsageError(f"{name} is made in PyTorch only", "leave --framework out")
+        if (stem, classes, size) != (None, None, None):
+            raise UsageError(f"{name} has its own layers and takes any size", "leave --stem, --classes and --size out")
+        child.call("optimize.zoo.make:make_network", arguments, progress)
+        return target
+    more = {"framework": framework, "stem": stem or "imagenet", "classes": classes or 10, "size": size or 32}
+    child.call("optimize.zoo.make:make", {**arguments, **more}, progress)
     return target
 
 

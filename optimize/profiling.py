@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, List, Optional, Union
 
 from bench import profile as profiles
 from engines import asked, child, jsonfile, manifest
@@ -24,6 +24,7 @@ def profile(
     data: Optional[str] = None,
     backend: str = "auto",
     threads: int = 0,
+    form: Optional[str] = None,
     trace: Optional[Union[str, Path]] = None,
     progress: Progress = quiet,
     **source: Any,
@@ -31,12 +32,14 @@ def profile(
     """Time the layers of an engine or of an original, in a child process.
 
     Args:
-        engine: Engine bundle, an ONNX file to run as it is, or an original: as `_form` says.
+        engine: Engine bundle, an ONNX file to run as it is, or an original.
         batch: Images in a query, by default the smallest of the bundle (1 of other files).
         queries: How many are timed.
         data: Test images to feed; random ones by default.
         backend: What runs an ONNX file: auto, openvino or onnxruntime.
         threads: CPU threads; 0 leaves the runtime's default.
+        form: How an original runs: predict, function or eager; by default as the function that `predict` calls, or
+            eagerly. The layers of predict are those of that function: what it adds is in `query_ms`.
         trace: File to write for Perfetto or chrome://tracing.
         progress: Told what happens.
         source: input_shape, preprocess and the others of `optimize.sources.recognise`.
@@ -46,7 +49,7 @@ def profile(
         returns, `comparison` (see `engines.asked.compare`; None where not known) and `warnings`.
 
     Raises:
-        UsageError: A batch that it does not serve.
+        UsageError: A batch that it does not serve, or a form that it does not have or that has no layers to tell.
         DamagedError, IncompatibleError: A bundle that will not run here.
     """
     kind = recognise(str(engine), **source).kind
@@ -54,8 +57,8 @@ def profile(
         raise UsageError(f"batch {batch}, {queries} queries: 1 or more are expected")
     if trace is not None and (Path(trace).is_dir() or not os.access(Path(trace).resolve().parent, os.W_OK)):
         raise UsageError(f"{trace} cannot be written", "name another file with --trace trace.json")
-    form = None if kind in _BUILT else [_form(kind)]
-    target, *_ = bench_targets([engine], None, form, backend, threads, source)  # mixed precision: in float32 too
+    forms = _forms(kind, form)
+    target, *_ = bench_targets([engine], None, forms, backend, threads, source)  # mixed precision: in float32 too
     about = manifest.read(Path(target.spec.path)) if kind == "bundle" else {}
     arguments = {
         "spec": target.spec.to_json(),
@@ -81,6 +84,22 @@ def profile(
     return found
 
 
-def _form(kind: str) -> str:
-    """How an original runs while its layers are timed: as the function that `predict` calls, or eagerly."""
-    return "function" if "function" in FORMS[kind] else FORMS[kind][0]
+def _forms(kind: str, form: Optional[str]) -> Optional[List[str]]:
+    """How an original runs while its layers are timed; None for what is no original."""
+    if kind in _BUILT:
+        if form:
+            raise UsageError(f"--form {form}: an engine runs in one way only", "leave --form out")
+        return None
+    able = [one for one in FORMS[kind] if one not in _FUSED]
+    if form in _FUSED and form in FORMS[kind]:
+        raise UsageError(f"--form {form}: {_FUSED[form]}", f"--form {able[-1]}")
+    if form and form not in able:
+        raise UsageError(f"--form {form}: a {kind} model has {', '.join(able)}", f"--form {able[-1]}")
+    return [form or ("function" if "function" in able else able[0])]
+
+
+_FUSED = {
+    "xla": "XLA makes a few kernels of the whole model, and its layers cannot be told apart",
+    "compile": "torch.compile makes kernels of its own of the layers, which cannot be told apart",
+}
+"""Forms whose layers nothing tells."""

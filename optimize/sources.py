@@ -144,12 +144,10 @@ def _preprocess(value: Union[str, Dict[str, Any], None]) -> Optional[Dict[str, A
 
 
 def _zoo(factory: Optional[str]) -> Optional[str]:
-    """The zoo's own file for a factory that the zoo has by name: torchvision's networks, without torchvision."""
+    """The zoo's own file for a factory that the zoo has by name: torchvision's ResNets, without torchvision."""
     from optimize import zoo
 
-    if factory is not None and factory in zoo.FACTORIES:
-        return f"{zoo.FACTORY_FILE}:{factory}"
-    return factory
+    return factory and (zoo.factory(factory) or factory)
 
 
 def _user_code(text: Optional[str], option: str, kind: str, family: str) -> Optional[str]:

@@ -31,14 +31,15 @@ class Group(NamedTuple):
     """Its file; for an architecture, under `MODELS`."""
     way: Optional[published.Way]
     """How it is made; None for a file."""
-    size: int
+    size: published.Size
+    """Height and width; zeros of a file that tells its own."""
     classes: int
     form: str
     """Of an original; empty for engines."""
     threads: int
     device: str
     factory: str = ""
-    """Makes the module where the file is a state_dict of a known architecture."""
+    """The architecture, where it is known: makes the module where the file is a state_dict."""
 
     @property
     def name(self) -> str:
@@ -96,7 +97,8 @@ def run(
 
     Returns:
         `schema`, `suite`, `title`, `source`, `tolerance`, `machine`, `run` (the file; None where nothing was measured),
-        and `cells`: of each `name`, `model`, `precision`, `batch`, `quantity`, `unit`, `published`, `source`, `note`,
+        and `cells`: of each `name`, `model`, `assumed` (what the source leaves open of the network; empty where it does
+        not), `precision`, `batch`, `quantity`, `unit`, `published`, `source`, `note`,
         `conditions`, `weights` (random weights, as given, or empty), and the fields of `bench.suites.verdict.Verdict`.
 
     Raises:
@@ -153,7 +155,8 @@ def _told(cell: Cell, found: Verdict, weights: str) -> Dict[str, Any]:
     about = {key: cell[key] for key in fields}
     judged = {**found._asdict(), "why": list(found.why), "remarks": list(found.remarks)}
     judged["verdict"] = judged.pop("word")
-    return {**about, "unit": tables.QUANTITIES[cell["quantity"]], "weights": weights, **judged}
+    assumed = (cell["made"] or {}).get("assumed", "")
+    return {**about, "assumed": assumed, "unit": tables.QUANTITIES[cell["quantity"]], "weights": weights, **judged}
 
 
 def files(models: Sequence[str]) -> Dict[str, str]:
@@ -203,15 +206,16 @@ def _group(cell: Cell, folder: Path, files: Dict[str, str], data: Optional[str])
     rest = (form, cell.get("threads", 0), device)
     architecture = made.get("architecture", "")
     given = made.get("file") or files.get(architecture)
+    size = tables.sides(made["size"]) if architecture else (0, 0)
     if given:
         if cell["precision"] == "int8" and not form and data is None:
             raise IncompatibleError("INT8 needs images to calibrate with", "--data cifar10|DIR|NPZ")
-        return Group(given, None, made.get("size", 0), 0, *rest, factory=architecture)
+        return Group(given, None, size, 0, *rest, factory=architecture)
     if cell["precision"] == "int8":
         raise IncompatibleError("INT8 says nothing with random weights", f"--model {architecture}=FILE --data DIR")
     way = published.way(made["architecture"], _framework(form))
-    file = published.file_name(way, made["size"], made["classes"])
-    return Group(str(folder / file), way, made["size"], made["classes"], *rest)
+    classes = made.get("classes", 0)
+    return Group(str(folder / published.file_name(way, size, classes)), way, size, classes, *rest, factory=architecture)
 
 
 def _framework(form: str) -> str:
@@ -289,15 +293,17 @@ def _passes(cells: List[Cell], rounds: int) -> int:
 
 def _model(group: Group, given: Dict[str, Any], progress: Progress) -> Tuple[Path, Dict[str, Any]]:
     """The file of a model, made where it is not there yet, and how it is read."""
+    task = published.task_options(group.factory)
     if group.way is None:
         told = {key: value for key, value in given.items() if value is not None}
         bare = group.factory and kind_of(group.model)[1] == "torch-state-dict"
-        known = {"factory": group.factory, "input_shape": (3, group.size, group.size)} if bare else {}
-        return Path(group.model), {**known, **told}
+        known = published.torch_options(group.factory, group.size) if bare else {}
+        return Path(group.model), {**task, **known, **told}
     if not Path(group.model).is_file():
         about = {"way": list(group.way), "size": group.size, "classes": group.classes, "out": group.model}
         child.call("optimize.zoo.published:make", about, progress)
-    return Path(group.model), published.source_options(group.way, group.size)
+    known = published.torch_options(group.way.name, group.size) if group.way.framework == "torch" else {}
+    return Path(group.model), {**task, **known}
 
 
 def _kept(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Union
+from typing import Any, Dict, List, Sequence, Tuple, Union
 
 from engines import fields, jsonfile
 from engines.errors import DamagedError, UsageError
@@ -109,6 +109,21 @@ def _check_cell(name: str, cell: Dict[str, Any], shared: Dict[str, Any]) -> None
         _text(f"{name}.why", cell.get("why"))
     else:
         (_FILE if "file" in made else _ARCHITECTURE)(f"{name}.made", made)
+        for field, check in _MADE_MORE.items():
+            if field in made:
+                check(f"{name}.made.{field}", made[field])
+
+
+def sides(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
+    """Height and width of a model's images in pixels, from one number where they are the same."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def _size(name: str, value: Any) -> None:
+    """Pixels: one number, or height and width."""
+    for one in value if isinstance(value, list) and len(value) == 2 else [value]:
+        fields.whole(8, 4096)(name, one)
 
 
 def _text(name: str, value: Any) -> None:
@@ -162,4 +177,7 @@ _CELL_MORE: Dict[str, fields.Check] = {
 """Fields that a cell may do without. `form` makes it a cell of an original instead of an engine."""
 
 _FILE = fields.an_object(file=_text)
-_ARCHITECTURE = fields.an_object(architecture=_text, size=fields.whole(8, 4096), classes=fields.whole(1, 1 << 20))
+_ARCHITECTURE = fields.an_object(architecture=_text, size=_size)
+_MADE_MORE: Dict[str, fields.Check] = {"classes": fields.whole(1, 1 << 20), "assumed": _text}
+"""Fields that a model may do without: networks of other tasks have no number of classes, and `assumed` says what the
+source leaves open of the network."""

@@ -108,7 +108,7 @@ def verdict(cell: Mapping[str, Any], row: Row, here: Mapping[str, Any], toleranc
     sides = [[_faster(cell, one)] for one in rounds if one is not None]
     spread = stats.ratio_interval(sides, [[1.0]] * len(sides)) if sides else None
     interval = [spread.low, spread.high] if spread and spread.low is not None and spread.high is not None else None
-    why = unlike(cell, row, here)
+    why = [*unlike(cell, row, here), *(_assumed(cell) if random else ())]
     return Verdict(
         UNLIKE if why else _word(ratio, interval, tolerance),
         value,
@@ -172,6 +172,12 @@ def quantity(name: str, row: Row, spans: bool = False) -> Optional[float]:
 
 
 _TIMES = {"mean": "mean_ms", "median": "p50_ms", "p90": "p90_ms", "p99": "p99_ms"}
+
+
+def _assumed(cell: Mapping[str, Any]) -> List[str]:
+    """What was taken for granted of a network that the source does not tell well enough; nothing where it does."""
+    assumed = (cell["made"] or {}).get("assumed")
+    return [f"the source does not tell which network it was; assumed here: {assumed}"] if assumed else []
 
 
 def unlike(cell: Mapping[str, Any], row: Row, here: Mapping[str, Any]) -> List[str]:

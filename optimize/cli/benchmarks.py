@@ -185,6 +185,10 @@ def profile(
         str, typer.Option("--backend", help="What runs an ONNX file: auto, openvino or onnxruntime.")
     ] = "auto",
     threads: options.Threads = 0,
+    form: Annotated[
+        Optional[str],
+        typer.Option("--form", help="How an original runs: predict, function, eager [default: function or eager]."),
+    ] = None,
     data: Annotated[Optional[str], options.data("Test images to feed [default: random ones].")] = None,
     *,
     source: Dict[str, Any],
@@ -200,6 +204,7 @@ def profile(
             data=data,
             backend=backend,
             threads=threads,
+            form=form,
             trace=trace,
             progress=said,
             **source,

@@ -1,9 +1,9 @@
-"""`optimize zoo list|make|train`: ResNets with random or briefly trained weights."""
+"""`optimize zoo list|make|train`: ResNets with random or briefly trained weights, other networks with random ones."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import Any, Dict, Optional, Sequence
 
 import typer
 from typing_extensions import Annotated
@@ -16,33 +16,49 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="ResNets with random or briefly trained weights, in Keras or PyTorch.",
+    help="ResNets with random or briefly trained weights, in Keras or PyTorch, and networks of other tasks in PyTorch.",
 )
 
 Name = Annotated[str, typer.Argument(help="resnet18, resnet34, resnet50, resnet101 or resnet152.")]
-Stem = Annotated[str, typer.Option("--stem", help="imagenet (7x7/2 and pooling) or cifar (3x3).")]
-Classes = Annotated[int, typer.Option("--classes", min=1, help="Classes that it tells apart.")]
-Size = Annotated[int, typer.Option("--size", min=8, help="Height and width of the images, pixels.")]
+_STEM = "imagenet (7x7/2 and pooling) or cifar (3x3)"
+Stem = Annotated[str, typer.Option("--stem", help=f"{_STEM}.")]
 
 
 @app.command("list")
 @command
 def list_models() -> None:
-    """The models that the zoo makes, with their parameters at 1,000 classes."""
+    """The models that the zoo makes, with their parameters (of ResNets at 1,000 classes), frameworks and input."""
     from optimize import zoo
 
     models = zoo.catalogue()
-    answer(models, [f"{m['name']:10} {m['parameters']:>12,} parameters" for m in models], asked=True)
+    answer(models, [_line(model) for model in models], asked=True)
+
+
+def _line(model: Dict[str, Any]) -> str:
+    shape = f"  --task tensors --input-shape {_shape(model['input_shape'])}" if model["input_shape"] else ""
+    return f"{model['name']:20} {model['parameters']:>12,} parameters  {', '.join(model['frameworks']):12}{shape}"
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 @app.command()
 @command
 def make(
-    name: Name,
-    framework: Annotated[str, typer.Option("--framework", help="keras or torch.")] = "keras",
-    stem: Stem = "imagenet",
-    classes: Classes = 10,
-    size: Size = 32,
+    name: Annotated[str, typer.Argument(help="Of `optimize zoo list`.")],
+    framework: Annotated[
+        Optional[str],
+        typer.Option("--framework", help="keras or torch [default: keras for ResNets, torch for others]."),
+    ] = None,
+    stem: Annotated[Optional[str], typer.Option("--stem", help=f"Of ResNets: {_STEM} [default: imagenet].")] = None,
+    classes: Annotated[
+        Optional[int], typer.Option("--classes", min=1, help="Of ResNets: classes it tells apart [default: 10].")
+    ] = None,
+    size: Annotated[
+        Optional[int],
+        typer.Option("--size", min=8, help="Of ResNets: height and width of the images, pixels [default: 32]."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the weights.")] = 0,
     out: Annotated[
         Optional[Path], typer.Option("-o", "--out", help="File to write [default: NAME.keras or NAME.pt here].")
@@ -50,11 +66,16 @@ def make(
 ) -> None:
     """Make a model with random weights."""
     from optimize import api
+    from optimize.zoo.tensors import NETWORKS
 
     with progress() as report:
         path = api.zoo_make(name, framework, stem, classes, size, seed, out, report)
     answer({"path": str(path)}, [str(path)])
-    how = f" --factory {name} --input-shape 3x{size}x{size}" if framework == "torch" else ""
+    how = ""
+    if name in NETWORKS:
+        how = f" --factory {name} --input-shape {_shape(NETWORKS[name].input_shape)} --task tensors"
+    elif framework == "torch":
+        how = f" --factory {name}{'_cifar' * (stem == 'cifar')} --input-shape {_shape((3, size or 32, size or 32))}"
     say(f"next: optimize build {path}{how} --precision fp16")
 
 

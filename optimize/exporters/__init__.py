@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
+from engines import tensors
 from engines.errors import ModelError, UsageError
 from engines.jsonfile import replacing_file
-from engines.spec import Progress, RunnerSpec, quiet
+from engines.spec import Progress, RunnerSpec, TensorSpec, quiet
 
 _MODULES: Dict[str, str] = {
     "keras-zip": "keras",
@@ -53,7 +54,8 @@ def export(
         called now.
 
     Raises:
-        UsageError: An opset, batch or layout out of range, or an input size that is needed.
+        UsageError: An opset, batch or layout out of range, an input size that is needed, or a model that is no
+            classifier without its task.
         ModelError: The source cannot be loaded or converted, or is fixed to another batch.
         IncompatibleError: A framework is missing.
     """
@@ -72,6 +74,7 @@ def export(
         raise UsageError(f"{name}: a {source.kind} cannot be exported", "give the model that it was built from")
     exporter = importlib.import_module(f"optimize.exporters.{_MODULES[source.kind]}")
     traced = exporter.trace(source, opset, batch, progress)
+    _check_task(source, traced.outputs)
     check_operators(traced.model, name)
     progress("cleaning up the graph", 0, 0)
     known = {output for node in traced.model.graph.node for output in node.output}
@@ -104,6 +107,17 @@ def export(
         "graph": graph.summary(net),
         "names": before,
     }
+
+
+def _check_task(source: RunnerSpec, outputs: Sequence[TensorSpec]) -> None:
+    """Refuse a model that is no classifier before minutes go by in checks and measurements that suit one."""
+    first = outputs[0]
+    if source.task == "classify" and any(size != 1 for size in first.shape[2:]):
+        raise UsageError(
+            f"{Path(source.path).name} is no classifier: it gives {first.name} of {tensors.text(first.shape)}, "
+            "not of (batch, classes)",
+            "--task tensors",
+        )
 
 
 def _sizes(source: RunnerSpec, traced: Any) -> Optional[Any]:

@@ -16,6 +16,10 @@ from optimize.exporters.inputs import adapted, is_image, padded, real, seeded
 
 _BATCH = 64
 
+_TENSORS = 4
+"""Seeded inputs, and inputs at a time, of a model that is no classifier: its outputs are maps of thousands of numbers,
+and what 64 of them need does not fit into memory."""
+
 
 class Tolerance(NamedTuple):
     """What may differ before a comparison fails.
@@ -106,7 +110,7 @@ def compare(
     Args:
         reference, candidate: RunnerSpecs as JSON; the reference's preprocessing and task hold.
         data: Data set; empty, and for models without an image input, for seeded inputs.
-        n: Samples.
+        n: Samples; of seeded ones 4 are enough for a model that is no classifier.
         seed: Of seeded inputs, and of the choice among images.
         split: Of the data set.
         precision: A key of `TOLERANCES`; empty takes what the candidate computes in.
@@ -128,8 +132,10 @@ def compare(
     with engines.open(first) as one, engines.open(second) as two:
         spec = one.spec.with_(preprocess=first.preprocess, task=first.task)
         kind = precision or _precision(second, two)
-        batch = _batch(second, one, two, n)
         images = bool(data) and len(spec.inputs) == 1 and is_image(spec.inputs[0], spec.layout)
+        few = spec.task != "classify"
+        n = min(n, _TENSORS) if few and not images else n
+        batch = _batch(second, one, two, min(n, _TENSORS if few else _BATCH))
         if images:
             name, feeds = real(spec, data, split, n, seed, batch, progress)
         else:
@@ -256,8 +262,8 @@ def _verdict(found: _Found, data: str, n: int, precision: str, task: str) -> Dic
     }
 
 
-def _batch(candidate: RunnerSpec, one: Runner, two: Runner, n: int) -> int:
-    """Samples at a time: what one of the two is fixed to, or the largest that an engine was built for."""
+def _batch(candidate: RunnerSpec, one: Runner, two: Runner, most: int) -> int:
+    """Samples at a time: what one of the two is fixed to, or the largest that an engine was built for; else `most`."""
     fixed = [t.shape[0] for runner in (one, two) for t in runner.inputs if t.shape and t.shape[0] is not None]
     if fixed:
         return int(fixed[0])
@@ -265,7 +271,7 @@ def _batch(candidate: RunnerSpec, one: Runner, two: Runner, n: int) -> int:
         from engines import manifest
 
         return int(max(manifest.read(Path(candidate.path))["batches"]))
-    return two.batch_for(min(n, _BATCH))
+    return two.batch_for(most)
 
 
 def _precision(candidate: RunnerSpec, runner: Runner) -> str:

@@ -1,16 +1,18 @@
-"""Make a zoo model with random weights: a stage for a child process."""
+"""Make a zoo model with random weights: stages for a child process."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 from engines import jsonfile
 from engines.errors import IncompatibleError, UsageError
 from engines.spec import Progress, quiet
 from optimize.zoo.shapes import find, parameters
+from optimize.zoo.tensors import NETWORKS
 
 
 def make(
@@ -58,6 +60,25 @@ def make(
     return {"path": out, "parameters": parameters(name, stem, classes), "factory": factory}
 
 
+def make_network(name: str, out: str, seed: int = 0, progress: Progress = quiet) -> Dict[str, Any]:
+    """Write one of `tensors.NETWORKS` with seeded random weights, as a state_dict.
+
+    Returns:
+        `path`, `parameters`, and `factory`.
+
+    Raises:
+        IncompatibleError: PyTorch is not installed.
+    """
+
+    def build() -> Any:
+        return getattr(importlib.import_module(f"optimize.zoo.{NETWORKS[name].module}"), name)()
+
+    progress(f"making {name}", 0, 1)
+    _save_torch(build, Path(out), seed)
+    progress(f"making {name}", 1, 1)
+    return {"path": out, "parameters": NETWORKS[name].parameters, "factory": name}
+
+
 def installed_keras() -> Any:
     """`tf.keras` of either generation.
 
@@ -93,12 +114,19 @@ def _keras(name: str, stem: str, classes: int, size: int, out: Path, seed: int) 
 
 
 def _torch(name: str, stem: str, classes: int, out: Path, seed: int) -> None:
+    def build() -> Any:
+        from optimize.zoo.torch_resnet import ResNet
+
+        return ResNet(name, stem, classes)
+
+    _save_torch(build, out, seed)
+
+
+def _save_torch(build: Callable[[], Any], out: Path, seed: int) -> None:
     try:
         import torch
     except ImportError as error:
         raise IncompatibleError(f"--framework torch needs PyTorch: {error}", "pip install torch") from None
-    from optimize.zoo.torch_resnet import ResNet
-
     torch.manual_seed(seed)
     with jsonfile.replacing_file(out) as part:
-        torch.save(ResNet(name, stem, classes).state_dict(), part)
+        torch.save(build().state_dict(), part)

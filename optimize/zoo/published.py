@@ -6,12 +6,13 @@ import importlib.util
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from engines import jsonfile
 from engines.errors import IncompatibleError, UsageError
 from engines.spec import Progress, quiet
 from optimize.zoo.shapes import NAMES
+from optimize.zoo.tensors import NETWORKS
 
 
 class Way(NamedTuple):
@@ -38,8 +39,12 @@ ARCHITECTURES: Dict[str, Tuple[Way, ...]] = {
         Way("tensorflow", "tensorflow", "keras.applications", "MobileNetV2"),
     ),
     "inception_v4": (Way("torch", "timm", "timm", "inception_v4"),),
+    **{name: (Way("torch", "torch", "zoo", name),) for name in NETWORKS},
 }
 """PyTorch first: its models have planes first at the boundary, as the published engines have."""
+
+Size = Tuple[int, int]
+"""Height and width of the images, pixels."""
 
 
 def way(architecture: str, framework: str = "") -> Way:
@@ -66,24 +71,32 @@ def way(architecture: str, framework: str = "") -> Way:
     return found
 
 
-def file_name(made: Way, size: int, classes: int) -> str:
+def file_name(made: Way, size: Size, classes: int = 0) -> str:
     """The file of a model, which tells all that it was made of."""
-    suffix = ".pt" if made.framework == "torch" else ".keras"
-    return f"{made.name.lower()}-{size}px-{classes}classes-random{suffix}"
+    height, width = size
+    pixels = f"{width}px" if width == height else f"{width}x{height}px"
+    words = [made.name.lower(), pixels, f"{classes}classes" if classes else "", "random"]
+    return "-".join(filter(None, words)) + (".pt" if made.framework == "torch" else ".keras")
 
 
-def source_options(made: Way, size: int) -> Dict[str, Any]:
-    """Options of `optimize.sources.recognise` for a model of `make`."""
-    return {"factory": made.name, "input_shape": (3, size, size)} if made.framework == "torch" else {}
+def task_options(name: str) -> Dict[str, Any]:
+    """The task of an architecture, for `optimize.sources.recognise`."""
+    return {"task": "tensors"} if name in NETWORKS else {}
 
 
-def make(way: List[str], size: int, classes: int, out: str, seed: int = 0, progress: Progress = quiet) -> str:
+def torch_options(name: str, size: Size) -> Dict[str, Any]:
+    """Factory and input of a state_dict of an architecture, for `optimize.sources.recognise`."""
+    planes = NETWORKS[name].input_shape[0] if name in NETWORKS else 3
+    return {"factory": name, "input_shape": (planes, *size)}
+
+
+def make(way: List[str], size: Sequence[int], classes: int, out: str, seed: int = 0, progress: Progress = quiet) -> str:
     """Write a model with seeded random weights: a stage for a child process.
 
     Args:
         way: Fields of a `Way`.
-        size: Height and width of the images, pixels.
-        classes: Classes.
+        size: Height and width of the images, pixels; PyTorch's weights are the same for all.
+        classes: Classes, 0 for ImageNet's 1,000; of no meaning for networks that are no classifiers.
         out: The file: a PyTorch state_dict, or `.keras`.
         seed: Of the weights.
         progress: Told what happens.
@@ -92,15 +105,21 @@ def make(way: List[str], size: int, classes: int, out: str, seed: int = 0, progr
         The file.
 
     Raises:
-        IncompatibleError: A package does not import.
+        IncompatibleError: A package does not import, or makes square ones only.
     """
-    made = Way(*way)
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    if made.maker == "zoo":
-        from optimize.zoo.make import make as make_zoo
+    from optimize.zoo.make import make as make_resnet
+    from optimize.zoo.make import make_network
 
+    made, classes = Way(*way), classes or 1000
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    if made.name in NETWORKS:
+        make_network(made.name, out, seed, progress)
+        return out
+    if made.maker == "zoo":
+        if size[0] != size[1] and made.framework != "torch":
+            raise IncompatibleError("the zoo's Keras models take square images", "pip install torch")
         framework = "torch" if made.framework == "torch" else "keras"
-        make_zoo(made.name, framework, "imagenet", classes, size, out, seed, progress)
+        make_resnet(made.name, framework, "imagenet", classes, size[0], out, seed, progress)
         return out
     progress(f"making {made.name}", 0, 1)
     try:
@@ -111,7 +130,7 @@ def make(way: List[str], size: int, classes: int, out: str, seed: int = 0, progr
     return out
 
 
-def _library(library: str, name: str, size: int, classes: int, out: str, seed: int) -> None:
+def _library(library: str, name: str, size: Sequence[int], classes: int, out: str, seed: int) -> None:
     from engines.torch import library_model, torch_module
 
     build = library_model(f"{library}:{name}")
@@ -122,17 +141,17 @@ def _library(library: str, name: str, size: int, classes: int, out: str, seed: i
         torch.save(module.state_dict(), part)
 
 
-def _keras(name: str, size: int, classes: int, out: str, seed: int) -> None:
+def _keras(name: str, size: Sequence[int], classes: int, out: str, seed: int) -> None:
     from optimize.zoo.make import installed_keras, save_keras
 
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # a board's memory is not taken to draw random numbers
     keras = installed_keras()
     keras.utils.set_random_seed(seed)
-    model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=classes)
+    model = getattr(keras.applications, name)(weights=None, input_shape=(*size, 3), classes=classes)
     save_keras(model, Path(out))
 
 
-_MAKERS: Dict[str, Callable[[str, int, int, str, int], None]] = {
+_MAKERS: Dict[str, Callable[[str, Sequence[int], int, str, int], None]] = {
     "torchvision": partial(_library, "torchvision"),
     "timm": partial(_library, "timm"),
     "keras.applications": _keras,

@@ -52,7 +52,7 @@ def find(name: str, stem: str = "imagenet") -> Shape:
     if stem not in STEMS:
         raise UsageError(f"--stem {stem}: {' or '.join(STEMS)} is expected")
     if name not in SHAPES:
-        raise UsageError(f"the zoo has no {name!r}; it has {', '.join(NAMES)}", "optimize zoo list")
+        raise UsageError(f"the zoo has no ResNet called {name!r}; it has {', '.join(NAMES)}", "optimize zoo list")
     return SHAPES[name]
 
 

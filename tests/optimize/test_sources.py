@@ -163,6 +163,8 @@ def test_a_state_dict_needs_its_factory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert recognise(str(path), factory="net.py:Net").factory == f"{tmp_path / 'net.py'}:Net"
     assert recognise(str(path), factory="resnet18_cifar").factory == f"{FACTORY_FILE}:resnet18_cifar"
+    detector = Path(FACTORY_FILE).with_name("torch_ssd.py")
+    assert recognise(str(path), factory="ssd_resnet18").factory == f"{detector}:ssd_resnet18"
     assert recognise(str(path), factory="regnet_y_400mf").factory == "regnet_y_400mf"
 
 

@@ -169,7 +169,22 @@ def test_a_networks_random_weights_are_told(tmp_path: Path) -> None:
     done = suite.run(file, out=tmp_path / "runs.json", **QUICK)
     (one,) = done["cells"]
     assert one["weights"] == "random weights" and one["remarks"][0] == "random weights" and one["value"] > 0
-    assert (tmp_path / suite.MODELS / "resnet18-32px-10classes-random.pt").is_file()
+    assert one["assumed"] == "" and (tmp_path / suite.MODELS / "resnet18-32px-10classes-random.pt").is_file()
+
+
+@pytest.mark.journey
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is missing")
+def test_what_was_assumed_of_a_network_is_told(tmp_path: Path) -> None:
+    """Unless a model of the user's stands in for it: then nothing was."""
+    made = {"architecture": "super_resolution", "size": [24, 32], "assumed": "it makes images 3 times as large"}
+    file = write(tmp_path / "mine.json", [cell("larger", made)])
+    (one,) = suite.run(file, out=tmp_path / "runs.json", **QUICK)["cells"]
+    assert one["verdict"] == "not comparable" and one["assumed"] == made["assumed"] and one["value"] > 0
+    assert one["why"][-1].endswith(made["assumed"]) and one["weights"] == "random weights"
+    random = tmp_path / suite.MODELS / "super_resolution-32x24px-random.pt"
+    given = [f"super_resolution={shutil.copy(random, tmp_path / 'mine.pt')}"]
+    (one,) = suite.run(file, out=tmp_path / "again.json", models=given, **QUICK)["cells"]
+    assert one["weights"] == "as given" and not any("assumed" in why for why in one["why"])
 
 
 @pytest.mark.slow
@@ -190,5 +205,5 @@ def test_an_original_is_measured_in_its_form(tmp_path: Path) -> None:
 
 def test_the_catalogue_counts() -> None:
     found = {one["name"]: one for one in suite.catalogue()}
-    assert (found["jetson-nano"]["cells"], found["jetson-nano"]["made"]) == (14, 4)
+    assert (found["jetson-nano"]["cells"], found["jetson-nano"]["made"]) == (14, 14)
     assert found["resnet-family-edge"]["made"] == 0 and all(one["source"]["document"] for one in found.values())

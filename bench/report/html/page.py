@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Sequence, Tuple
 
 from bench.report import about
 from bench.report.cells import failed
-from bench.report.html import costs, curves, distributions, results, summary, tails
+from bench.report.html import costs, curves, distributions, modes, results, summary, tails
 from bench.report.html.elements import escape, items, table
 
 Section = Callable[[Dict[str, Any]], str]
@@ -138,6 +138,7 @@ _SECTIONS: Tuple[Tuple[str, str, Section], ...] = (
     ("batches", "Over the batch", curves.by_batch),
     ("threads", "Over CPU threads", curves.by_threads),
     ("streams", "Over queries at a time", curves.by_streams),
+    ("modes", "Over power modes", modes.section),
     ("passes", "Whole passes", results.passed),
     ("latency", "Distributions of latency", distributions.section),
     ("tail", "Tails", tails.section),

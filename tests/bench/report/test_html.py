@@ -89,7 +89,7 @@ def opened(run):
 
 def test_the_sections_are_those_that_the_run_has_something_for(run, opened):
     ids = [one["id"] for one in opened.attributes if one[""] == "section"]
-    assert ids == [name for name, _, _ in page._SECTIONS if name not in ("streams", "passes", "tail")]
+    assert ids == [name for name, _, _ in page._SECTIONS if name not in ("streams", "modes", "passes", "tail")]
     plain = made.run(batches=(1,), threads=(None,))
     for row in plain["rows"]:
         row.update(top1=None, top1_drop=None, energy=None, layers=None)

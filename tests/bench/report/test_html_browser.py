@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, List
 import numpy as np
 import pytest
 
+from bench import runs
 from bench.report import cells, csv, html
 from bench.report.html import choices
 from optimize.selection.choose import select
@@ -39,12 +40,25 @@ def shown(run: Dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iter
     (folder / "choice.html").write_text(
         choices.text(with_times(select([TABLES / "rtx-3080-ti.json"]))), encoding="utf-8"
     )
+    (folder / "modes.html").write_text(html.text(_in_modes()), encoding="utf-8")
     with browser.started(path, folder / "profile") as page:
         page.size(1200, 900)
         page.open(folder / "report.html")
         yield page
         told = [event for event in page.events if event["method"] == "Runtime.exceptionThrown"]
         assert told == []
+
+
+def _in_modes() -> Dict[str, Any]:
+    """Eight power modes with names as long as those of a Jetson Xavier NX."""
+    found = []
+    for watts in (10, 15, 20):
+        for cpus in (2, 4, 6):
+            one = made.run(batches=(1,), threads=(None,), rounds=1, samples=5)
+            state = {"power_mode": f"MODE_{watts}W_{cpus}CORE"}
+            one["environment"].update(before=state, after=state)
+            found.append(one)
+    return runs.merge(found[1:])
 
 
 def column(page: browser.Browser, name: str) -> List[str]:
@@ -199,6 +213,7 @@ def test_the_pages_of_a_decision_are_whole(shown: browser.Browser, name: str, ch
 
 
 def test_hostile_text_does_nothing(shown: browser.Browser) -> None:
+    """From here on other pages are opened."""
     folder = folder_of(shown)
     before = len(shown.events)
     shown.open(folder / "hostile.html")
@@ -207,3 +222,15 @@ def test_hostile_text_does_nothing(shown: browser.Browser) -> None:
     assert shown.value("document.querySelectorAll('img, iframe, body script ~ *').length") == 0
     assert shown.value("document.scripts.length") == 1
     assert made.HOSTILE in shown.value("document.body.innerText")
+
+
+def test_names_of_power_modes_have_room(shown: browser.Browser) -> None:
+    shown.open(folder_of(shown) / "modes.html")
+    assert cut_off(shown) == []
+    over = shown.value(
+        "[...document.querySelectorAll('#modes svg[role=img]')].map((svg) => { const all = [...svg.children]"
+        ".filter((one) => one.tagName == 'text' && one.textContent.startsWith('MODE_'))"
+        ".map((one) => one.getBoundingClientRect()); return [all.length, all.filter((a, i) => all.some((b, j) => j < i"
+        " && a.left < b.right && b.left < a.right && a.top < b.bottom - 3 && b.top < a.bottom - 3)).length]; })"
+    )
+    assert over == [[8, 0]] * 3

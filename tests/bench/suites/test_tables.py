@@ -74,10 +74,19 @@ def test_conditions_of_a_cell_stand_before_those_of_the_suite() -> None:
     assert cells["orin-nx-v3.1-offline"]["processor"] == "GPU and DLA"
 
 
+def test_the_sides_of_an_image() -> None:
+    assert tables.sides(300) == (300, 300) and tables.sides([272, 480]) == (272, 480)
+    cells = {cell["name"]: cell["made"] for cell in tables.read("jetson-nano")["cells"]}
+    for name, made in cells.items():
+        width, _, height = name.rpartition("-")[2].partition("x")
+        if height:
+            assert tables.sides(made["size"]) == (int(height), int(width)), "a table names the width first"
+
+
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
     value = copy.deepcopy(WHOLE["jetson-nano"])
     value["cells"] = value["cells"][:1]
-    value["cells"][0].update(made={"file": "nets/mine.onnx"}, more="kept")
+    value["cells"][0].update(made={"file": "nets/mine.onnx", "size": None}, more="kept")
     jsonfile.write(tmp_path / "my.json", value)
     (cell,) = tables.read(tmp_path / "my.json")["cells"]
     assert cell["made"]["file"] == str((tmp_path / "nets/mine.onnx").resolve())
@@ -116,6 +125,10 @@ BROKEN = {
     "timed in a way of its own": lambda v: v["cells"][0].update(conditions={"timed": "fast"}),
     "modules in a word": lambda v: v["conditions"].update(modules="p3448"),
     "a model that says nothing": lambda v: v["cells"][0].update(made={}),
+    "a model of three sizes": lambda v: v["cells"][0]["made"].update(size=[224, 224, 3]),
+    "a width in words": lambda v: v["cells"][0]["made"].update(size=[224, "224"]),
+    "no classes": lambda v: v["cells"][0]["made"].update(classes=0),
+    "nothing assumed": lambda v: v["cells"][0]["made"].update(assumed=" "),
     "a model without a size": lambda v: v["cells"][0].update(made={"architecture": "resnet50", "classes": 10}),
     "not made without a why": lambda v: v["cells"][0].update(made=None, why=""),
     "unknown form": lambda v: v["cells"][0].update(form="fly"),

@@ -164,6 +164,18 @@ def test_what_is_unlike_on_the_same_board(row: Make, more: Any, conditions: Any,
     assert found.ratio == pytest.approx(1, rel=1e-3)
 
 
+def test_a_network_that_was_guessed_is_not_comparable_and_one_that_was_given_is(row: Make) -> None:
+    """On the board itself, by TensorRT, in the precision: all but the network."""
+    one, nano = cell("jetson-nano", "super-resolution"), here("nano-jp4")
+    found = verdict(one, row(1000 / 15), nano, 0.05, True)
+    assert found.word == "not comparable" and found.ratio == pytest.approx(1, rel=1e-3)
+    (why,) = found.why
+    assert why.startswith("the source does not tell which network it was; assumed here: the sub-pixel network")
+    assert verdict(one, row(1000 / 15), nano, 0.05, False).word == "reproduced"
+    named = verdict(cell("jetson-nano", "tiny-yolo-v3"), row(1000 / 25), nano, 0.05, True)
+    assert (named.word, named.remarks[0]) == ("reproduced", "random weights")
+
+
 def test_whole_passes_are_held_against_whole_passes(row: Make) -> None:
     from bench.passes import summary
 

@@ -49,6 +49,43 @@ def test_an_original_has_layers_too(optimize_command: Any, framework: str, form:
     assert len(json.loads(Path("t.json").read_text())["traceEvents"]) == len(found["layers"]) + 2
 
 
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [("eager", ""), ("compile", "cannot be told apart"), ("predict", "eager"), ("xla", "eager"), ("fast", "eager")],
+)
+def test_an_original_runs_in_the_form_that_is_asked_for(optimize_command: Any, form: str, said: str) -> None:
+    pytest.importorskip("torch")
+    model = api.zoo_make("resnet18", "torch", size=16)
+    source = ("--factory", "resnet18", "--input-shape", "3x16x16")
+    done = optimize_command("profile", model, *source, "--queries", "3", "--form", form, "--json")
+    if said:
+        assert done.exit_code == 2 and f"--form {form}" in done.stderr and said in done.stderr
+    else:
+        assert done.exit_code == 0 and json.loads(done.stdout)["form"] == form
+
+
+@pytest.mark.slow
+def test_predict_costs_more_than_the_function_that_it_calls(optimize_command: Any) -> None:
+    """The layers are the same ones; a whole query is not."""
+    pytest.importorskip("tensorflow")
+    model = api.zoo_make("resnet18", "keras", size=16)
+    found = {}
+    for form in ("predict", "function"):
+        done = optimize_command("profile", model, "--queries", "5", "--form", form, "--json")
+        assert done.exit_code == 0, done.stderr
+        found[form] = json.loads(done.stdout)
+        assert found[form]["form"] == form and len(found[form]["layers"]) > 20
+    names = [[layer["name"] for layer in one["layers"]] for one in found.values()]
+    assert names[0] == names[1] and found["predict"]["query_ms"] > found["function"]["query_ms"]
+    refused = optimize_command("profile", model, "--form", "xla")
+    assert refused.exit_code == 2 and "cannot be told apart" in refused.stderr
+
+
+def test_an_engine_has_no_form(optimize_command: Any, built: Any) -> None:
+    done = optimize_command("profile", built.bundles[0].path, "--form", "eager")
+    assert done.exit_code == 2 and "leave --form out" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["md", "html", "csv", "json", "svg"])
 def test_one_format_goes_to_stdout_as_it_would_to_a_file(optimize_command: Any, run: Path, name: str) -> None:
     done = optimize_command("report", run, "-f", name, "-o", "-")

@@ -244,6 +244,16 @@ def test_an_onnx_file_with_external_data(sketch: Any, tmp_path: Path) -> None:
         exporters.export(spec.to_json(), str(tmp_path / "again.onnx"))
 
 
+def test_a_model_that_is_no_classifier_is_told_before_it_is_checked_as_one(sketch: Any, tmp_path: Path) -> None:
+    s = sketch()
+    onnx.save(s.model(["N", 3, 8, 8], {s.conv("x", 3, 4): None}), str(tmp_path / "in.onnx"))
+    spec = RunnerSpec(str(tmp_path / "in.onnx"), "onnx")
+    with pytest.raises(UsageError, match=r"in\.onnx is no classifier: it gives \S+ of \?x4x8x8") as caught:
+        exporters.export(spec.to_json(), str(tmp_path / "m.onnx"))
+    assert caught.value.hint == "--task tensors" and not (tmp_path / "m.onnx").exists()
+    assert Path(exporters.export(spec.with_(task="tensors").to_json(), str(tmp_path / "m.onnx"))["onnx"]).is_file()
+
+
 def test_an_onnx_file_keeps_its_opset_in_range(sketch: Any, tmp_path: Path) -> None:
     s = sketch()
     onnx.save(s.model(["N", 3, 8, 8], {s.conv("x", 3, 4): None}, opset=14), str(tmp_path / "in.onnx"))

@@ -19,6 +19,7 @@ from optimize import zoo
 from optimize.pipeline.inputs import child_env
 from optimize.sources import recognise
 from optimize.zoo import shapes
+from optimize.zoo.tensors import NETWORKS
 
 COUNTS = {
     "resnet18": 11_689_512,
@@ -34,7 +35,11 @@ PROBES = str(Path(__file__).parent / "probes")
 
 
 def test_the_catalogue_has_torchvisions_counts():
-    assert {m["name"]: m["parameters"] for m in zoo.catalogue()} == COUNTS
+    found = zoo.catalogue()
+    assert {m["name"]: m["parameters"] for m in found if m["task"] == "classify"} == COUNTS
+    others = {m["name"]: m for m in found if m["task"] == "tensors"}
+    assert list(others) == list(NETWORKS) and others["unet"]["input_shape"] == [1, 512, 512]
+    assert all(m["frameworks"] == ["torch"] for m in others.values())
 
 
 @pytest.mark.parametrize(
