@@ -118,7 +118,9 @@ def _accuracy(choice: Dict[str, Any]) -> str:
         parts.append(
             marker(*at[place], place, f"{one['target']}: {number(points[place][0])} ms, {points[place][1]:.2f}%")
         )
-        parts.append(label(at[place][0] + 7, at[place][1] - 5, f"{place + 1} {words}".strip(), kind="number"))
+        right = at[place][0] > 0.7 * WIDTH  # words would be cut off there
+        aside = (at[place][0] - 7, "end") if right else (at[place][0] + 7, "start")
+        parts.append(label(aside[0], at[place][1] - 5, f"{place + 1} {words}".strip(), aside[1], "number"))
     desc = f"On the front, the fastest first: {'; '.join(able[i]['target'] for i in best)}"
     names = legend([(place, one["target"]) for place, one in enumerate(able)])
     caption = "Accuracy against the time of an image. The dashed line is the Pareto front of these two."

@@ -122,9 +122,12 @@ def _chart(id_: str, title: str, words: str, value: Callable[[Row], Any], lines:
         return ""
     x = Scale(-0.3, len(modes) - 0.7, LEFT, WIDTH - RIGHT - 14)
     y = spread([high for _, points in curves for _, high in points], HEIGHT - BOTTOM, TOP + 8, zero=True)
-    levels = 1 + (len(modes) > 3)  # names as long as MODE_15W_6CORE have room beside each other only so
+    levels = 1 + (len(modes) > 3)  # names as long as 15W_6CORE have room beside each other only so
     parts = axes(x, y, "", words, [])
-    parts += [label(x(at), y.start + 15 + 13 * (at % levels), mode[:14], "middle") for at, mode in enumerate(modes)]
+    parts += [
+        label(x(at), y.start + 15 + 13 * (at % levels), mode.replace("MODE_", "")[:9], "middle")
+        for at, mode in enumerate(modes)
+    ]
     for line, points in curves:
         places = [(x(at), y(high)) for at, high in points]
         parts.append(path(places, line))

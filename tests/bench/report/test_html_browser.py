@@ -225,11 +225,12 @@ def test_hostile_text_does_nothing(shown: browser.Browser) -> None:
 
 
 def test_names_of_power_modes_have_room(shown: browser.Browser) -> None:
+    shown.size(1200, 900)
     shown.open(folder_of(shown) / "modes.html")
     assert cut_off(shown) == []
     over = shown.value(
         "[...document.querySelectorAll('#modes svg[role=img]')].map((svg) => { const all = [...svg.children]"
-        ".filter((one) => one.tagName == 'text' && one.textContent.startsWith('MODE_'))"
+        ".filter((one) => one.tagName == 'text' && /^[0-9]+W_/.test(one.textContent))"
         ".map((one) => one.getBoundingClientRect()); return [all.length, all.filter((a, i) => all.some((b, j) => j < i"
         " && a.left < b.right && b.left < a.right && a.top < b.bottom - 3 && b.top < a.bottom - 3)).length]; })"
     )
