@@ -7,6 +7,7 @@ trials and selected from; devices that were measured elsewhere bring their run f
 from __future__ import annotations
 
 import fnmatch
+import os
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -144,7 +145,8 @@ def _measure(
     failures: List[Tuple[str, str]] = []
     for model in models:
         path, how = _model(model, plan, given, folder, data, progress, source)
-        place = folder / f"{path.name.rsplit('.', 1)[0]}.optimized"
+        # beside the run, never beside a model of the user's
+        place = (path.parent if folder in path.parents else folder) / f"{path.name.rsplit('.', 1)[0]}.optimized"
         try:
             batches = sorted({plan["batch"], _MEASURED_AT})
             built = api.build(path, plan["precisions"], batches, data, backend, place, progress, **how)
@@ -181,12 +183,13 @@ def _model(
         return Path(file), told
     about = plan["training"]
     name = model["architecture"]
-    # a file for each number of images, which the file's own name does not tell
-    place = folder / (f"{about['images']}images" if about["images"] else "all-images")
-    path = place / file_name(name, data, about["batch"], about["epochs"])
+    how = file_name("", data, about["batch"], about["epochs"]).rsplit(".", 1)[0].lstrip("_")
+    place = folder / f"{how}_{about['images'] or 'all'}images_seed{about['seed']}"
+    path = place / f"{name}.keras"  # the folder tells how it was trained, so that the table has short names
     if not path.is_file():
         progress(f"training {name} on {data}", 0, A_LINE)
-        api.zoo_train(name, data, **about, out=place, progress=progress)
+        trained = api.zoo_train(name, data, **about, out=place, progress=progress)
+        os.replace(trained["path"], path)
     return path, {"preprocess": "unit", **told}
 
 

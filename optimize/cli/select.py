@@ -88,7 +88,6 @@ def show(found: Dict[str, Any]) -> None:
 
     from optimize.selection.words import lines
 
-    reasons = {one["target"]: one["reason"] for one in found["rejected"]}
     asked = found["asked"]
     table = Table(title=f"policy {asked['policy']}, {found['scope']}", title_justify="left")
     table.add_column("candidate", overflow="fold")
@@ -99,16 +98,16 @@ def show(found: Dict[str, Any]) -> None:
         times = [one["times"][f"{name}_s"] for name in ("transfer", "load", "first", "inference", "cold", "cached")]
         top1 = None if one["top1"] is None else 100 * one["top1"]
         numbers = [_number(top1, ".2f"), _number(one["drop_points"], ".2f"), _number(one["ms_per_image"])]
-        table.add_row(*map(Text, [one["target"], *numbers, *map(_number, times), _word(one, found, reasons)]))
+        table.add_row(*map(Text, [one["target"], *numbers, *map(_number, times), _marks(one["target"], found)]))
     console().print(table)
+    for one in found["rejected"]:
+        line(f"not {one['target']}: {one['reason']}")
     for text in lines(found):
         line(text)
 
 
-def _word(one: Dict[str, Any], found: Dict[str, Any], reasons: Dict[str, str]) -> str:
-    name = one["target"]
-    marks = [mark for mark, on in (("baseline", name == found["baseline"]), ("chosen", name == found["chosen"])) if on]
-    return "; ".join([*marks, *([reasons[name]] if name in reasons else [])])
+def _marks(name: str, found: Dict[str, Any]) -> str:
+    return ", ".join(mark for mark in ("baseline", "chosen") if found[mark] == name)
 
 
 def _number(value: Optional[float], form: str = ".4g") -> str:

@@ -131,6 +131,7 @@ _CHOICE = fields.an_object(
     ),
     runs=fields.a_list(fields.word, 1),
     device=fields.null_or(fields.an_object(model=fields.word)),
+    ties=fields.a_list(fields.word),
     axes=fields.a_list(fields.one_of(*AXES)),
     front=fields.a_list(fields.word),
     candidates=fields.a_list(

@@ -198,6 +198,7 @@ def _nothing(found: Sequence[Candidate], refused: Mapping[str, str], runs: Runs,
         "verdict": FAIL,
         "why": f"no candidate is left: {'; '.join(dict.fromkeys(refused.values()))}",
         "rejected": [{"target": one.name, "reason": refused[one.name]} for one in found],
+        "ties": [],
         "axes": [],
         "front": [],
         "candidates": [_candidate(one, runs, about, None, False, False) for one in found],
@@ -240,6 +241,7 @@ def _chosen(
             for one in found
             if one is not chosen.one
         ],
+        "ties": policies.ties(judged, baseline),
         "axes": axes,
         "front": front,
         "candidates": [
@@ -274,12 +276,12 @@ def _reason(one: Judged, baseline: Judged, chosen: Judged, asked: Asked, dominat
         return f"over the drop limit: it loses {lost:.2f} points, {asked.drop.words} are allowed"
     by = f"; dominated by {dominator}" if dominator else ""
     if asked.policy == "greedy" and one.top1 < chosen.top1:
-        return f"less accurate: {100 * one.top1:.2f}%, {chosen.name} has {100 * chosen.top1:.2f}%{by}"
+        return f"less accurate than the chosen one: {100 * one.top1:.2f}%, not {100 * chosen.top1:.2f}%{by}"
     if asked.policy == "pareto":
         return f"dominated by {dominator}" if dominator else "on the front, but farther from the best of each axis"
     if one.total_s == chosen.total_s:
-        return f"as fast as {chosen.name}, and no more accurate{by}"
-    return f"slower: {one.total_s:.4g} s, {chosen.name} takes {chosen.total_s:.4g} s{by}"
+        return f"as fast as the chosen one, and no more accurate{by}"
+    return f"slower than the chosen one: {one.total_s:.4g} s, not {chosen.total_s:.4g} s{by}"
 
 
 def _candidate(

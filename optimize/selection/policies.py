@@ -66,6 +66,27 @@ def greedy(found: Sequence[Judged]) -> Judged:
     return min(found, key=lambda one: (-one.top1, one.total_s))
 
 
+def ties(found: Sequence[Judged], baseline: Judged) -> List[str]:
+    """Names of those whose accuracy the test images do not tell from the baseline's: it is the most accurate by chance.
+
+    The 95% normal interval of the difference of two shares, as if each had images of its own: on the same images they
+    differ less by chance, so this names rather too many. Without a number of images none is named.
+    """
+    out = []
+    for one in found:
+        images = [(side.one.row["dataset"] or {}).get("n") for side in (one, baseline)]
+        if one is baseline or not all(images):
+            continue
+        error = math.sqrt(sum(side.top1 * (1 - side.top1) / n for side, n in zip((one, baseline), images)))
+        if baseline.top1 - one.top1 <= _NORMAL * error:
+            out.append(one.name)
+    return out
+
+
+_NORMAL = 1.959964
+"""97.5% quantile of the normal distribution."""
+
+
 def budget(found: Sequence[Judged]) -> Judged:
     """The fastest, of equals the most accurate: the document's advanced choice, given those within the drop limit."""
     return min(found, key=lambda one: (one.total_s, -one.top1))

@@ -21,6 +21,8 @@ def lines(found: Mapping[str, Any]) -> List[str]:
         f"{100 * found['saving_of_means']:.1f}% as ratio of means",
         f"drop: {found['drop_points']:.2f} points, {100 * found['drop_share']:.1f}% of the baseline's accuracy",
     ]
+    if found["ties"]:
+        out.append(f"the test images do not tell the baseline's accuracy from that of: {', '.join(found['ties'])}")
     out += _bandwidth_lines(found)
     for one in found["candidates"]:
         flags = [flag for flag in one["flags"] if not flag.endswith(" unknown")]

@@ -89,7 +89,9 @@ def test_a_model_that_is_not_there_is_trained_once(plan: Plan, cifar: Path, tmp_
     )
     done = validation.run(file, out=tmp_path / "runs.json", rounds=1, **QUICK)
     assert done["verdict"] in ("INCONCLUSIVE", "FAIL") and done["failures"] == []
-    (model,) = (tmp_path / MODELS / "32images").glob("*.keras")
+    (model,) = (tmp_path / MODELS).glob("*_bs16_epochs1_32images_seed0/resnet18.keras")
+    names = [one["target"] for one in done["devices"][0]["choice"]["candidates"]]
+    assert [name.split("-")[0] for name in names] == ["fp32", "fp16"]
     written = model.stat().st_mtime_ns
     validation.run(file, out=tmp_path / "runs.json", rounds=1, **QUICK)
     assert model.stat().st_mtime_ns == written

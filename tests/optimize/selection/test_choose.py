@@ -25,7 +25,7 @@ def test_the_users_rtx_3080_ti() -> None:
     assert round(100 * found["saving"], 1) == 45.4 and round(found["drop_points"], 2) == 4.07
     assert found["interval"] is None and "point estimate" in found["why"]
     assert found["scope"].startswith("inference only: 10,000 images")
-    assert rejected(found) == {"ResNet-152": "slower: 30.79 s, ResNet-18 takes 16.8 s"}
+    assert rejected(found) == {"ResNet-152": "slower than the chosen one: 30.79 s, not 16.8 s"}
     assert {"size: all", "replicates: all", "data set of the accuracy: all"} <= set(found["unknown"])
 
 
@@ -53,7 +53,10 @@ def test_an_int8_engine_competes_with_a_smaller_model(write: Write) -> None:
     assert (found["baseline"], found["chosen"], found["verdict"]) == ("r50", "r50-int8", "PASS")
     assert found["paired"] and found["rounds"] == 10 and found["interval"][0] >= 0.2
     assert found["interval"][0] <= found["saving"] <= found["interval"][1]
-    assert rejected(found)["r18"].startswith("slower: ") and "dominated by r50-int8" in rejected(found)["r18"]
+    assert (
+        rejected(found)["r18"].startswith("slower than the chosen one")
+        and "dominated by r50-int8" in rejected(found)["r18"]
+    )
     assert found["front"] == ["r50", "r50-int8"] and found["axes"] == ["accuracy", "latency", "size"]
 
 

@@ -58,6 +58,22 @@ def test_every_policy_stays_within_the_limit_and_keeps_its_word(
     assert policies.pick(found, baseline, asked._replace(policy="greedy")) is baseline
 
 
+def test_accuracies_that_the_images_do_not_tell_apart() -> None:
+    """48.45% of 10,000 has a standard error of 0.5 points: 8 images are an accident, 200 are none."""
+
+    def one(name: str, top1: float, n: int = 10_000) -> Candidate:
+        about = row(name, top1, dataset={"name": "cifar10", "n": n, "sha256": None})
+        return Candidate(name, 0, about, {}, Cost(None, None, 1.0))
+
+    found = [one("best", 0.4845), one("near", 0.4837), one("far", 0.4645)]
+    told, _ = policies.judged(found, dict.fromkeys(("best", "near", "far"), 1.0))
+    assert policies.ties(told, told[0]) == ["near"]
+    few, _ = policies.judged([one("best", 0.4845, 100), one("far", 0.4645, 100)], {"best": 1.0, "far": 1.0})
+    assert policies.ties(few, few[0]) == ["far"]
+    unknown, _ = policies.judged([one("a", 0.9, 0), one("b", 0.9, 0)], {"a": 1.0, "b": 1.0})
+    assert policies.ties(unknown, unknown[0]) == []
+
+
 def test_an_axis_that_one_does_not_tell_is_none() -> None:
     known, unknown = (
         Candidate(name, 0, row(name, 0.9, size_bytes=size), {}, Cost(None, None, 1.0))
