@@ -74,7 +74,7 @@ def ties(found: Sequence[Judged], baseline: Judged) -> List[str]:
     """
     out = []
     for one in found:
-        images = [(side.one.row["dataset"] or {}).get("n") for side in (one, baseline)]
+        images = [int((side.one.row["dataset"] or {}).get("n", 0)) for side in (one, baseline)]
         if one is baseline or not all(images):
             continue
         error = math.sqrt(sum(side.top1 * (1 - side.top1) / n for side, n in zip((one, baseline), images)))
