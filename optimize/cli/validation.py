@@ -55,11 +55,16 @@ def _show(done: Dict[str, Any]) -> None:
     if done["saving"] is not None:
         saved, of_sums = (100 * done[name] for name in ("saving", "saving_of_means"))
         line(
-            f"{done['verdict']}: over {len(done['devices'])} devices {saved:.1f}% is saved as mean of ratios, "
+            f"{done['verdict']}: over {_devices(done)} {saved:.1f}% is saved as mean of ratios, "
             f"{of_sums:.1f}% as ratio of sums; at most {done['drop_points']:.2f} points are lost; {done['why']}"
         )
     for text in done["remarks"]:
         line(f"remark: {text}")
+
+
+def _devices(done: Dict[str, Any]) -> str:
+    count = len(done["devices"])
+    return f"{count} devices" if count > 1 else "one device"
 
 
 def _number(value: Optional[float], form: str = ".4g") -> str:

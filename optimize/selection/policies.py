@@ -67,14 +67,14 @@ def greedy(found: Sequence[Judged]) -> Judged:
 
 
 def ties(found: Sequence[Judged], baseline: Judged) -> List[str]:
-    """Names of those whose accuracy the test images do not tell from the baseline's: it is the most accurate by chance.
+    """Names of those whose accuracy is within the sampling error of the baseline's: which is the best may be chance.
 
     The 95% normal interval of the difference of two shares, as if each had images of its own: on the same images they
     differ less by chance, so this names rather too many. Without a number of images none is named.
     """
     out = []
     for one in found:
-        images = [int((side.one.row["dataset"] or {}).get("n") or 0) for side in (one, baseline)]
+        images = [int((side.one.row["dataset"] or {}).get("n", 0)) for side in (one, baseline)]
         if one is baseline or not all(images):
             continue
         error = math.sqrt(sum(side.top1 * (1 - side.top1) / n for side, n in zip((one, baseline), images)))

@@ -22,7 +22,7 @@ def lines(found: Mapping[str, Any]) -> List[str]:
         f"drop: {found['drop_points']:.2f} points, {100 * found['drop_share']:.1f}% of the baseline's accuracy",
     ]
     if found["ties"]:
-        out.append(f"the test images do not tell the baseline's accuracy from that of: {', '.join(found['ties'])}")
+        out.append(f"accuracy within the sampling error of the baseline's: {', '.join(found['ties'])}")
     out += _bandwidth_lines(found)
     for one in found["candidates"]:
         flags = [flag for flag in one["flags"] if not flag.endswith(" unknown")]
