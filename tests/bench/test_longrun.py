@@ -101,9 +101,11 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_interrupted_it_leaves_nothing(model: Path, scratch: Path):
     code = """
-        import json, sys
+        import json, signal, sys
         from bench import longrun
         from engines.spec import RunnerSpec
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
         def told(what, done, total):
             print(what, done, flush=True)

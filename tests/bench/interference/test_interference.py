@@ -128,10 +128,11 @@ def test_an_error_inside_goes_before_a_load_that_has_died():
 
 
 PARENT = """
-    import sys, time
+    import signal, sys, time
     import psutil
     from bench.interference import interfering, kinds
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     with interfering(kinds("cpu:25,io"), program=sys.argv[1]) as told:
         print(*[one.pid for one in psutil.Process().children(recursive=True)], flush=True)
         time.sleep(60)

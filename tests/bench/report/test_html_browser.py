@@ -17,6 +17,8 @@ from tests.bench.report import browser, made
 from tests.bench.report.test_html_choices import TABLES, with_times
 from tests.bench.report.test_html_tails import with_tail
 
+pytestmark = pytest.mark.journey
+
 TABLE = "document.querySelector('#results table')"
 COLUMNS = [name for name, _, _ in cells.COLUMNS]
 
