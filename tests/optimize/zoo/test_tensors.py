@@ -85,8 +85,7 @@ def test_parameters_operations_and_outputs_are_those_of_the_description(name: st
 
 def test_counts_of_others_that_are_not_ours() -> None:
     """Of the files that are published: Darknet's weights, the detector with its normalisation folded, CMU's network."""
-    import torch
-
+    torch = pytest.importorskip("torch")
     yolo = module("yolov3_tiny")
     statistics = sum(one.numel() for key, one in yolo.state_dict().items() if "running" in key)
     assert 20 + 4 * (NETWORKS["yolov3_tiny"].parameters + statistics) == 35_434_956
