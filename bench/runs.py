@@ -256,12 +256,7 @@ def read(path: Path) -> Dict[str, Any]:
         DamagedError: Not strict JSON, another schema, or a field that is missing or wrong.
         FileNotFoundError: No such file.
     """
-    value = jsonfile.read(path, SCHEMA)
-    try:
-        validate(value)
-    except DamagedError as error:
-        raise DamagedError(f"{path}: {error.message}", error.hint or "measure again: optimize bench") from None
-    return value
+    return jsonfile.checked(path, SCHEMA, validate, "measure again: optimize bench")
 
 
 def write(path: Path, run: Dict[str, Any]) -> None:

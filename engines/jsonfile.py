@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
 
 from engines.errors import DamagedError
 
@@ -87,6 +87,27 @@ def read(path: PathLike, schema: str = "") -> Dict[str, Any]:
             f"{path}: schema {value.get('schema')!r}, this version reads {schema!r}",
             "update optimize, or make the file again",
         )
+    return value
+
+
+def checked(path: PathLike, schema: str, check: Callable[[Any], None], hint: str = "") -> Dict[str, Any]:
+    """Read a JSON object, and hold it against what its schema says; what is wrong names the file.
+
+    Args:
+        path: The file.
+        schema: See `read`.
+        check: Raises DamagedError where a field is missing or wrong.
+        hint: Of the error, where `check` gives none.
+
+    Raises:
+        DamagedError: See `read`, or by `check`.
+        FileNotFoundError: No such file.
+    """
+    value = read(path, schema)
+    try:
+        check(value)
+    except DamagedError as error:
+        raise DamagedError(f"{path}: {error.message}", error.hint or hint) from None
     return value
 
 

@@ -71,8 +71,12 @@ def report_texts(runs: Sequence[PathLike], formats: Words = "md") -> Dict[str, s
 
 def is_choice(runs: Sequence[PathLike]) -> bool:
     """Whether a file is a choice of `optimize select`, by its schema."""
-    found = [path for path in map(Path, runs) if path.is_file() and path.stat().st_size <= jsonfile.LIMIT]
-    return any(_CHOICE.search(path.read_bytes()[:_HEAD]) for path in found)
+    return any(_CHOICE.search(_head(path)) for path in map(Path, runs) if path.is_file())
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(_HEAD)
 
 
 def _choice(runs: Sequence[PathLike], formats: Words) -> str:

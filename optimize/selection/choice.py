@@ -58,12 +58,7 @@ def read(path: Path) -> Dict[str, Any]:
         DamagedError: Not strict JSON, another schema, or a field that is missing or wrong.
         FileNotFoundError: No such file.
     """
-    value = jsonfile.read(path, SCHEMA)
-    try:
-        validate(value)
-    except DamagedError as error:
-        raise DamagedError(f"{path}: {error.message}", error.hint or "select again: optimize select RUN...") from None
-    return value
+    return jsonfile.checked(path, SCHEMA, validate, "select again: optimize select RUN...")
 
 
 def write(path: Path, value: Dict[str, Any]) -> None:

@@ -47,11 +47,7 @@ def read(name: Union[str, Path]) -> Dict[str, Any]:
     path = FOLDER / f"{name}.json" if str(name) in names() else Path(name)
     if not path.is_file():
         raise UsageError(f"no plan is called {name}, and there is no such file", "optimize suite list")
-    value = jsonfile.read(path, SCHEMA)
-    try:
-        validate(value)
-    except DamagedError as error:
-        raise DamagedError(f"{path}: {error.message}", error.hint) from None
+    value = jsonfile.checked(path, SCHEMA, validate)
     for model in value["models"]:
         if "file" in model:
             model["file"] = str((path.parent / model["file"]).resolve())

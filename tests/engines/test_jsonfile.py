@@ -256,3 +256,18 @@ def test_a_name_without_an_encoding_is_written_and_counts(tmp_path):
     first = jsonfile.sha256(folder)
     (folder / "\udcff").rename(folder / "\udcfe")
     assert jsonfile.sha256(folder) != first
+
+
+@pytest.mark.parametrize(("own", "hint"), [("", "make it again"), ("mend it", "mend it")])
+def test_what_a_check_finds_names_the_file_and_has_a_hint(tmp_path: Path, own: str, hint: str) -> None:
+    def check(value: Any) -> None:
+        if value["count"] != 1:
+            raise DamagedError("count: 1 is expected", own)
+
+    path = tmp_path / "one.json"
+    jsonfile.write(path, {"schema": "optimize.one/1", "count": 1})
+    assert jsonfile.checked(path, "optimize.one/1", check, "make it again")["count"] == 1
+    jsonfile.write(path, {"schema": "optimize.one/1", "count": 2})
+    with pytest.raises(DamagedError, match=r"one\.json: count: 1 is expected") as caught:
+        jsonfile.checked(path, "optimize.one/1", check, "make it again")
+    assert caught.value.hint == hint
