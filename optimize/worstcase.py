@@ -76,9 +76,13 @@ def wcet(
         DamagedError: A file that holds something else.
         OptimizeError: The target cannot be measured.
     """
-    from bench.tail.estimate import PROBABILITIES, SCHEMA
+    from bench.tail import deadline
+    from bench.tail.estimate import PROBABILITIES, SCHEMA, check_probabilities
 
     wanted = tuple(probabilities or PROBABILITIES)
+    check_probabilities(wanted)  # told before minutes of measuring, not after
+    if deadline_ms is not None:
+        deadline.check(deadline_ms)
     kept = None if out is None else Path(out)
     if kept is not None and (kept.is_dir() or not os.access(kept.resolve().parent, os.W_OK)):
         raise UsageError(f"{kept} cannot be written", "name another file with -o wcet.json")
@@ -86,10 +90,10 @@ def wcet(
         given = {"--interference": interference, "--layers": layers, "--data": data}
         for option in (name for name, value in given.items() if value):
             raise UsageError(f"{what} holds times that were taken before: {option} needs an engine to measure")
-        found = timings.read(what, column, unit, target, batch)
-        series = [{**_described(one, wanted, deadline_ms, seed), "layers": None} for one in found]
         if kept is not None:
             raise UsageError("-o keeps what was measured, and nothing is measured here", "--json prints the result")
+        found = timings.read(what, column, unit, target, batch)
+        series = [{**_described(one, wanted, deadline_ms, seed), "layers": None} for one in found]
         return {"schema": SCHEMA, "series": series, "slowdowns": []}
     asked = loads.kinds(interference) if interference else []
     engine, *_ = bench_targets([what], None, None, backend, threads, source)

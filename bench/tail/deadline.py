@@ -29,8 +29,7 @@ def misses(series: npt.NDArray[Any], deadline: float, level: float = 0.95) -> Di
     Raises:
         UsageError: A deadline that is not positive.
     """
-    if not deadline > 0:
-        raise UsageError(f"a deadline of {deadline:g} ms: a positive time is expected")
+    check(deadline)
     missed = series > deadline
     positions = np.flatnonzero(missed)
     n, count = len(series), len(positions)
@@ -50,6 +49,16 @@ def misses(series: npt.NDArray[Any], deadline: float, level: float = 0.95) -> Di
         "p": p,
         "extremal_index": index,
     }
+
+
+def check(deadline: float) -> None:
+    """Refuse what is no deadline.
+
+    Raises:
+        UsageError: Not a positive time.
+    """
+    if not deadline > 0:
+        raise UsageError(f"a deadline of {deadline:g} ms: a positive time is expected")
 
 
 def _clopper_pearson(count: float, n: float, level: float) -> Tuple[float, float]:

@@ -84,9 +84,7 @@ def estimate(
         UsageError: A sample that is not a positive, finite number, none at all, or a probability out of range.
     """
     series = _checked(samples_ms)
-    for p in probabilities:
-        if not 0 < p < LOWEST_SHARE:
-            raise UsageError(f"probability {p:g}: between 0 and {LOWEST_SHARE:g} is expected", "for example 1e-6")
+    check_probabilities(probabilities)
     told = {**_seen(series), "level": level, **_NOTHING}
     refused = _unfit(series, told["resolution_ms"])
     if refused is None:
@@ -97,6 +95,17 @@ def estimate(
     if refused is not None:
         told.update(estimates=[], curve=[], refused=refused._asdict())
     return told
+
+
+def check_probabilities(probabilities: Sequence[float]) -> None:
+    """Refuse what is no probability of a tail.
+
+    Raises:
+        UsageError: Not between 0 and 0.05.
+    """
+    for p in probabilities:
+        if not 0 < p < LOWEST_SHARE:
+            raise UsageError(f"probability {p:g}: between 0 and {LOWEST_SHARE:g} is expected", "for example 1e-6")
 
 
 _NOTHING: Dict[str, Any] = {

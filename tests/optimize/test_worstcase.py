@@ -79,3 +79,14 @@ def test_an_engine_is_measured_quiet_and_beside_a_load_and_kept(tiny_onnx: Path,
 def test_a_file_that_cannot_be_written_is_told_first(tiny_onnx: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         worstcase.wcet(tiny_onnx, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"), [({"deadline_ms": 0.0}, "deadline"), ({"probabilities": (0.5,)}, "probability 0.5")]
+)
+def test_wrong_options_are_told_before_anything_is_measured(
+    tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, wrong: Any, words: str
+) -> None:
+    monkeypatch.setattr(worstcase.longrun, "measure_many", lambda *given: pytest.fail("it was measured"))
+    with pytest.raises(UsageError, match=words):
+        worstcase.wcet(tiny_onnx, **wrong)
