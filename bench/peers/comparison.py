@@ -13,11 +13,12 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from bench import accuracy, stats
-from bench.peers import environments
+from bench import accuracy
+from bench.peers import environments, latency
 from bench.peers.contenders import CONTENDERS, OURS, TENSORRT, Contender, Settings
+from bench.peers.latency import ratio
 from bench.peers.models import Graph, Place
-from bench.rounds import Target, run, size_of
+from bench.rounds import size_of
 from engines import child, jsonfile
 from engines.errors import DataError, OptimizeError
 from engines.spec import Progress, RunnerSpec, quiet
@@ -111,8 +112,12 @@ class Comparison:
         rows = [self.row(contender) for contender in self.contenders]
         self.repeat(_working(rows))
         self.judge(_working(rows))
-        self.latency([row for row in _working(rows) if row["name"] != TENSORRT])
+        timed = [row for row in _working(rows) if row["name"] != TENSORRT]
+        latency.measure(timed, self.layout, self.fast, settings, self.progress)
         self.ratios(_working(rows))
+        for ours in [row for row in timed if row["name"] == OURS]:
+            others = [row for row in timed if row is not ours]
+            latency.again(ours, others, self.layout, self.fast, settings, self.progress)
         for row in rows:
             for name in ("file", "ir", "scores", "interpreter"):
                 row.pop(name, None)
@@ -294,42 +299,6 @@ class Comparison:
             found.update(top1=None, top1_drop=None, drop_interval=None)
         return found
 
-    def latency(self, rows: Sequence[Dict[str, Any]]) -> None:
-        """Medians by round of every row at every batch."""
-        if not rows:
-            return
-        options = {"inference_precision": self.fast}
-        targets = [
-            Target(
-                row["name"],
-                "engine",
-                "",
-                "int8",
-                "openvino",
-                {},
-                row["ir_bytes"],
-                RunnerSpec(row["ir"], "onnx", layout=self.layout, backend="openvino", options=options),
-            )
-            for row in rows
-        ]
-        s = self.settings
-        done = run(targets, s.batches, s.rounds, 0.2, s.seconds, seed=s.seed, progress=self.progress)
-        for row in rows:
-            row["latency"] = {
-                str(one["batch"]): {
-                    "medians_ms": [float(np.median(entry["samples_ms"])) for entry in one["rounds"]],
-                    "p50_ms": one["p50_ms"],
-                    "p99_ms": one["p99_ms"],
-                    "achieved": one["achieved"],
-                    "flags": one["flags"],
-                }
-                for one in done.rows
-                if one["target"] == row["name"]
-            }
-            said = [message for name, message in done.failures if name.startswith(row["name"])]
-            if said:
-                row["latency_failed"] = said[0]
-
     def ratios(self, rows: Sequence[Dict[str, Any]]) -> None:
         """Every row to ours: time, memory, size, latency; above 1 ours is the better."""
         ours = next((row for row in rows if row["name"] == OURS), None)
@@ -339,10 +308,10 @@ class Comparison:
             if row is ours:
                 continue
             row["ratios"] = {
-                **{name: _ratio(_column(row, name), _column(ours, name)) for name in _TIMED},
-                "ir_bytes": _ratio([row["ir_bytes"]], [ours["ir_bytes"]]),
+                **{name: ratio(_column(row, name), _column(ours, name)) for name in _TIMED},
+                "ir_bytes": ratio([row["ir_bytes"]], [ours["ir_bytes"]]),
                 **{
-                    f"latency_b{batch}": _ratio(here["medians_ms"], ours["latency"][batch]["medians_ms"])
+                    f"latency_b{batch}": ratio(here["medians_ms"], ours["latency"][batch]["medians_ms"])
                     for batch, here in row.get("latency", {}).items()
                     if batch in ours["latency"]
                 },
@@ -371,16 +340,6 @@ def _found(said: Optional[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
         if said is None
         else {key: said[key] for key in ("method", "candidates", "weight_bits", "samples", "holdout")}
     )
-
-
-def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> Dict[str, Any]:
-    """Ratio of medians with its 90% interval (None with few rounds), the range of the single pairs, and the pairs."""
-    pairs = list(zip(theirs, ours))
-    found = stats.ratio_interval([[a] for a, _ in pairs], [[b] for _, b in pairs], paired=True)
-    single = [a / b for a, b in pairs]
-    interval = None if found.low is None else [found.low, found.high]
-    ends = {"interval": interval, "range": [min(single), max(single)]}
-    return {"ratio": found.ratio, **ends, "rounds": len(pairs), "pairs": [list(pair) for pair in pairs]}
 
 
 def _agreement(reference: Dict[str, Any], other: Dict[str, Any]) -> Tuple[float, float]:

@@ -61,6 +61,7 @@ class Settings(NamedTuple):
         samples: Calibration images.
         repeats: Runs of each quantiser, in turns; `stats.VERDICT_ROUNDS` of them give intervals.
         rounds, seconds: Fresh processes of each latency, and how long each measures a batch.
+        again: Rounds of the fastest of the others against ours (`bench.peers.latency`).
         batches: Of the latencies.
         images: Test images at most; None for all.
         limit: Seconds after which a run of a tool is given up.
@@ -72,6 +73,7 @@ class Settings(NamedTuple):
     repeats: int = 5
     rounds: int = 7
     seconds: float = 1.0
+    again: int = 15
     batches: Tuple[int, ...] = (1, 64)
     images: Optional[int] = None
     limit: int = 900
@@ -79,4 +81,4 @@ class Settings(NamedTuple):
     seed: int = 0
 
 
-QUICK = Settings(samples=128, repeats=1, rounds=1, seconds=0.2, images=500, limit=200, search=False)
+QUICK = Settings(samples=128, repeats=1, rounds=1, seconds=0.2, again=1, images=500, limit=200, search=False)

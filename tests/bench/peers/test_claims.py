@@ -75,6 +75,14 @@ def test_the_luckiest_of_many_alike_does_not_break_a_claim() -> None:
     assert claim["interval"][1] > alone.high
 
 
+def test_rounds_measured_after_the_choice_speak_of_it() -> None:
+    rows = [row("ours, OpenVINO placement", "ours", 0.1), row("a", "other", 0.1, latency_b1=0.9)]
+    rows.append(row("b", "other", 0.1, latency_b1=1.1))
+    rows[1]["again"] = {"1": {"ratio": 0.99, "interval": [0.97, 1.01]}}
+    (claim,) = claims({"trained": False, "wide": False, "rows": rows})
+    assert (claim["value"], claim["interval"], claim["verdict"]) == (0.99, [0.97, 1.01], SPREAD)
+
+
 def test_random_weights_make_no_claim_about_accuracy():
     rows = [row("ours, OpenVINO placement", "ours", 0.0), row("NNCF, mixed", "nncf", 0.0, latency_b1=1.2)]
     assert [one["claim"] for one in claims({"trained": False, "wide": False, "rows": rows})] == [

@@ -66,7 +66,7 @@ def test_claims_and_table_say_the_same_numbers(done):
     peers = [row for row in model["rows"] if row["tool"] == "onnxruntime"]
     fastest = min(peers, key=lambda row: row["ratios"]["latency_b1"]["ratio"])
     claim = claims[f"latency at batch 1, {fastest['name']} to ours"]
-    assert claim["value"] == fastest["ratios"]["latency_b1"]["ratio"] and claim["limit"] == 1
+    assert claim["value"] == fastest["again"]["1"]["ratio"] and claim["limit"] == 1
     assert not any("time of calibration" in name for name in claims)  # against entropy on wide activations only
     assert "NNCF" not in text.split("## ")[1]
     for row in model["rows"]:
