@@ -132,8 +132,6 @@ jetpack5() {
   make setup "${options[@]}"
   step make test "${options[@]}" with TensorRT 8.5.2
   make test "${options[@]}" PYTEST_OPTIONS="-m '$1' --surface 8.5.2"
-  step build and bench of a small model
-  command_line .venv-jp5
 }
 
 # The README's test command on another Python.

@@ -24,6 +24,9 @@ from engines.spec import Progress, quiet
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from engines.child import _main; _main(sys.argv[1])"
 """Python 3.8 puts the working folder first on this path too: only `sys` is imported before that is undone."""
 
+_TEMPORARY = ("TMPDIR", "TEMP", "TMP")
+"""Name the folder of temporary files: a framework removes its own in an exit handler, which a child does not run."""
+
 _TAIL = 20
 """Lines of a child's log shown when it died without a word."""
 
@@ -80,7 +83,8 @@ def call(
         deaths = killed.counters()
         with open(log_file, "wb") as out:
             command = [sys.executable, "-c", _BOOT, str(job_file), *clean_path()]
-            ours = {**os.environ, "PYTHONSAFEPATH": "1", "OPTIMIZE_CHILD": "1", **(env or {})}
+            ours = {**os.environ, **dict.fromkeys(_TEMPORARY, folder), "PYTHONSAFEPATH": "1", "OPTIMIZE_CHILD": "1"}
+            ours.update(env or {})
             alone = not _inside  # the child of a child ends with its parent's group
             child = process.start(command, ours, out, alone)
             with process.passing_on(child, alone):

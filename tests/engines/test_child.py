@@ -60,6 +60,10 @@ STAGES = """
     def quit(progress):
         sys.exit(3)
 
+    def temporary(progress):
+        import tempfile
+        return tempfile.mkstemp()[1]
+
     def nan(progress):
         return float("nan")
 
@@ -207,6 +211,10 @@ def test_what_a_child_prints_needs_no_locale(stage: Callable[..., Any]):
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     with pytest.raises(OptimizeError, match="ended with code 7: ü✓"):
         stage("speak", env=plain, text="ü✓")
+
+
+def test_temporary_files_of_a_child_go_with_it(stage: Callable[..., Any]):
+    assert not Path(stage("temporary")).parent.exists()
 
 
 def test_environment_is_added(stage: Callable[..., Any]):
