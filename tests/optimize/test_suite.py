@@ -172,7 +172,7 @@ def test_a_networks_random_weights_are_told(tmp_path: Path) -> None:
     assert one["assumed"] == "" and (tmp_path / suite.MODELS / "resnet18-32px-10classes-random.pt").is_file()
 
 
-@pytest.mark.journey
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is missing")
 def test_what_was_assumed_of_a_network_is_told(tmp_path: Path) -> None:
     """Unless a model of the user's stands in for it: then nothing was."""

@@ -10,6 +10,7 @@ from engines.errors import UsageError
 pytest.importorskip("openvino", reason="benchmark_app comes with openvino")
 
 
+@pytest.mark.journey
 def test_both_measure_the_same_model(model, capsys):
     code = benchmark_app.main([str(model), "--batch", "2", "--rounds", "1", "--seconds", "1"])
     found = json.loads(capsys.readouterr().out)

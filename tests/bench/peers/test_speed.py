@@ -23,6 +23,7 @@ def cell(model: Path, **about: Any) -> speed.Cell:
     )
 
 
+@pytest.mark.journey
 def test_rows_have_both_sides_and_failures_their_reason(model: Path, tmp_path: Path) -> None:
     rows = speed.compare([cell(model), cell(tmp_path / "none.onnx")], [2], 1, 1)
     assert [row["batch"] for row in rows] == [2, 2] and "failed" not in rows[0]
@@ -88,6 +89,7 @@ def test_without_the_shared_models_it_says_what_is_missing(tmp_path: Path, monke
     assert "not here" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.journey
 def test_what_is_written_is_whole(model: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(speed, "shared_cells", lambda scratch, batches: [cell(model)])
     assert speed.main(["-o", str(tmp_path / "p.json"), "--rounds", "1", "--seconds", "1", "--batch", "1"]) == 0

@@ -72,7 +72,7 @@ def test_a_dry_run_of_what_builds_makes_nothing(optimize_command: Any, weights: 
     assert optimize_command("build", weights, *words, "-q").stdout == done.stdout
 
 
-@pytest.mark.journey
+@pytest.mark.slow
 def test_a_dry_run_loads_custom_objects(optimize_command: Any, shared: Path, tmp_path: Path) -> None:
     """The real model of a user, with a file that lacks its class, and with the right one."""
     pytest.importorskip("tensorflow")

@@ -36,6 +36,7 @@ def test_the_list_names_every_suite_and_its_source(optimize_command: Any) -> Non
     assert all(one["name"] in done.stdout and one["source"]["document"][:20] in done.stdout for one in told)
 
 
+@pytest.mark.journey
 def test_published_and_measured_stand_side_by_side(optimize_command: Any, table: Path) -> None:
     done = optimize_command("suite", "run", table, "--cells", "good", *QUICK)
     assert done.exit_code == 0, done.stderr

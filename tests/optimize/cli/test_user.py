@@ -84,7 +84,7 @@ def test_every_command_in_a_folder_of_hostile_names(hostile: Path, cifar: Path) 
     optimize(hostile, "zoo", "list")
 
 
-@pytest.mark.journey
+@pytest.mark.slow
 def test_zoo_make_in_a_folder_of_hostile_names(hostile: Path) -> None:
     pytest.importorskip("tensorflow")
     optimize(hostile, "zoo", "make", "resnet18", "-o", "r.keras")
@@ -216,7 +216,7 @@ def test_removing_the_cache_keeps_the_bundles(optimize_command: Any, tiny_onnx: 
     assert "runs here   yes" in optimize_command("inspect", bundle).stdout
 
 
-@pytest.mark.journey
+@pytest.mark.slow
 def test_best_is_one_of_the_candidates(optimize_command: Any, tiny_onnx: Path, cifar: Path, tmp_path: Path) -> None:
     done = optimize_command(
         "build",
@@ -241,7 +241,7 @@ def test_best_is_one_of_the_candidates(optimize_command: Any, tiny_onnx: Path, c
     assert about["chosen"]["log_ms"][about["chosen"]["precision"]] == min(about["chosen"]["log_ms"].values())
 
 
-@pytest.mark.journey
+@pytest.mark.slow
 def test_bench_takes_one_original(optimize_command: Any, built: Any, tiny_onnx: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorflow")
     for name in ("a", "b"):

@@ -121,6 +121,7 @@ def test_keras_files_and_a_savedmodel(name: str, keras_files: Path, tmp_path: Pa
     assert len(result["check"]["per_output"]) == 2
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize("batch", ["dynamic", 2])
 def test_channels_first_at_the_boundary(batch: Any, keras_files: Path, tmp_path: Path) -> None:
     from engines.kerasgeneration import child_env

@@ -147,6 +147,7 @@ def damages(draw: Any) -> Callable[[Path], None]:
     return replaced(draw(st.sampled_from(names)), draw(st.sampled_from(kinds)))
 
 
+@pytest.mark.journey
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=damages())
 @example(damage=changed(lambda record: record.update(result=[])))

@@ -126,6 +126,7 @@ def test_a_model_that_changes_while_it_is_exported(files: Tuple[Path, Path], con
     assert [p.name for p in model.with_name("m.optimized").iterdir()] == [".optimize"]
 
 
+@pytest.mark.journey
 def test_data_that_change_while_they_calibrate(files: Tuple[Path, Path]) -> None:
     model, data = files
     file = data / "data_batch_1.bin"

@@ -148,7 +148,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-@pytest.mark.journey
+@pytest.mark.slow
 def test_a_named_model_is_built_and_measured_as_random(timm: Path, folder: Path) -> None:
     done = api.build("timm:odd", precision="fp32", batch="1,4", backend="onnxruntime", data=str(folder))
     (bundle,) = done.bundles

@@ -57,6 +57,7 @@ def test_file_names_tell_models_apart() -> None:
     assert published.file_name(detector, (272, 480)) == "ssd_mobilenet_v2-480x272px-random.pt"
 
 
+@pytest.mark.journey
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is missing")
 def test_a_network_of_keras_applications(tmp_path: Path) -> None:
     made = published.Way("tensorflow", "tensorflow", "keras.applications", "MobileNetV2")

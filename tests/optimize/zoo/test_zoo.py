@@ -150,7 +150,7 @@ def test_keras_and_torch_give_the_same_numbers(tmp_path):
         assert seen["parameters"] == shapes.parameters(case[0], case[1], 5)
 
 
-@pytest.mark.journey
+@pytest.mark.slow
 @needs_tensorflow
 def test_training_learns_and_saves_under_the_users_naming(tmp_path, cifar):
     told = []
@@ -194,6 +194,7 @@ def evaluate(spec, data, folder):
     return child.call("bench.accuracy:evaluate", arguments, env=child_env(spec))["top1"]
 
 
+@pytest.mark.journey
 @needs_tensorflow
 def test_the_command_tells_each_epoch(tmp_path, cifar, optimize_command):
     words = ("zoo", "train", "resnet18", "--data", cifar, "--images", "64", "--batch", "32", "--epochs", "2")
