@@ -119,8 +119,9 @@ def label(row: Row) -> str:
     words = [row["target"], *(row[name] for name in ("form",) if row[name])]
     if row["role"] == "original" and row["precision"] != "fp32":
         words.append(row["precision"])
-    threads = f", {row['threads']} threads" if row.get("threads") else ""
-    streams = f", {row['streams']} streams" if row.get("streams") else ""
+    threads, streams = (
+        f", {row[name]} {name[:-1]}{'s' * (row[name] > 1)}" if row.get(name) else "" for name in ("threads", "streams")
+    )
     beside = f", beside {row['interference']['kinds']}" if row.get("interference") else ""
     return f"{' '.join(filter(None, words))}, batch {row['batch']}{threads}{streams}{beside}"
 

@@ -442,7 +442,16 @@ def zoo_train(
     out: Optional[PathLike] = None,
     progress: Progress = quiet,
 ) -> Dict[str, Any]:
-    """Train a Keras zoo model for some epochs, in a child process; returns its `path` and accuracy."""
+    """Train a Keras zoo model for some epochs, in a child process; returns its `path` and accuracy.
+
+    Raises:
+        UsageError: No such model or data, an option out of range, or `out` is named as a file.
+        DataError: The data has no labels, or too few images.
+    """
+    if out is not None and Path(out).suffix in (".keras", ".h5"):
+        raise UsageError(
+            f"-o {out}: a folder is expected; the file's name tells model, data and epochs", "leave -o out"
+        )
     arguments = {
         "name": name,
         "data": data,

@@ -175,7 +175,7 @@ def _bundle_lines(about: Dict[str, Any], layers: bool) -> List[str]:
         f"  backend     {m['backend']} {device['version']} on {device['os']} {device['arch']}",
         *_options_lines(m["options"], m["batches"]),
         f"  precision   asked {m['precision']}, achieved "
-        + ", ".join(f"{n} layers {k}" for k, n in m["achieved"].items()),
+        + ", ".join(f"{n} layer{'s' * (n != 1)} {k}" for k, n in m["achieved"].items()),
         f"  compared    {_compared(m.get('comparison'))}",
         f"  batches     {m['batches']}",
         f"  preprocess  {preprocess_text(m['preprocess'], bool(accuracy and accuracy.get('top1') is not None))}",

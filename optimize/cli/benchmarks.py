@@ -114,7 +114,7 @@ def bench(
     """Measure engines against the original, in fresh alternating processes."""
     from optimize import api
 
-    with interruptible(f"finished cells are kept in {out}.partial"), progress() as report:
+    with interruptible("finished cells are kept", Path(f"{out}.partial")), progress() as report:
         run, failures = api.bench(
             targets,
             batch=batch or ["1,64"],

@@ -51,7 +51,8 @@ def _table(run: Dict[str, Any]) -> None:
     table = Table(title=f"{run['name']} beside the reference", title_justify="left")
     for column in ("target", "form", "precision"):
         table.add_column(column, overflow="fold")
-    for column in ("batch", "reference ms", "ms", "change", "interval", "top-1"):
+    more = [name for name in ("threads", "streams") if any(cell[name] for cell in run["cells"])]
+    for column in ("batch", *more, "reference ms", "ms", "change", "interval", "top-1"):
         table.add_column(column, justify="right")
     table.add_column("verdict", overflow="fold")
     for cell in run["cells"]:
@@ -60,7 +61,8 @@ def _table(run: Dict[str, Any]) -> None:
         times = [_number(cell[name]) for name in ("reference_ms", "ms")]
         flags = f" ({', '.join(cell['flags'])})" if cell["flags"] else ""
         spread = _interval(cell["interval"])
-        table.add_row(*words, str(cell["batch"]), *times, faster(cell["ratio"]), spread, top1, cell["verdict"] + flags)
+        counts = [str(cell[name] or "") for name in ("batch", *more)]
+        table.add_row(*words, *counts, *times, faster(cell["ratio"]), spread, top1, cell["verdict"] + flags)
     console().print(table)
     mean = run["geomean"]
     if mean:
@@ -72,9 +74,11 @@ def _table(run: Dict[str, Any]) -> None:
 
 
 def faster(ratio: Optional[float]) -> str:
-    """`1.80x faster`, `1.25x slower`: the larger time over the smaller."""
+    """`1.80x faster`, `1.25x slower`: the larger time over the smaller; `the same` where both are to two digits."""
     if ratio is None:
         return ""
+    if 0.995 < ratio < 1.005:
+        return "the same"
     return f"{ratio:.2f}x faster" if ratio >= 1 else f"{1 / ratio:.2f}x slower"
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Union
 
 import typer
@@ -123,12 +124,13 @@ def finish(error: Optional[BaseException] = None) -> None:
 
 
 @contextlib.contextmanager
-def interruptible(lost: str) -> Iterator[None]:
-    """Say what Ctrl-C costs, where nothing is kept: the run stops with exit code 130."""
+def interruptible(what: str, kept: Path) -> Iterator[None]:
+    """Say on Ctrl-C where `what` was kept, or that there was nothing yet: the run stops with exit code 130."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted: {lost}", "run the same command again") from None
+        found = f"{what} in {kept}" if kept.exists() else "nothing was measured yet"
+        raise Interrupted(f"interrupted: {found}", "run the same command again") from None
 
 
 @contextlib.contextmanager

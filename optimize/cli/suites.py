@@ -80,8 +80,8 @@ def run_suite(
     follow: Callable[..., Dict[str, Any]] = validation.run if plan else suite.run
     count = 1 if quick else rounds
     asked = {} if count is None else {"rounds": count}
-    kept = f"{out}.partial" if plan else f"{out}.cells"
-    with interruptible(f"what was measured is kept in {kept}"), progress() as report:
+    kept = Path(f"{out}.partial" if plan else f"{out}.cells")
+    with interruptible("what was measured is kept", kept), progress() as report:
         done = follow(
             name,
             cells=cells,

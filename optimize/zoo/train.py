@@ -106,7 +106,7 @@ def train(
             top1, tested = measure()
             told = {"loss": float(np.mean(losses[-each:])), "train_top1": right / (each * batch), "test_top1": top1}
             history.append({"epoch": number // each, **told})
-            progress(_line(history[-1], epochs), number // each, A_LINE)
+            progress(_line(history[-1], epochs, tested), number // each, A_LINE)
             right = 0
     path = Path(out) / zoo.file_name(name, data, batch, epochs)
     save_keras(model, path)
@@ -122,10 +122,12 @@ def train(
     }
 
 
-def _line(told: Dict[str, Any], epochs: int) -> str:
+def _line(told: Dict[str, Any], epochs: int, tested: int) -> str:
     """An epoch for a reader."""
-    held_out = "unmeasured" if told["test_top1"] is None else f"{100 * told['test_top1']:.2f}%"
-    top1 = f"top-1 {100 * told['train_top1']:.2f}% in training, {held_out} held out"
+    held_out = ""
+    if told["test_top1"] is not None:
+        held_out = f", {100 * told['test_top1']:.2f}% of {tested:,} test images"
+    top1 = f"top-1 {100 * told['train_top1']:.2f}% in training{held_out}"
     return f"epoch {told['epoch']} of {epochs}: loss {told['loss']:.3f}, {top1}"
 
 

@@ -42,11 +42,22 @@ def slower(run: Path, tmp_path: Path) -> Path:
 def test_a_run_is_no_different_from_itself(optimize_command: Any, run: Path) -> None:
     done = optimize_command("compare", run, run, "--fail-slower", "1%")
     assert done.exit_code == 0, done.stderr
-    assert "1.00x faster" in done.stdout and "no difference" in done.stdout
-    assert "geometric mean of 2 cells: 1.00x faster" in done.stdout
+    assert "the same" in done.stdout and "no difference" in done.stdout
+    assert "geometric mean of 2 cells: the same" in done.stdout and "threads" not in done.stdout
     found = json.loads(optimize_command("compare", run, run, "--json").stdout)
     assert found["schema"] == "optimize.compare/1" and found["reference"] == str(run)
     assert [cell["ratio"] for cell in found["runs"][0]["cells"]] == [1.0, 1.0]
+
+
+def test_cells_of_several_threads_are_told_apart(optimize_command: Any, run: Path, tmp_path: Path) -> None:
+    value = json.loads(run.read_text())
+    for row in value["rows"]:
+        row["threads"] = 1
+    value["rows"] += [{**row, "threads": 2} for row in value["rows"]]
+    several = tmp_path / "several.json"
+    several.write_text(json.dumps(value))
+    done = optimize_command("compare", several, several)
+    assert done.exit_code == 0 and "threads" in done.stdout, done.stdout
 
 
 def test_a_slower_run_breaks_the_gate(optimize_command: Any, run: Path, slower: Path) -> None:

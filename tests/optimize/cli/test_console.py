@@ -102,3 +102,17 @@ with progress(still=True) as report:
 """)
     assert 3 <= said.count("queries") <= 8  # begun, told, ended; a clock would draw it fifteen times
     assert "2/2" in said
+
+
+def test_an_interrupt_names_what_is_kept_only_where_it_is(tmp_path: Path) -> None:
+    from engines.errors import Interrupted
+    from optimize.cli.console import interruptible
+
+    kept = tmp_path / "runs.json.partial"
+    with pytest.raises(Interrupted, match="nothing was measured yet"), interruptible("cells are kept", kept):
+        raise KeyboardInterrupt
+    kept.touch()
+    with pytest.raises(Interrupted, match=f"cells are kept in {re.escape(str(kept))}"), interruptible(
+        "cells are kept", kept
+    ):
+        raise KeyboardInterrupt

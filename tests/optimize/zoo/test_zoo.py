@@ -181,7 +181,7 @@ def test_training_learns_and_saves_under_the_users_naming(tmp_path, cifar):
     assert 1 >= last["train_top1"] > done["history"][0]["train_top1"] > 0
     lines = [what for what, _, total in told if total == A_LINE]
     assert len(lines) == 3 and lines[-1].startswith("epoch 3 of 3: loss ")
-    assert f"{100 * last['train_top1']:.2f}% in training, {100 * done['top1']:.2f}% held out" in lines[-1]
+    assert f"{100 * last['train_top1']:.2f}% in training, {100 * done['top1']:.2f}% of 200 test" in lines[-1]
     spec = recognise(str(path))
     assert keras.policy_of(spec) == "float32"
     assert evaluate(spec, cifar, tmp_path) == pytest.approx(done["top1"], abs=0.01)
@@ -204,7 +204,7 @@ def test_the_command_tells_each_epoch(tmp_path, cifar, optimize_command):
     lines = [line for line in done.stderr.splitlines() if line.startswith("epoch ")]
     assert [line.split(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
     for line, one in zip(lines, history):
-        assert f"{100 * one['train_top1']:.2f}% in training, {100 * one['test_top1']:.2f}% held out" in line
+        assert f"{100 * one['train_top1']:.2f}% in training, {100 * one['test_top1']:.2f}% of " in line
 
 
 @needs_tensorflow
@@ -214,3 +214,8 @@ def test_bad_budgets_are_usage_errors(tmp_path, cifar):
         with pytest.raises(UsageError):
             child.call("optimize.zoo.train:train", {**base, **change})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_no_folder_to_train_into(tmp_path, optimize_command):
+    done = optimize_command("zoo", "train", "resnet18", "-o", tmp_path / "mine.keras")
+    assert done.exit_code == 2 and "a folder is expected" in done.stderr and not (tmp_path / "mine.keras").exists()
