@@ -45,7 +45,8 @@ class Candidate(NamedTuple):
         run: Which of the runs it is from.
         row: As in `optimize.run/1`.
         costs: Of each round by its number, in order; empty where nothing but a summary is known.
-        mean: Of all rounds; of the summary where there are none.
+        mean: Of all rounds, a query's of all queries, which is what images a second follow: a round of a fixed time has
+            fewer of them where they are slow. Of the summary where there are no rounds.
     """
 
     name: str
@@ -165,8 +166,14 @@ def _mean(row: Row) -> Cost:
     if not costs:
         query = row["mean_ms"] if row["mean_ms"] is not None else row["p50_ms"]
         return Cost(_seconds(row.get("load_ms")), _seconds(row.get("first_ms")), _seconds(query))
-    columns = zip(*costs.values())
-    return Cost(*(None if None in column else sum(column) / len(costs) for column in columns))
+    load, first = ([getattr(one, name) for one in costs.values()] for name in ("load_s", "first_s"))
+    samples = [ms for entry in row["rounds"] for ms in entry["samples_ms"]]
+    return Cost(_average(load), _average(first), sum(samples) / len(samples) / 1e3)
+
+
+def _average(values: Sequence[Optional[float]]) -> Optional[float]:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _seconds(ms: Optional[float]) -> Optional[float]:

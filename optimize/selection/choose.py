@@ -257,7 +257,8 @@ def _saving(baseline: Judged, chosen: Judged, about: total.Scope) -> saving.Savi
     sides = [total.rounds(judged.one, about) for judged in (baseline, chosen)]
     if not all(sides):
         return saving.of_means(baseline.total_s, chosen.total_s)
-    return saving.saving(sides[0], sides[1], baseline.one.run == chosen.one.run)
+    found = saving.saving(sides[0], sides[1], baseline.one.run == chosen.one.run)
+    return found._replace(ratio_of_means=1 - chosen.total_s / baseline.total_s)
 
 
 def _why(result: Verdict, saved: saving.Saving, about: total.Scope) -> str:

@@ -49,6 +49,17 @@ def test_an_environment_that_is_none_is_damaged(write: Write, about: Dict[str, A
         select([write([row("a", 0.9, [1.0]), row("b", 0.9, [2.0])], **about)])
 
 
+def test_the_time_of_many_images_is_that_of_all_queries_as_in_images_a_second(write: Write) -> None:
+    """A round of a fixed time has fewer queries where they are slow."""
+    slow = row("a", 0.95, [2.0, 10.0])
+    slow["rounds"][0]["samples_ms"] = [2.0] * 15
+    slow["samples_ms"] = [2.0] * 15 + [10.0] * 3
+    found = select([write([slow, row("b", 0.94, [1.0, 1.0])])])
+    assert found["candidates"][0]["times"]["inference_s"] == pytest.approx(10 * (15 * 2 + 3 * 10) / 18)
+    assert found["saving_of_means"] == pytest.approx(1 - 1 / (60 / 18))
+    assert found["saving"] == pytest.approx(1 - (1 / 2 + 1 / 10) / 2)
+
+
 def test_the_smallest_batch_that_all_have_is_taken(write: Write) -> None:
     rows = [
         row(name, top1, [ms * b] * 10, batch=b) for name, top1, ms in (("a", 0.95, 2), ("b", 0.94, 1)) for b in (4, 8)
