@@ -33,8 +33,8 @@ _MARKS = ("\t", ";", ",", " ")
 _LONGEST = 1 << 16
 """Characters of a line at most: what is longer is no table of timings, and would fill the memory with cells."""
 
-_MOST_MS = 1e300
-"""Beyond any time, and short of what a float64 cannot hold."""
+_MOST_MS = 1e100
+"""Beyond any time; sums of squares are still short of what a float64 cannot hold."""
 
 _SHOWN = 6
 """Names listed at most where one must be chosen."""
@@ -192,6 +192,8 @@ def _csv(path: Path, text: str, column: str, unit: str) -> Timings:
     if not unit and not told:
         raise UsageError(f"{path}: the unit of column {chosen.name} is not told", "for example --unit us")
     samples = np.array(chosen.values, np.float64) / PER_MS[unit or told]
+    if samples.max() >= _MOST_MS:
+        raise DamagedError(f"{path}: column {chosen.name}: {samples.max():g} ms is no time")
     return Timings(samples, None, path.name, f"column {chosen.name}, in {unit or told}", [len(samples)])
 
 
@@ -248,7 +250,7 @@ def _cells(path: Path, text: str) -> Iterator[Tuple[int, List[str]]]:
     """The rows and their lines; no cell goes on in the next line."""
     rows = [
         (number, line.strip(" \r\n"))
-        for number, line in enumerate(io.StringIO(text), 1)
+        for number, line in enumerate(io.StringIO(text, newline=None), 1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
     sample = rows[min(1, len(rows) - 1)][1] if rows else ""  # of the names a single one may have spaces or commas
@@ -275,8 +277,12 @@ def _named(path: Path, names: Sequence[str], table: Sequence[_Column], column: s
 
 
 def _only(path: Path, table: Sequence[_Column]) -> _Column:
-    """The only column of times; one that numbers the rows is none."""
-    times = [one for one in table if not one.wrong]
+    """The only column of times; one that numbers the rows is none.
+
+    One that begins with times or is named so is of times too, and what is wrong in it is told: the column beside it,
+    such as of moments, is not what was meant.
+    """
+    times = [one for one in table if one.values or _unit(one.name)]
     times = [one for one in times if not one.counts()] or times
     if not times:
         return max(table, key=lambda one: len(one.values))  # the caller says what is wrong with the likeliest

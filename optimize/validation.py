@@ -230,7 +230,9 @@ def _over_all(told: Sequence[Mapping[str, Any]], asked: Asked) -> Dict[str, Any]
 
 
 def _saving(choice: Mapping[str, Any]) -> Saving:
-    low, high = choice["interval"] or (None, None)
+    # a model held against itself saves nothing, for sure: the other devices' interval stands
+    same = (0.0, 0.0) if choice["baseline"] == choice["chosen"] else (None, None)
+    low, high = choice["interval"] or same
     return Saving(choice["saving"], choice["saving_of_means"], low, high, choice["rounds"], choice["paired"])
 
 

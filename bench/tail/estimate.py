@@ -26,6 +26,9 @@ SCHEMA = "optimize.tail/1"
 PROBABILITIES = (1e-3, 1e-6, 1e-9)
 """Per inference."""
 
+RAREST = 1e-15
+"""Probability below which nothing is asked: the samples to have seen it are no whole number of a float64 any more."""
+
 LEVEL = 0.95
 
 FEWEST_SAMPLES = int(FEWEST / LOWEST_SHARE)
@@ -65,7 +68,8 @@ def estimate(
 
     Args:
         samples_ms: Latencies in the order in which they were measured, in milliseconds.
-        probabilities: Per inference, between 0 and 0.05.
+        probabilities: Per inference, from 1e-15 to 0.05. One that is above the share of the samples over the chosen
+            threshold is not extrapolated but read from the samples.
         level: Of the intervals.
         seed: Of the jitter within a step of the clock, and of the bootstrap.
 
@@ -101,11 +105,11 @@ def check_probabilities(probabilities: Sequence[float]) -> None:
     """Refuse what is no probability of a tail.
 
     Raises:
-        UsageError: Not between 0 and 0.05.
+        UsageError: Not from 1e-15 to 0.05.
     """
     for p in probabilities:
-        if not 0 < p < LOWEST_SHARE:
-            raise UsageError(f"probability {p:g}: between 0 and {LOWEST_SHARE:g} is expected", "for example 1e-6")
+        if not RAREST <= p < LOWEST_SHARE:
+            raise UsageError(f"probability {p:g}: from {RAREST:g} to {LOWEST_SHARE:g} is expected", "for example 1e-6")
 
 
 _NOTHING: Dict[str, Any] = {
@@ -194,7 +198,7 @@ def _extrapolate(
         if any(test.failed for test in again):
             words = f"declustered too, slow queries are not as the theory asks ({_names(again)})"
             return Refusal(words, needed, "lock the clocks, quieten the machine, let it warm up, and measure again")
-    return _estimates(told, best, n, probabilities, level)
+    return _estimates(told, best, series, probabilities, level)
 
 
 def _names(tests: Sequence[assumptions.Check]) -> str:
@@ -204,10 +208,11 @@ def _names(tests: Sequence[assumptions.Check]) -> str:
 
 
 def _estimates(
-    told: Dict[str, Any], best: Candidate, n: int, probabilities: Sequence[float], level: float
+    told: Dict[str, Any], best: Candidate, series: npt.NDArray[Any], probabilities: Sequence[float], level: float
 ) -> Optional[Refusal]:
     from scipy.special import chdtri
 
+    n = len(series)
     loss = float(chdtri(1, 1 - level)) / 2
     around = pareto.region(best.excesses, best.fit)
     shapes = around.at(loss)[0]
@@ -220,7 +225,9 @@ def _estimates(
     rate = (share, float(len(best.peaks.values)), n * best.peaks.extremal_index)
 
     def at(p: float) -> Dict[str, float]:
-        inner = np.array([min(p / share, 1.0)])
+        if p > share:
+            return {"p": p, **_below(series, p, best.peaks.extremal_index, level)}
+        inner = np.array([p / share])
         value = float(pareto.excess(inner, np.array([best.fit.shape]), np.array([best.fit.scale]))[0])
         low, high = pareto.interval(around, rate, p, loss)
         ends = (best.threshold + end for end in (value, min(low, value), max(high, value)))
@@ -229,6 +236,20 @@ def _estimates(
     told["estimates"] = [{**at(p), "extrapolated": p * n < 1, "seen_after": seen_after(p)} for p in probabilities]
     told["curve"] = [at(float(p)) for p in np.geomspace(share, min(1e-9, *probabilities), _CURVE)]
     return None
+
+
+def _below(series: npt.NDArray[Any], p: float, index: float, level: float) -> Dict[str, float]:
+    """What is exceeded more often than the threshold lies below the fitted tail: the samples themselves tell it.
+
+    The interval is that of order statistics (W. J. Conover, "Practical Nonparametric Statistics", section 3.2): of the
+    values that p of so many exceed; of as many independent ones as the clusters leave.
+    """
+    from scipy.stats import binom
+
+    independent = max(int(index * len(series)), 1)
+    ends = binom.ppf([(1 + level) / 2, (1 - level) / 2], independent, p) / independent
+    low, value, high = np.quantile(series, [1 - float(ends[0]), 1 - p, 1 - float(ends[1])])
+    return {"ms": float(value), "low_ms": float(low), "high_ms": float(high)}
 
 
 def _candidate(one: Candidate, n: int, probabilities: Sequence[float]) -> Dict[str, Any]:

@@ -48,7 +48,9 @@ def tested(one: Dict[str, Any]) -> List[str]:
         words = ", ".join(f"{c['seen']} for {c['expected']:g} at {c['p']:g}" for c in one["out_of_sample"])
         found.append(f"fitted to the first half, exceeded in the second: {words}")
     if one["refused"]:
-        found.append(f"no estimate: {one['refused']['reason']}; {one['refused']['needed']:,} samples would be needed")
+        needed = one["refused"]["needed"]
+        more = f"{needed:,} samples would be needed" if needed > one["n"] else "more samples alone would not help"
+        found.append(f"no estimate: {one['refused']['reason']}; {more}")
     return found
 
 

@@ -9,6 +9,9 @@ from optimize.selection.saving import ROUNDS, Saving, rounds_needed
 
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 
+_ROUNDING = 1e-12
+"""1 - 0.8 is less than 0.2 in binary: a saving of just what is asked is enough."""
+
 
 class Verdict(NamedTuple):
     """What came of it.
@@ -45,7 +48,7 @@ def verdict(found: Saving, within: bool, same: bool, least: float) -> Verdict:
     saved = found.mean_of_ratios
     if found.rounds == 0:
         none = "there are no replicates, so there is no interval"
-        if saved >= least - 1e-12:
+        if saved >= least - _ROUNDING:
             return Verdict(PASS, f"point estimate: {none}")
         return Verdict(FAIL, f"point estimate below {100 * least:g}%: {none}")
     level = f"{100 * stats.LEVEL:.0f}%"
@@ -53,8 +56,8 @@ def verdict(found: Saving, within: bool, same: bool, least: float) -> Verdict:
         words = f"{found.rounds} rounds, a verdict needs {ROUNDS}"
         return Verdict(INCONCLUSIVE, words, rounds_needed(found, least))
     interval = f"the {level} interval is {100 * found.low:.1f}% to {100 * found.high:.1f}%"
-    if found.low >= least:
+    if found.low >= least - _ROUNDING:
         return Verdict(PASS, interval)
-    if found.high < least:
+    if found.high < least - _ROUNDING:
         return Verdict(FAIL, f"{interval}: all of it is below {100 * least:g}%")
     return Verdict(INCONCLUSIVE, f"{interval}: it holds {100 * least:g}%", rounds_needed(found, least))

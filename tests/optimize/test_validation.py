@@ -15,6 +15,7 @@ from engines.errors import UsageError
 from optimize import validation
 from optimize.selection import choice, plans
 from optimize.suite import MODELS
+from tests.optimize.selection.conftest import noisy, row, run_of
 
 pytestmark = pytest.mark.journey
 
@@ -59,6 +60,21 @@ def test_the_users_two_devices(plan: Plan) -> None:
 def test_a_device_that_saves_too_little_counts_in_the_mean(plan: Plan) -> None:
     done = validation.run(plan(devices=users("rtx-3080-ti", "nuc"), min_saving="60%"))
     assert [one["choice"]["verdict"] for one in done["devices"]] == ["FAIL", "PASS"] and done["verdict"] == "FAIL"
+
+
+def test_a_device_whose_best_is_its_fastest_saves_nothing_for_sure(plan: Plan, tmp_path: Path) -> None:
+    """The other device's interval decides: nothing is uncertain about a model held against itself."""
+    devices = []
+    for name, slow in (("one", 10.0), ("other", 1.0)):
+        rows = [row("big", 0.9, noisy(slow)), row("small", 0.85, noisy(2.0, seed=1))]
+        runs.write(tmp_path / f"{name}.json", run_of(rows))
+        devices.append({"name": name, "runs": [f"{name}.json"], "device": None})
+    done = validation.run(plan(devices=devices, models=[]))
+    one, other = (device["choice"] for device in done["devices"])
+    assert one["chosen"] == "small" and other["chosen"] == other["baseline"] == "big"
+    assert done["saving"] == pytest.approx(0.4, abs=0.01)
+    assert done["interval"] == pytest.approx([end / 2 for end in one["interval"]])
+    assert done["verdict"] == "PASS" and "rounds" not in done["why"]
 
 
 @pytest.mark.journey

@@ -9,7 +9,7 @@ from typing import Any, Dict
 import numpy as np
 import pytest
 
-from bench.tail import estimate, pareto
+from bench.tail import estimate, pareto, words
 from engines.errors import UsageError
 
 N = 20_000
@@ -34,6 +34,20 @@ def test_a_sound_series_is_extrapolated(shape: float) -> None:
         assert one["low_ms"] <= one["ms"] <= one["high_ms"]
     assert [one["extrapolated"] for one in found["estimates"]] == [False, True]
     assert found["threshold"]["shape_low"] < shape < found["threshold"]["shape_high"]
+
+
+@pytest.mark.parametrize("p", [0.03, 1e-2, 1e-3])
+def test_what_is_not_as_rare_as_the_threshold_is_read_from_the_samples(p: float) -> None:
+    series = tail(0.0, n=400_000)
+    found = estimate.estimate(series, (p, 1e-6))
+    (one, _), share = found["estimates"], found["threshold"]["exceedances"] / len(series)
+    assert one["low_ms"] <= true(0.0, p) <= one["high_ms"] and one["low_ms"] < one["ms"] < one["high_ms"]
+    if p > share:
+        assert one["ms"] == pytest.approx(float(np.quantile(series, 1 - p)), abs=1e-6)
+        assert one["ms"] < found["threshold"]["ms"]
+    counted = estimate.out_of_sample(series)
+    assert counted is not None
+    assert all(abs(one["seen"] - one["expected"]) < 5 * math.sqrt(one["expected"]) + 5 for one in counted)
 
 
 def test_what_was_seen_is_told_whatever_comes_of_the_tail() -> None:
@@ -102,6 +116,18 @@ def test_a_series_that_is_not_sound_is_refused_with_the_reason(name: str, words:
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.ones(5000), "more samples alone would not help"),
+        (tail(0.0)[:100], "1,000 samples would be needed"),
+    ],
+)
+def test_a_refusal_tells_the_samples_needed_only_where_more_would_help(values: np.ndarray, told: str) -> None:
+    found = {**estimate.estimate(values), "deadline": None, "first_ms": None, "out_of_sample": None}
+    assert words.tested(found)[-1].endswith(told)
+
+
 def test_a_fine_clock_changes_nothing_and_a_step_of_it_is_told() -> None:
     fine, cut = (estimate.estimate(values, (1e-5,)) for values in (tail(0.0), np.round(tail(0.0), 3)))
     assert cut["resolution_ms"] == pytest.approx(1e-3)
@@ -114,7 +140,7 @@ def test_what_is_no_time_is_an_error(wrong: Any) -> None:
         estimate.estimate(wrong)
 
 
-@pytest.mark.parametrize("p", [0.0, 0.05, 1.0, -1e-6])
+@pytest.mark.parametrize("p", [0.0, 0.05, 1.0, -1e-6, 1e-16, 1e-320, math.nan])
 def test_probabilities_are_those_of_a_tail(p: float) -> None:
     with pytest.raises(UsageError, match="probability"):
         estimate.estimate(tail(0.0), (p,))

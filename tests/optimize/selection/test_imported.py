@@ -37,6 +37,12 @@ def test_what_else_is_known_counts(tmp_path: Path) -> None:
     assert not any(text.startswith(("size", "batch", "data set", "device")) for text in found["unknown"])
 
 
+def test_the_seconds_of_a_table_are_those_of_its_images_whatever_the_batch(tmp_path: Path) -> None:
+    """10,000 images are 156 full batches of 64 and one that is not."""
+    found = select([table(tmp_path, HEAD.strip() + ",batch\na,95,100,10000,64\nb,94,50,10000,64\n")])
+    assert [one["times"]["inference_s"] for one in found["candidates"]] == pytest.approx([100, 50])
+
+
 def test_an_empty_field_is_unknown(tmp_path: Path) -> None:
     found = select([table(tmp_path, HEAD + "a,95,,10000\nb,94,10,10000\nc,,9,10000\n")])
     assert {one["target"]: one["reason"] for one in found["rejected"]} == {

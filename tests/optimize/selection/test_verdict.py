@@ -14,6 +14,8 @@ def measured(low: float, high: float, rounds: int = 10) -> Saving:
     ("found", "word", "words"),
     [
         (measured(0.20, 0.30), PASS, "20.0% to 30.0%"),
+        (Saving(1 - 0.8, 0.2, 1 - 0.8, 1 - 0.8, 10, True, 0.0), PASS, "20.0% to 20.0%"),
+        (measured(0.10, 1 - 0.8), INCONCLUSIVE, "it holds 20%"),
         (measured(0.10, 0.19), FAIL, "all of it is below 20%"),
         (measured(0.19, 0.21), INCONCLUSIVE, "it holds 20%"),
         (measured(0.50, 0.60, rounds=9), INCONCLUSIVE, "9 rounds, a verdict needs 10"),
