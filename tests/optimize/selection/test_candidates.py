@@ -6,6 +6,7 @@ from typing import Any, Dict
 
 import pytest
 
+from bench import stats
 from engines.errors import DamagedError, IncompatibleError, UsageError
 from optimize.selection.choose import select
 
@@ -54,6 +55,7 @@ def test_the_time_of_many_images_is_that_of_all_queries_as_in_images_a_second(wr
     slow = row("a", 0.95, [2.0, 10.0])
     slow["rounds"][0]["samples_ms"] = [2.0] * 15
     slow["samples_ms"] = [2.0] * 15 + [10.0] * 3
+    slow.update(stats.summary(slow["samples_ms"]))
     found = select([write([slow, row("b", 0.94, [1.0, 1.0])])])
     assert found["candidates"][0]["times"]["inference_s"] == pytest.approx(10 * (15 * 2 + 3 * 10) / 18)
     assert found["saving_of_means"] == pytest.approx(1 - 1 / (60 / 18))
