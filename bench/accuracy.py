@@ -215,7 +215,10 @@ def compare(reference: Path, candidate: Path, classes: Sequence[str] = ()) -> Di
             raise DataError("the two results are not of the same images", "measure both on the same --data")
     broken = int((~np.isfinite(before)).any(axis=1).sum())
     if broken:
-        raise DataError(f"the original gives scores that are not finite numbers on {broken} of {len(before)} images")
+        raise DataError(
+            f"the original gives scores that are not finite numbers on {broken} of {len(before)} images",
+            "check --preprocess and the model; `optimize calibrate ONNX --data ...` names the first tensor with NaN",
+        )
     first, second = predictions(before), predictions(after)
     largest = float(np.abs(before - after).max())
     found: Dict[str, Any] = {

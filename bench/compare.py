@@ -18,6 +18,9 @@ SCHEMA = "optimize.compare/1"
 _MACHINE = {"cpu": "processor", "cores": "cores", "arch": "architecture", "board": "board", "gpu": "GPU"}
 """What two machines must have in common."""
 
+_LEAST_MS = 1e-9
+"""A median below a femtosecond is a damaged or empty measurement, not a time that another can be divided by."""
+
 _WHAT = ("role", "form", "precision", "backend")
 
 Row = Dict[str, Any]
@@ -142,7 +145,9 @@ def _cell(before: Row, after: Row, level: float, seed: int) -> Dict[str, Any]:
     rounds = [[entry["samples_ms"] for entry in row["rounds"] if entry["samples_ms"]] for row in (before, after)]
     ratio = interval = None
     verdict = "imported: no samples"
-    if all(rounds):
+    if any(row["p50_ms"] is not None and row["p50_ms"] < _LEAST_MS for row in (before, after)):
+        verdict = "no ratio: a median of zero"
+    elif all(rounds):
         found = stats.ratio_interval(rounds[0], rounds[1], level, seed)
         ratio, verdict = found.ratio, found.verdict
         interval = None if found.low is None or found.high is None else [found.low, found.high]

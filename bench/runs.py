@@ -292,7 +292,8 @@ def merge(runs: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
 
 
 _ms = fields.null_or(fields.number)
-_sample = fields.a_list(fields.number)
+_time = fields.between(0, 1e12)
+_sample = fields.a_list(_time)
 _ROW = fields.an_object(
     target=fields.word,
     role=fields.one_of("engine", "original"),
@@ -311,7 +312,7 @@ _ROW = fields.an_object(
     ),
     origin=fields.one_of("measured", "imported"),
     size_bytes=fields.null_or(fields.whole(0, 1 << 50)),
-    **dict.fromkeys(LATENCIES, _ms),
+    **dict.fromkeys(LATENCIES, fields.null_or(_time)),
     images_per_s=_ms,
     rounds=fields.a_list(
         fields.an_object(
@@ -383,7 +384,7 @@ _ROW_MORE: Dict[str, fields.Check] = {
 }
 _ROUND_MORE: Dict[str, fields.Check] = {
     "round": fields.null_or(fields.whole(0, 1 << 20)),
-    "starts_ms": _sample,
+    "starts_ms": fields.a_list(fields.number),
     **dict.fromkeys(COLD, fields.null_or(fields.between(0, 1e9))),
 }
 _RUN_MORE: Dict[str, fields.Check] = {

@@ -46,12 +46,17 @@ def report(runs: Sequence[PathLike], formats: Words = "md", out: Optional[PathLi
     wanted, run = _read(runs, formats, [*FORMATS, *IMAGES])
     written = []
     for name in wanted:
-        made = IMAGES[name](run) if name in IMAGES else FORMATS[name](run).encode("utf-8")
+        made = IMAGES[name](run) if name in IMAGES else _encoded(FORMATS[name](run))
         target = folder / f"report.{name}"
         with jsonfile.replacing_file(target) as part:
             part.write_bytes(made)
         written.append(target)
     return written
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8; what a file name in no encoding left in a run (`\\udcc3`) is written as JSON spells it."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def report_texts(runs: Sequence[PathLike], formats: Words = "md") -> Dict[str, str]:

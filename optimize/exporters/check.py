@@ -151,6 +151,7 @@ class _Totals:
 
     def __init__(self) -> None:
         self.dot = self.a = self.b = self.difference = self.max_abs = self.largest = 0.0
+        self.values = self.finite = 0
         self.trouble = ""
 
     def add(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> None:
@@ -161,7 +162,9 @@ class _Totals:
         same = np.isfinite(x) & np.isfinite(y)
         if not (same | (x == y) | (np.isnan(x) & np.isnan(y))).all():
             self.trouble = "one is not finite where the other is"
+        self.values += x.size
         x, y = x[same], y[same]
+        self.finite += x.size
         if not x.size:
             return
         self.dot += float(x @ y)
@@ -232,6 +235,8 @@ def _verdict(found: _Found, data: str, n: int, precision: str, task: str) -> Dic
     for name, figures in per_output.items():
         if found.totals[name].trouble:
             reasons.append(f"{name}: {found.totals[name].trouble}")
+        elif found.totals[name].values and not found.totals[name].finite:
+            reasons.append(f"{name}: the original gives no finite number, so nothing was compared")
         elif figures["cosine"] < tolerance.cosine:
             reasons.append(f"{name}: cosine {figures['cosine']:.6f}, {tolerance.cosine} is the least")
         elif figures["rel"] > tolerance.relative:

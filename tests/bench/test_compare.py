@@ -153,6 +153,16 @@ def test_limits_are_broken_only_where_it_is_certain(make_run: Make) -> None:
     assert len(failures(slower, 0.05, None)) == 2  # one round: nothing says that it is one
 
 
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("factor", [0.0, 1e-310])
+def test_a_median_of_zero_gives_no_ratio(make_run: Make, side: int, factor: float) -> None:
+    sides = [make_run(), make_run()]
+    sides[side] = times(sides[side], factor)
+    (one,) = compare(sides[0], [("new", sides[1])])["runs"]
+    assert (one["cells"][0]["ratio"], one["cells"][0]["verdict"]) == (None, "no ratio: a median of zero")
+    assert one["geomean"]["cells"] == 4 and failures(one, 0.05, None) == []
+
+
 def test_lost_accuracy_breaks_a_limit_and_so_does_an_unmeasured_one(make_run: Make) -> None:
     reference, new = make_run(), make_run()
     for run, top1 in ((reference, 0.90), (new, 0.893)):

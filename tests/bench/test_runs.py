@@ -137,6 +137,8 @@ def test_a_missing_field_is_named(make_run, name):
         ("flags", "busy"),
         ("origin", "guessed"),
         ("samples_ms", [1.0]),
+        ("samples_ms", [-1.0]),
+        ("min_ms", -1.0),
         ("rounds", []),
         ("device", []),
         ("top1", 77),

@@ -110,6 +110,14 @@ def test_what_is_not_finite_must_be_so_in_both(sketch: Any, tmp_path: Path) -> N
     assert not other["passed"] and "finite" in other["reasons"][0]
 
 
+def test_two_answers_of_nothing_but_nan_are_no_agreement(sketch: Any, tmp_path: Path) -> None:
+    s = sketch()
+    broken = s.node("Div", s.node("Sub", "x", "x"), s.node("Sub", "x", "x"))
+    onnx.save(s.model(["N", 6], {broken: None}), str(tmp_path / "nan.onnx"))
+    found = check.compare(spec(tmp_path / "nan.onnx"), spec(tmp_path / "nan.onnx"))
+    assert not found["passed"] and "no finite number" in found["reasons"][0]
+
+
 def test_seeded_images_are_in_the_range_of_the_preprocessing() -> None:
     for text, low, high in (("unit", 0, 1), ("raw", 0, 255)):
         from calib.preprocess import parse

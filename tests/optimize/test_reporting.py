@@ -1,0 +1,24 @@
+"""Reports as files: every format can be written of every run that can be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Callable, Dict
+
+from bench import runs
+from optimize import reporting
+from tests.bench.conftest import make_run  # noqa: F401
+
+
+def test_a_name_in_no_encoding_is_written_in_every_format(
+    make_run: Callable[..., Dict[str, Any]],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    run = make_run(1, batches=(1,))
+    for row in run["rows"]:
+        row["target"] = "net\udcff.onnx"
+    runs.write(tmp_path / "runs.json", run)
+    written = reporting.report([tmp_path / "runs.json"], "md,html,csv,json", tmp_path / "out")
+    assert sorted(path.suffix for path in written) == [".csv", ".html", ".json", ".md"]
+    assert "net\udcff.onnx" in {row["target"] for row in json.loads((tmp_path / "out/report.json").read_text())["rows"]}
