@@ -54,3 +54,14 @@ def balanced(labels: Labels, n: int, seed: int = 0, exclude: Iterable[int] = ())
         chosen.extend(queue[turn] for queue in queues)
         turn += 1
     return np.asarray(chosen[:n], np.int64)
+
+
+FEW = 32
+"""Images below which a range is what a handful of them happen to hold: one of each class of CIFAR-10 three times."""
+
+
+def too_few(samples: int) -> List[str]:
+    """A warning where so few images calibrate that their ranges say little."""
+    if samples >= FEW:
+        return []
+    return [f"{samples} image{'s' * (samples != 1)} calibrate INT8: {FEW} or more are needed for ranges to be trusted"]

@@ -87,23 +87,27 @@ def verify(
             )
         accuracy = accuracy_against(scores[0], scores[1])
     warnings = surprise(scores[0], about["accuracy"])
+    if max_drop is not None and accuracy["top1"] is None:
+        raise UsageError(f"--max-drop {max_drop:g}: the images of {data} have no labels", "--min-agreement 99")
     gate = judge(accuracy, DEFAULT_MAX_DROP if max_drop is None else max_drop, min_agreement)
+    reasons = gate["reasons"] if gate else []
     return {
-        "passed": gate["passed"],
-        "reasons": gate["reasons"],
+        "passed": not reasons,
+        "reasons": reasons,
         "accuracy": accuracy,
         "check": None,
         "warnings": warnings,
-        "lines": [*_lines(accuracy, None), *_verdict(about, original, gate["reasons"])],
+        "lines": [*_lines(accuracy, None), *_verdict(about, original, reasons, gate is not None)],
     }
 
 
-def _verdict(about: Dict[str, Any], original: RunnerSpec, reasons: List[str]) -> List[str]:
+def _verdict(about: Dict[str, Any], original: RunnerSpec, reasons: List[str], judged: bool = True) -> List[str]:
     """Passed or not, and whether this original is the file that the bundle was built from."""
     made_from = about["model"]
     same = jsonfile.sha256(original.path) == made_from["sha256"]
     note = [] if same else [f"note       the bundle was built from another file, {made_from['name']}"]
-    return [*note, "verdict    " + ("FAILED: " + "; ".join(reasons) if reasons else "passed")]
+    passed = "passed" if judged else "none: without labels only --min-agreement judges"
+    return [*note, "verdict    " + ("FAILED: " + "; ".join(reasons) if reasons else passed)]
 
 
 def reference(source: RunnerSpec) -> RunnerSpec:
@@ -122,10 +126,15 @@ def accuracy_against(source: Dict[str, Any], engine: Dict[str, Any]) -> Dict[str
     return accuracy
 
 
-def judge(accuracy: Dict[str, Any], max_drop: float, min_agreement: Optional[float]) -> Dict[str, Any]:
-    """The gate on an engine's accuracy: `passed`, the limits, and `reasons` in words where it fails."""
+def judge(accuracy: Dict[str, Any], max_drop: float, min_agreement: Optional[float]) -> Optional[Dict[str, Any]]:
+    """The gate on an engine's accuracy: `passed`, the limits, and `reasons` in words where it fails.
+
+    None where nothing can be judged: the images have no labels, and no agreement is asked for.
+    """
     reasons = []
     drop, agreement = accuracy.get("top1_drop"), 100 * accuracy["agreement"]
+    if drop is None and min_agreement is None:
+        return None
     if drop is not None and drop > max_drop:
         reasons.append(
             f"top-1 drops by {drop:.2f} points{_between(accuracy, 'drop_interval')}, {max_drop:g} are allowed"

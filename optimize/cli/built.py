@@ -33,7 +33,8 @@ def table(done: Build) -> None:
         for text in _told(one.manifest):
             line(text)
     line(check_line(done.check))
-    line(f"preprocess: {preprocess_text(done.spec.preprocess, done.source_accuracy is not None)}")
+    labelled = (done.source_accuracy or {}).get("top1") is not None
+    line(f"preprocess: {preprocess_text(done.spec.preprocess, labelled)}")
 
 
 def _told(about: Dict[str, Any]) -> List[str]:

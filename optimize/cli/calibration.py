@@ -10,7 +10,7 @@ import typer
 from typing_extensions import Annotated
 
 from engines.errors import UsageError
-from optimize.cli.console import answer, progress, say
+from optimize.cli.console import answer, progress, say, warn
 
 
 def calibrate(
@@ -54,7 +54,11 @@ def calibrate(
             progress=report,
             **source,
         )
+    from calib.sampling import too_few
+
     answer(done, _lines(done))
+    for text in too_few(done["of"]["samples"]):
+        warn(f"warning: {text}")
     model, cache = shlex.quote(str(onnx)), shlex.quote(done["cache"])
     given = {"preprocess": source.get("preprocess"), "data": data}
     same = "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items() if value)

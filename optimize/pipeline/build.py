@@ -13,7 +13,7 @@ from engines.spec import Progress, RunnerSpec, quiet
 from optimize.pipeline import engine
 from optimize.pipeline.described import described
 from optimize.pipeline.imported import imported
-from optimize.pipeline.inputs import CALIBRATION_PACKAGES, EXPORT_PACKAGES, child_env, overlapping
+from optimize.pipeline.inputs import CALIBRATION_PACKAGES, EXPORT_PACKAGES, child_env, doubtful
 from optimize.pipeline.options import BuildOptions
 from optimize.pipeline.results import Build, Built, Candidate, as_tuned, unchanged
 from optimize.pipeline.stages import Workspace, value_of
@@ -99,7 +99,7 @@ class Job:
         o = self.options
         if self.data:
             seen = self._look_at_data()
-            self.classes, self.warnings = seen["classes"], overlapping(seen)
+            self.classes, self.warnings = seen["classes"], doubtful(seen)
             self.data = self.watch.data  # by now it is on this machine
         export = self.space.run(
             "export",
@@ -142,7 +142,11 @@ class Job:
     def _look_at_data(self) -> Dict[str, Any]:
         o = self.options
         more = ["calibration", "holdout"] if o.may_int8 and o.calibration_cache is None else []
-        arguments = {"data": o.data, "splits": ["test", *more], "seed": o.seed, "samples": o.samples}
+        gated = o.max_drop is not None or o.expect_top1 is not None  # each is a matter of labels
+        arguments = {
+            **{"data": o.data, "splits": ["test", *more], "seed": o.seed, "samples": o.samples},
+            "labelled": gated,
+        }
         return self.space.run(
             "data",
             "optimize.pipeline.inputs:look_at_data",
@@ -402,5 +406,8 @@ class Job:
             )
             return {"accuracy": None, "check": value_of(check), "gate": None}
         accuracy = accuracy_against(self.source_scores, scores)
-        gate = judge(accuracy, self.options.drop_gate, self.options.min_agreement)
-        return {"accuracy": accuracy, "check": None, "gate": gate}
+        return {
+            "accuracy": accuracy,
+            "check": None,
+            "gate": judge(accuracy, self.options.drop_gate, self.options.min_agreement),
+        }

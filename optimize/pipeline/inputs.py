@@ -112,7 +112,12 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 
 def look_at_data(
-    data: str, splits: List[str], seed: int, samples: Optional[int] = None, progress: Progress = quiet
+    data: str,
+    splits: List[str],
+    seed: int,
+    samples: Optional[int] = None,
+    labelled: bool = False,
+    progress: Progress = quiet,
 ) -> Dict[str, Any]:
     """Open the splits that a build will need, so that bad data is told before any long work (runs in a child process).
 
@@ -121,6 +126,7 @@ def look_at_data(
         splits: test, and calibration and holdout where INT8 needs them.
         seed: Of their choice.
         samples: Of calibration.
+        labelled: Refuse data without labels.
         progress: Told of downloads and hashing.
 
     Returns:
@@ -128,14 +134,14 @@ def look_at_data(
         choose are among those that measure: accuracy on them says too much).
 
     Raises:
-        DataError: Damaged, without labels, or too few images.
+        DataError: Damaged, without labels where they are needed, or too few images.
     """
     from calib.datasets import open_dataset
 
     found, digests = {}, {}
     for split in splits:
         dataset = open_dataset(
-            data, split, samples if split == "calibration" else None, seed, labelled=True, progress=progress
+            data, split, samples if split == "calibration" else None, seed, labelled=labelled, progress=progress
         )
         found[split] = len(dataset)
         if len(splits) > 1:
@@ -145,18 +151,22 @@ def look_at_data(
     return {"splits": found, "classes": list(dataset.classes), "overlap": overlap}
 
 
-def overlapping(seen: Dict[str, Any]) -> List[str]:
-    """A warning where images that make an engine are among those that measure it.
+def doubtful(seen: Dict[str, Any]) -> List[str]:
+    """Warnings where few images calibrate, or some of those that make an engine are among those that measure it.
 
     Args:
         seen: From `look_at_data`.
     """
+    from calib.sampling import too_few
+
+    warnings = too_few(seen["splits"]["calibration"]) if "calibration" in seen["splits"] else []
     if not seen.get("overlap"):
-        return []
+        return warnings
     those = sum(count for split, count in seen["splits"].items() if split != "test")
     return [
+        *warnings,
         f"{seen['overlap']} of the {those} images that calibrate INT8 and choose its method are among the "
-        f"{seen['splits']['test']} test images: the accuracy measured on them is too good"
+        f"{seen['splits']['test']} test images: the accuracy measured on them is too good",
     ]
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib.sampling import balanced
+from calib.sampling import FEW, balanced, too_few
 from engines.errors import UsageError
 
 KEPT = [93, 66, 94, 182, 190, 51, 165, 99, 188, 67, 103, 46]
@@ -51,3 +51,7 @@ def test_odd_requests() -> None:
     assert balanced([1, 1], 0).tolist() == []
     with pytest.raises(UsageError, match="-1 samples"):
         balanced([1], -1)
+
+
+def test_few_images_are_warned_of():
+    assert too_few(FEW) == [] and too_few(1)[0].startswith("1 image calibrate")

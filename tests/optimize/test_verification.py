@@ -117,7 +117,8 @@ def test_the_gates_reasons() -> None:
         "agreement is 95.00% (95%: 94.00 to 96.00), 97% are asked",
     ]
     assert judge(ACCURACY, 2.5, 95)["passed"] and not judge(ACCURACY, 2.49, 95)["passed"]
-    assert judge({"agreement": 0.5, "top1_drop": None}, 1.0, None)["passed"]
+    assert judge({"agreement": 0.5, "top1_drop": None}, 1.0, None) is None
+    assert judge({"agreement": 0.5, "top1_drop": None}, 1.0, 50)["passed"]
 
 
 @given(st.floats(0, 1), st.integers(30, 2000), st.floats(0, 1))
@@ -129,3 +130,24 @@ def test_an_original_as_good_as_recorded_is_no_surprise(recorded: float, n: int,
 
 def test_nothing_measured_is_no_surprise() -> None:
     assert surprise({}, None) == surprise({"top1": None, "n": 5}, None, 90.0) == []
+
+
+def test_without_labels_int8_is_built_and_only_agreement_judges(
+    optimize_command: Command, tiny_onnx: Path, cifar: Path, tmp_path: Path
+) -> None:
+    images = scaled(cifar, tmp_path / "all.npz", 1.0)
+    with np.load(images) as arrays:
+        np.savez(tmp_path / "bare.npz", x_train=arrays["x_train"], x_test=arrays["x_test"])
+    words = ["build", tiny_onnx, "--precision", "int8", "--batch", "8", "--data", tmp_path / "bare.npz", "-o", tmp_path]
+    refused = optimize_command(*words, "--max-drop", "1")
+    assert refused.exit_code == 1 and "have no labels" in refused.stderr
+    done = optimize_command(*words)
+    assert done.exit_code == 0 and "unmeasured" in done.stdout and "chosen by accuracy" not in done.stdout, done.stderr
+    (bundle,) = tmp_path.glob("int8-*")
+    about = manifest.read(bundle)
+    assert about["gate"] is None and about["accuracy"]["top1"] is None and about["accuracy"]["agreement"] > 0.5
+    assert about["calibration"]["samples"] > 0
+    verify = ["verify", bundle, "--against", tiny_onnx, "--data", tmp_path / "bare.npz"]
+    assert "only --min-agreement judges" in optimize_command(*verify).stdout
+    assert optimize_command(*verify, "--max-drop", "1").exit_code == 2
+    assert "passed" in optimize_command(*verify, "--min-agreement", "50").stdout

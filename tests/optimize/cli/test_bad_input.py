@@ -135,7 +135,6 @@ def _noise(count: int) -> np.ndarray:
     [
         (lambda d: (d / "test_batch.bin").write_bytes(b"\1" * 3000), ["test_batch.bin"]),
         (lambda d: (d / "test_batch.bin").write_bytes(b""), []),
-        (lambda d: np.savez(d / "d.npz", x=_noise(40)), ["label"]),
         (lambda d: np.savez(d / "d.npz", x=_noise(40)[:, :20, :20], y=np.arange(40) % 10), ["20x20", "32x32"]),
         (lambda d: np.savez(d / "d.npz", x=_noise(40), y=np.arange(40)), ["label", "10 classes"]),
         (lambda d: np.savez(d / "d.npz", x=np.zeros((0, 32, 32, 3), np.uint8), y=np.zeros(0, int)), []),
