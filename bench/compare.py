@@ -74,7 +74,13 @@ def _one(
 ) -> Dict[str, Any]:
     pairs, lacking, added = match(reference["rows"], run["rows"])
     if not pairs:
-        raise UsageError(f"{name} has no cell of the reference: no target of the same name, form, precision and batch")
+        what = "target of the same name, form, precision and batch"
+        twice = [row for row in run["rows"] if sum(_named(row) == _named(one) for one in run["rows"]) > 1]
+        if twice:
+            raise UsageError(
+                f"{name}: {label(twice[0])} is there twice: which of the two counts?", "one run file of it"
+            )
+        raise UsageError(f"{name} has no cell of the reference: no {what}")
     found = unlike(reference["environment"], run["environment"])
     found += list(dict.fromkeys(text for pair in pairs for text in _another(*pair)))
     if found and not force:
@@ -193,8 +199,11 @@ def failures(run: Dict[str, Any], slower: Optional[float], drop: Optional[float]
         slower: A cell may take so much longer, as a share (0.05). One whose interval reaches the reference's time is
             not called slower: it may be an accident.
         drop: Points of top-1 that may be lost; an unmeasured accuracy breaks this limit too.
+
+    With any limit a cell of the reference that the run lacks breaks it: what was not measured met nothing.
     """
-    found = []
+    limited = slower is not None or drop is not None
+    found = [f"{name}: not in this run" for name in run["lacking"] if limited]
     for cell in run["cells"]:
         name = label({**cell, "role": ""})
         longer = 0.0 if cell["ratio"] is None else 1 / cell["ratio"] - 1

@@ -261,6 +261,8 @@ def _described(spec: RunnerSpec) -> RunnerSpec:
         text = " ".join(str(why).split())[:300]
         raise ModelError(f"{name} is not a readable ONNX model: {text}", "copy or export it again")
 
+    if any("\udc80" <= c <= "\udcff" for c in spec.path):
+        raise UsageError(f"{spec.path!a}: ONNX's library opens no path that is not UTF-8", "give it another name")
     try:
         model = onnx.load(spec.path, load_external_data=False)
         if not model.graph.node:

@@ -77,7 +77,7 @@ def wcet(
         OptimizeError: The target cannot be measured.
     """
     from bench.tail import deadline
-    from bench.tail.estimate import PROBABILITIES, SCHEMA, check_probabilities
+    from bench.tail.estimate import MORE, PROBABILITIES, SCHEMA, check_probabilities
 
     wanted = tuple(probabilities or PROBABILITIES)
     check_probabilities(wanted)  # told before minutes of measuring, not after
@@ -94,6 +94,8 @@ def wcet(
             raise UsageError("-o keeps what was measured, and nothing is measured here", "--json prints the result")
         found = timings.read(what, column, unit, target, batch)
         series = [{**_described(one, wanted, deadline_ms, seed), "layers": None} for one in found]
+        for refused in (one["refused"] for one in series if one["refused"]):
+            refused["hint"] = _LONGER if refused["hint"] == MORE else refused["hint"]
         return {"schema": SCHEMA, "series": series, "slowdowns": []}
     asked = loads.kinds(interference) if interference else []
     engine, *_ = bench_targets([what], None, None, backend, threads, source)
@@ -114,6 +116,9 @@ def wcet(
     if kept is not None:
         _keep(kept, rows, states, samples, command)
     return {"schema": SCHEMA, "series": series, "slowdowns": slowdowns(series, rows)}
+
+
+_LONGER = "measure more: optimize wcet BUNDLE --samples 100000, or a longer --duration of bench"
 
 
 def is_timings(what: PathLike) -> bool:

@@ -19,7 +19,7 @@ from bench.tail import assumptions, blocks, pareto
 from bench.tail.clusters import peaks
 from bench.tail.threshold import FEWEST, Candidate, candidates, chosen
 from bench.tail.threshold import SHARE as LOWEST_SHARE
-from engines.errors import UsageError
+from engines.errors import DataError, UsageError
 
 SCHEMA = "optimize.tail/1"
 
@@ -42,6 +42,9 @@ _TOLD = 3
 """Failed tests that a reason names."""
 
 
+MORE = "measure more: --samples 100000"
+
+
 class Refusal(NamedTuple):
     """Why there is no estimate.
 
@@ -49,11 +52,13 @@ class Refusal(NamedTuple):
         reason: In words.
         needed: Samples that would do.
         hint: What may help.
+        unfitted: They would do without a tail that fits: among so many the rarest value asked for is seen itself.
     """
 
     reason: str
     needed: int
     hint: str
+    unfitted: bool = False
 
 
 def seen_after(p: float, level: float = LEVEL) -> int:
@@ -85,7 +90,8 @@ def estimate(
         `estimates` and `curve` are empty.
 
     Raises:
-        UsageError: A sample that is not a positive, finite number, none at all, or a probability out of range.
+        DataError: A sample that is not a positive, finite number, or none at all.
+        UsageError: A probability out of range.
     """
     series = _checked(samples_ms)
     check_probabilities(probabilities)
@@ -129,7 +135,7 @@ _NOTHING: Dict[str, Any] = {
 def _checked(samples_ms: Sequence[float]) -> npt.NDArray[Any]:
     series = np.asarray(samples_ms, np.float64)
     if series.ndim != 1 or len(series) == 0 or not np.isfinite(series).all() or series.min() <= 0:
-        raise UsageError("a tail needs one or more samples that are positive and finite")
+        raise DataError("a tail needs one or more samples, each above zero and finite")
     return series
 
 
@@ -156,7 +162,7 @@ def _unfit(series: npt.NDArray[Any], resolution: float) -> Optional[Refusal]:
     """Why a series cannot be looked at for its tail, whatever the tests say."""
     if len(series) < FEWEST_SAMPLES:
         words = f"{len(series)} samples are too few for a tail: {FEWEST} of them must lie above a threshold"
-        return Refusal(words, FEWEST_SAMPLES, "measure more: --samples 100000")
+        return Refusal(words, FEWEST_SAMPLES, MORE)
     if series.min() == series.max():
         return Refusal("all samples are alike: there is no spread to extrapolate", len(series), "a finer clock")
     level = np.quantile(series, 1 - LOWEST_SHARE)
@@ -188,7 +194,7 @@ def _extrapolate(
         return Refusal(words, math.ceil(n * FEWEST / max(few, 1)), "measure longer, and quieten the machine")
     if best is None:
         words = f"no threshold leaves a tail that a generalised Pareto distribution fits (p {found[-1].p:.2g} at best)"
-        return Refusal(words, needed, "a mixture of causes: measure them apart, or quieten the machine")
+        return Refusal(words, needed, "a mixture of causes: measure them apart, or quieten the machine", True)
     told["extremal_index"] = best.peaks.extremal_index
     told["threshold"] = {**_candidate(best, n, probabilities), "exceedances": best.peaks.exceedances}
     told["blocks"] = blocks.opinion(series, probabilities, best.peaks.extremal_index, level, seed)
@@ -197,7 +203,7 @@ def _extrapolate(
         told["peak_tests"] = assumptions.as_json(again)
         if any(test.failed for test in again):
             words = f"declustered too, slow queries are not as the theory asks ({_names(again)})"
-            return Refusal(words, needed, "lock the clocks, quieten the machine, let it warm up, and measure again")
+            return Refusal(words, needed, "lock the clocks, quieten the machine, let it warm up, measure again", True)
     return _estimates(told, best, series, probabilities, level)
 
 
@@ -219,7 +225,7 @@ def _estimates(
     told["threshold"].update(shape_low=float(shapes.min()), shape_high=float(shapes.max()))
     if shapes.max() >= 1:
         words = f"the tail is so heavy (shape {best.fit.shape:.2f} to {shapes.max():.2f}) that it may have no mean"
-        return Refusal(words, seen_after(probabilities[-1]), "find what the slowest queries have in common")
+        return Refusal(words, seen_after(probabilities[-1]), "find what the slowest queries have in common", True)
     share = best.peaks.exceedances / n
     # Clusters, not exceedances, are what is independent: as many values stand behind the rate.
     rate = (share, float(len(best.peaks.values)), n * best.peaks.extremal_index)

@@ -50,6 +50,8 @@ def tested(one: Dict[str, Any]) -> List[str]:
     if one["refused"]:
         needed = one["refused"]["needed"]
         more = f"{needed:,} samples would be needed" if needed > one["n"] else "more samples alone would not help"
+        if one["refused"].get("unfitted"):
+            more = f"without a tail that fits, {needed:,} samples would be needed to see the rarest itself"
         found.append(f"no estimate: {one['refused']['reason']}; {more}")
     return found
 

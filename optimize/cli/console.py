@@ -124,12 +124,14 @@ def finish(error: Optional[BaseException] = None) -> None:
 
 
 @contextlib.contextmanager
-def interruptible(what: str, kept: Path) -> Iterator[None]:
-    """Say on Ctrl-C where `what` was kept, or that there was nothing yet: the run stops with exit code 130."""
+def interruptible(what: str = "", kept: Optional[Path] = None) -> Iterator[None]:
+    """Say on Ctrl-C where `what` was kept, or that nothing was: the run stops with exit code 130."""
     try:
         yield
     except KeyboardInterrupt:
-        found = f"{what} in {kept}" if kept.exists() else "nothing was measured yet"
+        found = "nothing is kept"
+        if kept is not None:
+            found = f"{what} in {kept}" if kept.exists() else "nothing was measured yet"
         raise Interrupted(f"interrupted: {found}", "run the same command again") from None
 
 

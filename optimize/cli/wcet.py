@@ -12,7 +12,7 @@ from typing_extensions import Annotated
 
 from engines.errors import GateError, UsageError
 from optimize.cli import options
-from optimize.cli.console import answer, console, line, progress, say
+from optimize.cli.console import answer, console, interruptible, line, progress, say
 
 
 def wcet(
@@ -20,7 +20,10 @@ def wcet(
         Path, typer.Argument(metavar="RUN|BUNDLE", help="Engine to measure; or a run file, CSV or trtexec's times.")
     ],
     batch: Annotated[
-        Optional[int], typer.Option("--batch", min=1, help="Images in a query; of a run file which rows [default: 1].")
+        Optional[int],
+        typer.Option(
+            "--batch", min=1, help="Images in a query; of a run file: which rows [default: 1; of a file all]."
+        ),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Queries to measure.")] = 100_000,
     deadline: Annotated[
@@ -57,7 +60,7 @@ def wcet(
     """Tell how slow a query gets: high-water mark, misses of a deadline, and the tail beyond where it can be told."""
     from optimize import api
 
-    with progress(still=True) as report:
+    with interruptible(), progress(still=True) as report:
         found = api.wcet(
             what,
             batch=batch,
@@ -84,8 +87,9 @@ def wcet(
     refused = [one for one in found["series"] if one["refused"]]
     if refused:
         first = refused[0]["refused"]
+        others = f"; of the other {len(refused) - 1} see above" if len(refused) > 1 else ""
         raise GateError(
-            f"no estimate for {len(refused)} of {len(found['series'])}: {refused[0]['name']}: {first['reason']}",
+            f"no estimate for {len(refused)} of {len(found['series'])}: {refused[0]['name']}: {first['reason']}{others}",
             first["hint"],
         )
 
@@ -101,8 +105,7 @@ def _show(found: Dict[str, Any]) -> None:
     from bench.tail import words
 
     for one in found["series"]:
-        beside = f", beside {one['interference']}" if one["interference"] else ""
-        line(f"{one['name']}{beside} ({one['source']})")
+        line(f"{one['name']} ({one['source']})")
         for text in words.seen(one) + words.tested(one):
             line(f"  {text}")
         if one["estimates"]:

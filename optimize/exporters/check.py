@@ -16,6 +16,9 @@ from optimize.exporters.inputs import adapted, is_image, padded, real, seeded
 
 _BATCH = 64
 
+NOT_FINITE = "the original gives no finite number"
+"""Begins the reason where the model itself, not its export, is at fault."""
+
 _TENSORS = 4
 """Seeded inputs, and inputs at a time, of a model that is no classifier: its outputs are maps of thousands of numbers,
 and what 64 of them need does not fit into memory."""
@@ -236,7 +239,7 @@ def _verdict(found: _Found, data: str, n: int, precision: str, task: str) -> Dic
         if found.totals[name].trouble:
             reasons.append(f"{name}: {found.totals[name].trouble}")
         elif found.totals[name].values and not found.totals[name].finite:
-            reasons.append(f"{name}: the original gives no finite number, so nothing was compared")
+            reasons.append(f"{name}: {NOT_FINITE}, so nothing was compared")
         elif figures["cosine"] < tolerance.cosine:
             reasons.append(f"{name}: cosine {figures['cosine']:.6f}, {tolerance.cosine} is the least")
         elif figures["rel"] > tolerance.relative:

@@ -8,8 +8,9 @@ from typing import Any, Dict, List, Sequence, Tuple, Union
 from engines import asked, jsonfile, manifest
 from engines import backend as backends
 from engines.device import DeviceKey, device_key
-from engines.errors import GateError, IncompatibleError, OptimizeError, UsageError
+from engines.errors import GateError, IncompatibleError, ModelError, OptimizeError, UsageError
 from engines.spec import Progress, RunnerSpec, quiet
+from optimize.exporters.check import NOT_FINITE
 from optimize.pipeline import engine
 from optimize.pipeline.described import described
 from optimize.pipeline.imported import imported
@@ -122,6 +123,11 @@ class Job:
         self.boundary = RunnerSpec.from_json({"path": self.onnx, "kind": "onnx", **export["boundary"]})
         self._settle_preprocess()
         check = self._check_export()
+        if not check["passed"] and any(NOT_FINITE in reason for reason in check["reasons"]):
+            raise ModelError(
+                f"{Path(self.spec.path).name} itself is broken: {'; '.join(check['reasons'])}",
+                f"its weights: NaN or infinity; or its inputs: --preprocess (optimize inspect {self.onnx})",
+            )
         if not check["passed"]:
             raise GateError(
                 f"the exported ONNX disagrees with {Path(self.spec.path).name}: {'; '.join(check['reasons'])}",

@@ -141,6 +141,21 @@ def test_other_models_and_data_are_refused(make_run: Make, changes: Dict[str, An
     assert compare(reference, [("new", new)])["runs"][0]["unlike"] == []
 
 
+def test_a_cell_that_was_not_measured_breaks_any_limit(make_run: Make) -> None:
+    reference, run = make_run(), make_run()
+    run["rows"] = run["rows"][1:]
+    (found,) = compare(reference, [("new", run)])["runs"]
+    assert failures(found, None, None) == []
+    assert any("not in this run" in words for words in failures(found, 0.5, None))
+
+
+def test_a_cell_that_is_there_twice_is_named(make_run: Make) -> None:
+    run = make_run()
+    run["rows"] *= 2
+    with pytest.raises(UsageError, match="is there twice"):
+        compare(make_run(), [("new", run)])
+
+
 def test_limits_are_broken_only_where_it_is_certain(make_run: Make) -> None:
     reference = make_run()
     (slower,) = compare(reference, [("new", times(reference, 1.2))])["runs"]

@@ -214,3 +214,12 @@ def test_recognising_imports_no_framework(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert importlib.util.find_spec("optimize.sources") is not None
+
+
+@pytest.mark.skipif(os.name != "posix" or sys.platform == "darwin", reason="file names are Unicode here")
+def test_a_path_that_is_not_utf8_is_said_to_be_the_trouble(tiny_onnx, tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), b"m\xff.onnx")
+    with open(path, "wb") as file:
+        file.write(tiny_onnx.read_bytes())
+    with pytest.raises(UsageError, match="not UTF-8"):
+        recognise(os.fsdecode(path))

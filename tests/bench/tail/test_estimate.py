@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.tail import estimate, pareto, words
-from engines.errors import UsageError
+from engines.errors import DataError, UsageError
 
 N = 20_000
 
@@ -136,7 +136,7 @@ def test_a_fine_clock_changes_nothing_and_a_step_of_it_is_told() -> None:
 
 @pytest.mark.parametrize("wrong", [[], [1.0, math.nan], [1.0, -1.0], [0.0, 1.0], [1.0, math.inf]])
 def test_what_is_no_time_is_an_error(wrong: Any) -> None:
-    with pytest.raises(UsageError, match="positive and finite"):
+    with pytest.raises(DataError, match="above zero and finite"):
         estimate.estimate(wrong)
 
 
@@ -159,3 +159,10 @@ def test_the_second_half_is_counted_against_the_first() -> None:
     assert 5 < by_p[1e-3]["seen"] < 45
     assert estimate.out_of_sample(series("drift")) is None
     assert by_p[1e-3]["ms"] == pytest.approx(true(0.0, 1e-3), rel=0.05)
+
+
+def test_a_tail_that_does_not_fit_says_what_the_many_samples_would_be_for() -> None:
+    drifting = np.linspace(1, 2, 3000)
+    found = {**estimate.estimate(drifting), "first_ms": None, "deadline": None, "out_of_sample": None}
+    (last,) = (text for text in words.tested(found) if text.startswith("no estimate"))
+    assert "without a tail that fits, 2,995,732," in last

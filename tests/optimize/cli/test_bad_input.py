@@ -250,3 +250,16 @@ def test_an_image_of_another_size_is_named(optimize_command: Callable[..., Any],
     Image.new("RGB", (200, 224)).save(tmp_path / "large.png")
     result = optimize_command("predict", built.bundles[0].path, tmp_path / "large.png")
     refused(result, 1, "large.png", "build the bundle again")
+
+
+def test_a_model_of_nothing_but_nan_is_called_broken_itself(
+    optimize_command: Run, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    model = onnx.load(str(tiny_onnx))
+    for item in model.graph.initializer:
+        if item.name == "b3":
+            item.CopyFrom(onnx.numpy_helper.from_array(np.full(item.dims, np.nan, np.float32), "b3"))
+    onnx.save(model, str(tmp_path / "nan.onnx"))
+    done = optimize_command("build", tmp_path / "nan.onnx", "--precision", "fp32", "--batch", "1", "--no-progress")
+    refused(done, 1, "nan.onnx itself is broken", "no finite number")
+    nothing_left(tmp_path)
