@@ -21,9 +21,7 @@ def wcet(
     ],
     batch: Annotated[
         Optional[int],
-        typer.Option(
-            "--batch", min=1, help="Images in a query; of a run file: which rows [default: 1; of a file all]."
-        ),
+        typer.Option("--batch", min=1, help="Images in a query [default: 1]; of a run file which rows [default: all]."),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Queries to measure.")] = 100_000,
     deadline: Annotated[
@@ -87,11 +85,9 @@ def wcet(
     refused = [one for one in found["series"] if one["refused"]]
     if refused:
         first = refused[0]["refused"]
-        others = f"; of the other {len(refused) - 1} see above" if len(refused) > 1 else ""
-        raise GateError(
-            f"no estimate for {len(refused)} of {len(found['series'])}: {refused[0]['name']}: {first['reason']}{others}",
-            first["hint"],
-        )
+        those = f"{len(refused)} of {len(found['series'])}"
+        others = "; why the others have none stands above" if len(refused) > 1 else ""
+        raise GateError(f"no estimate for {those}: {refused[0]['name']}: {first['reason']}{others}", first["hint"])
 
 
 def _probabilities(words: List[str]) -> List[float]:
