@@ -1,11 +1,10 @@
-"""The energy pass: a real engine queried in a child, beside counters that a thread moves at a known power."""
+"""The energy pass: a real engine queried in a child, beside counters that move at a known power."""
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, List, Optional
 
 import pytest
 
@@ -19,28 +18,22 @@ WATTS = 40.0
 
 
 @pytest.fixture()
-def processor(tmp_path: Path) -> Iterator[Path]:
-    """A processor whose counter tells 40 W, and starts again soon."""
+def counted(tmp_path: Path) -> List[Rail]:
+    """A processor whose counter tells 40 W whenever it is read, and starts again soon."""
     counter = put_zone(tmp_path, "intel-rapl:0", "package-0", 0)
     (counter.parent / "max_energy_range_uj").write_text("25000000\n")
-    stop = threading.Event()
+    (rail,) = rails(tmp_path, nvml=list)
+    begun = time.monotonic()
 
-    def run() -> None:
-        begun = time.monotonic()
-        part = counter.with_name("part")
-        while not stop.wait(0.002):
-            part.write_text(f"{int(1e6 * WATTS * (time.monotonic() - begun)) % 25_000_000}\n")
-            part.replace(counter)
+    def read() -> Optional[float]:
+        counter.write_text(f"{int(1e6 * WATTS * (time.monotonic() - begun)) % 25_000_000}\n")
+        return rail.read()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield tmp_path
-    stop.set()
-    thread.join()
+    return [rail._replace(read=read)]
 
 
-def test_each_batch_gets_its_energy(model: Path, processor: Path) -> None:
-    found = energy.measure(spec_of(model), [1, 8], rails(processor, nvml=list), warmup_s=0.05, seconds=0.5, idle_s=0.3)
+def test_each_batch_gets_its_energy(model: Path, counted: List[Rail]) -> None:
+    found = energy.measure(spec_of(model), [1, 8], counted, warmup_s=0.05, seconds=0.5, idle_s=0.3)
     assert sorted(found) == [1, 8]
     for one in found.values():
         assert one["rail"] == "package-0" and one["watts"] == pytest.approx(WATTS, rel=0.15)
