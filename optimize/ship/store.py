@@ -1,0 +1,64 @@
+"""What every place that keeps shipments can do: blobs by their digest, and names that point to an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, List, NamedTuple, Optional, Protocol
+
+Moved = Callable[[int], None]
+"""Told how many bytes of a blob are there after each block that was moved."""
+
+
+class Ref(NamedTuple):
+    """A name and tag of a store, and the digest of the index that they point to."""
+
+    name: str
+    tag: str
+    digest: str
+
+
+class Store(Protocol):
+    """A folder, an SSH host, a bucket or a registry. Blobs and documents are named by `sha256:<64 hex>`.
+
+    A blob appears whole and with the right hash or not at all; names change in one step.
+    """
+
+    url: str
+
+    def size(self, name: str, digest: str) -> Optional[int]:
+        """Bytes of a blob or document that is whole there; None where it is not."""
+
+    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
+        """Send a file, going on where an earlier try stopped, and check its hash at the far side before it appears.
+
+        Args:
+            name: Of the shipment; a registry keeps blobs by it.
+            digest: Of the file.
+            source: The file.
+            moved: Told of progress.
+            limit: Bytes per second; 0 for none.
+        """
+
+    def get(self, name: str, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
+        """Append to the file `target` what it lacks of a blob of `size` bytes; the caller checks its hash.
+
+        Never writes more than `size` bytes into it.
+        """
+
+    def put_document(self, name: str, media_type: str, text: bytes) -> str:
+        """Keep an OCI manifest, and return its digest."""
+
+    def get_document(self, name: str, digest: str, limit: int) -> bytes:
+        """Read a document of at most `limit` bytes and check its digest."""
+
+    def resolve(self, name: str, tag: str) -> Optional[str]:
+        """Digest of the index that a name points to; None where there is none."""
+
+    def tag(self, name: str, tag: str, media_type: str, text: bytes) -> str:
+        """Keep an index and let the name point to it, in one step, durable when this returns; returns its digest."""
+
+    def refs(self) -> List[Ref]:
+        """Every name and tag there; only one name's in a registry that does not list them."""
+
+    def close(self) -> None:
+        """End connections."""

@@ -1,0 +1,1 @@
+"""The places that keep shipments, one a file; `optimize.ship.url` opens them."""

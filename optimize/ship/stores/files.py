@@ -1,0 +1,152 @@
+"""A store made of files in one layout (`keys.py`), wherever they lie: in a folder, on an SSH host, in a bucket."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Iterable, List, Optional, Protocol, Tuple
+
+from engines.errors import DamagedError
+from optimize.ship.store import Moved, Ref
+from optimize.ship.stores import keys
+
+
+class Place(Protocol):
+    """What differs between a folder, an SSH host and a bucket. Keys are relative paths of `keys.py`."""
+
+    url: str
+
+    def size(self, key: str) -> Optional[int]:
+        """Bytes of a file; None where there is none."""
+
+    def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
+        """Send a blob, going on where an earlier try stopped; durable and checked before it appears.
+
+        Returns:
+            False where the bytes that arrived have another hash: nothing of them is kept.
+        """
+
+    def fetch(self, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
+        """See `Store.get`."""
+
+    def read(self, key: str, limit: int) -> Optional[bytes]:
+        """A small file; None where there is none. One byte more than `limit` of a larger one."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Make or replace a small file in one step, durable when this returns."""
+
+    def refs(self) -> Iterable[Tuple[str, bytes]]:
+        """Key and content of every file below `refs`."""
+
+    def close(self) -> None:
+        """See `Store.close`."""
+
+
+class FileStore:
+    """See `optimize.ship.store.Store`."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.url = place.url
+        self._known: Optional[bool] = None
+
+    def size(self, name: str, digest: str) -> Optional[int]:
+        """See `Store.size`."""
+        key = keys.blob(digest)
+        return self.place.size(key) if self._is_store() else None
+
+    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
+        """See `Store.put`."""
+        self._make()
+        send_checked(self.place, digest, source, moved, limit)
+
+    def get(self, name: str, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
+        """See `Store.get`."""
+        keys.hexadecimal(digest)
+        self._is_store()
+        self.place.fetch(digest, size, target, moved, limit)
+
+    def put_document(self, name: str, media_type: str, text: bytes) -> str:
+        """See `Store.put_document`."""
+        self._make()
+        digest = "sha256:" + hashlib.sha256(text).hexdigest()
+        self.place.write(keys.blob(digest), text)
+        return digest
+
+    def get_document(self, name: str, digest: str, limit: int) -> bytes:
+        """See `Store.get_document`."""
+        data = self.place.read(keys.blob(digest), limit) if self._is_store() else None
+        return whole(data, digest, limit, self.url)
+
+    def resolve(self, name: str, tag: str) -> Optional[str]:
+        """See `Store.resolve`."""
+        key = keys.ref(name, tag)
+        data = self.place.read(key, keys.DOCUMENT) if self._is_store() else None
+        return None if data is None else keys.from_ref(data, f"{self.url}: {key}")
+
+    def tag(self, name: str, tag: str, media_type: str, text: bytes) -> str:
+        """See `Store.tag`."""
+        key = keys.ref(name, tag)
+        digest = self.put_document(name, media_type, text)
+        self.place.write(key, keys.to_ref(digest))
+        return digest
+
+    def refs(self) -> List[Ref]:
+        """See `Store.refs`."""
+        found = []
+        for key, data in self.place.refs() if self._is_store() else ():
+            name, tag = keys.named(key)
+            if name:
+                found.append(Ref(name, tag, keys.from_ref(data, f"{self.url}: {key}")))
+        return sorted(found)
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self.place.close()
+
+    def _is_store(self) -> bool:
+        """Whether something was kept here already; raises where that was a newer version."""
+        if self._known is None:
+            data = self.place.read(keys.STORE, keys.DOCUMENT)
+            if data is not None:
+                keys.document(data, keys.STORE_SCHEMA, f"{self.url}: {keys.STORE}")
+            self._known = data is not None
+        return self._known
+
+    def _make(self) -> None:
+        if not self._is_store():
+            self.place.write(keys.STORE, keys.text({"schema": keys.STORE_SCHEMA}))
+            self._known = True
+
+
+def send_checked(place: Place, digest: str, source: Path, moved: Moved, limit: int) -> None:
+    """Send a blob that may be there already.
+
+    Raises:
+        DamagedError: It does not arrive as what it is.
+    """
+    there = place.size(keys.blob(digest))
+    if there is not None:
+        moved(there)
+        return
+    # The second time from the start: what was left of an earlier try may have been damaged.
+    if not any(place.send(digest, source, moved, limit) for _ in range(2)):
+        raise DamagedError(
+            f"{place.url}: {source.name} does not arrive there as {digest}",
+            "it changes while it is sent, or the connection or the disk there damages it: check it with sha256sum",
+        )
+
+
+def whole(data: Optional[bytes], digest: str, limit: int, url: str) -> bytes:
+    """A document, checked.
+
+    Raises:
+        DamagedError: It is missing, larger than `limit` bytes, or has another digest.
+    """
+    if data is None:
+        raise DamagedError(f"{url}: {digest} is missing there", "ship it again")
+    if len(data) > limit:
+        raise DamagedError(f"{url}: {digest} is larger than {limit} bytes, no document of optimize")
+    if hashlib.sha256(data).hexdigest() != keys.hexadecimal(digest):
+        raise DamagedError(f"{url}: {digest} has another content than its name says", "ship it again")
+    return data

@@ -1,0 +1,148 @@
+"""A store in a folder: of this machine, a mounted share or a USB stick."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import IO, Iterator, List, Optional, Tuple
+
+from engines import jsonfile
+from engines.errors import IncompatibleError, OptimizeError
+from optimize.ship.store import Moved
+from optimize.ship.stores import keys
+from optimize.ship.stores.files import FileStore
+from optimize.ship.stores.flow import blocks, paced, receive
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def open_folder(path: Path, url: str) -> FileStore:
+    """The store in a folder, which need not exist yet."""
+    return FileStore(FolderPlace(path, url))
+
+
+class FolderPlace:
+    """See `files.Place`.
+
+    Two writers of one blob do no harm: both write the same bytes at the same offsets, and either may rename them.
+    """
+
+    def __init__(self, root: Path, url: str) -> None:
+        self.root = root
+        self.url = url
+
+    def size(self, key: str) -> Optional[int]:
+        """See `Place.size`."""
+        with self._told():
+            return _size(self.root / key)
+
+    def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
+        """See `Place.send`."""
+        part, target = self.root / keys.part(digest), self.root / keys.blob(digest)
+        with open(source, "rb") as handle, self._told():
+            self._folder(part.parent)
+            with _sink(part) as sink:
+                have = sink.seek(0, os.SEEK_END)
+                handle.seek(have)
+                for block in paced(blocks(handle, limit), limit):
+                    sink.write(block)
+                    have += len(block)
+                    moved(have)
+                sink.flush()
+                os.fsync(sink.fileno())
+                sink.seek(0)
+                found = hashlib.sha256()
+                for block in blocks(sink):
+                    found.update(block)
+            if found.hexdigest() != keys.hexadecimal(digest):
+                part.unlink(missing_ok=True)
+                return _size(target) is not None
+            with contextlib.suppress(FileNotFoundError):  # another writer was quicker
+                os.replace(part, target)
+            jsonfile.fsync_folder(target.parent)
+            return _size(target) is not None
+
+    def fetch(self, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
+        """See `Place.fetch`."""
+        with contextlib.ExitStack() as stack:
+
+            def start(offset: int) -> Iterator[bytes]:
+                with self._told():
+                    handle = stack.enter_context(open(self.root / keys.blob(digest), "rb"))
+                    handle.seek(offset)
+                return blocks(handle, limit)
+
+            receive(start, size, target, moved, limit, f"{self.url}: {digest}")
+
+    def read(self, key: str, limit: int) -> Optional[bytes]:
+        """See `Place.read`."""
+        with self._told():
+            if _size(self.root / key) is None:
+                return None
+            with open(self.root / key, "rb") as handle:
+                return handle.read(limit + 1)
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `Place.write`."""
+        with self._told():
+            self._folder((self.root / key).parent)
+            with jsonfile.replacing_file(self.root / key) as part:
+                part.write_bytes(data)
+
+    def refs(self) -> Iterator[Tuple[str, bytes]]:
+        """See `Place.refs`."""
+        with self._told():
+            found: List[Path] = sorted((self.root / keys.REFS).glob("*/*.json"))
+        for path in found:
+            key = path.relative_to(self.root).as_posix()
+            data = self.read(key, keys.DOCUMENT)
+            if data is not None:
+                yield key, data
+
+    def close(self) -> None:
+        """See `Place.close`."""
+
+    def _folder(self, path: Path) -> None:
+        """Make a folder and those above it, each durable."""
+        if path.is_dir():
+            return
+        if path.parent != path:
+            self._folder(path.parent)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+        jsonfile.fsync_folder(path.parent)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell what the store's own disk refuses as such: the one at hand may have space and be writable."""
+        try:
+            yield
+        except OSError as error:
+            text = (error.strerror or str(error)).lower()
+            if error.errno in _FULL:
+                raise OptimizeError(
+                    f"{self.url}: {text}", "free some space there, then run the same command again"
+                ) from None
+            if error.errno in _DENIED:
+                raise IncompatibleError(f"{self.url}: {text}", f"ls -ld {self.root}, or another place") from None
+            raise
+
+
+def _size(path: Path) -> Optional[int]:
+    """Bytes of a plain file; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _sink(path: Path) -> IO[bytes]:
+    """A file open for reading and writing, as it is or new; never through a link that somebody left there."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "r+b")

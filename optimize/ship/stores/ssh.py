@@ -1,0 +1,172 @@
+"""A store in a folder of a host that is reached by SSH and needs nothing of ours: `sh` and a few programs do."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+from typing import Iterator, List, Optional, Tuple
+from urllib.parse import unquote, urlsplit
+
+from engines.errors import DamagedError, OptimizeError, UsageError
+from optimize.ship.store import Moved
+from optimize.ship.stores import keys
+from optimize.ship.stores.files import FileStore
+from optimize.ship.stores.flow import blocks, paced, receive
+from optimize.ship.stores.sshclient import Connection, printed
+from optimize.ship.stores.sshwords import Host
+
+_HOST = re.compile(r"[A-Za-z0-9_:%][A-Za-z0-9_.:%-]*")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
+
+_UNIT = 1 << 16
+"""Bytes of the unit that `dd` counts in: an upload goes on at a multiple of it."""
+
+_SIZE = 'if [ -f "$1" ]; then wc -c < "$1"; fi'
+_READ = 'if [ -f "$1" ]; then echo found; head -c "$2" "$1"; fi'
+_LIST = (
+    'cd "$1" && for f in refs/*/*.json; do if [ -f "$f" ]; then '
+    'printf "%s " "$f"; head -c 4096 "$f" | tr -d "[:cntrl:]"; echo; fi; done'
+)
+_FETCH = 'tail -c "+$2" "$1"'
+
+_SYNC = 'synced() { sync "$1" 2> /dev/null || sync; }; '
+"""Without names it syncs everything, which is all that an old `sync` can do."""
+
+_WRITE = (
+    _SYNC + 'mkdir -p "$1" && cat > "$2" && if [ "$(wc -c < "$2")" -eq "$4" ]; '
+    'then synced "$2" && mv -f "$2" "$3" && synced "$1"; else rm -f "$2"; exit 1; fi'
+)
+"""Folder, temporary file, file, bytes: input that ends early, with the connection, changes nothing."""
+
+_PART = 'mkdir -p "$1" && if [ -f "$2" ]; then wc -c < "$2"; else echo 0; fi'
+
+_SHA256 = (
+    "hashed() { if command -v openssl > /dev/null; then openssl dgst -sha256 -r; "
+    "elif command -v sha256sum > /dev/null; then sha256sum; else shasum -a 256; fi; }; "
+)
+"""OpenSSL's first, which uses the processor's instructions: on a board four times as fast."""
+
+_SEND = (
+    _SYNC + _SHA256 + f'dd of="$2" bs={_UNIT} seek="$4" conv=notrunc || exit 1; '
+    'if [ ! -f "$2" ]; then if [ -f "$3" ]; then echo whole; fi; exit 0; fi; '
+    'if [ "$(wc -c < "$2")" -lt "$5" ]; then exit 0; fi; '
+    'sum=$(hashed < "$2"); '
+    'if [ "${sum%% *}" = "$6" ]; then synced "$2" && mv -f "$2" "$3" && synced "$1" && echo whole; '
+    'else rm -f "$2"; echo damaged; fi'
+)
+"""Folder, part, blob, units to skip, bytes, hash. Writes by offset, so that two writers of one blob do no harm."""
+
+
+def open_ssh(url: str) -> FileStore:
+    """The store that `ssh://[user@]host[:port]/path` names; `/~/path` lies in the user's home folder.
+
+    Raises:
+        UsageError: A malformed URL.
+    """
+    host, root, shown = _parse(url)
+    return FileStore(SshPlace(Connection(host, shown), root, shown))
+
+
+def _parse(url: str) -> Tuple[Host, str, str]:
+    from optimize.ship.url import shown
+
+    safe = shown(url)
+    parts = urlsplit(url)
+    place, _, _ = parts.netloc.rpartition("@")
+    user = unquote(place) if place else None
+    if user is not None and ":" in user:
+        raise UsageError(f"{safe}: a password has no place in a URL", "ssh-copy-id, or an agent: ssh-add")
+    try:
+        name, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise UsageError(f"{safe}: the port is no number up to 65535") from None
+    if not _HOST.fullmatch(name) or (user is not None and not _USER.fullmatch(user)):
+        raise UsageError(f"{safe}: ssh://[USER@]HOST[:PORT]/DIR is expected", "ssh://jetson@192.168.55.1/~/models")
+    path = unquote(parts.path)
+    if parts.query or parts.fragment or len(path) < 2:
+        raise UsageError(f"{safe}: the folder is missing", f"{safe.rstrip('/')}/~/models, in the home folder there")
+    if any(not c.isprintable() or c == "\\" for c in path):
+        raise UsageError(f"{safe}: a path without control characters and backslashes is expected")
+    # Relative to where a login begins, which is the home folder.
+    root = "." + path[2:] if path == "/~" or path.startswith("/~/") else path
+    return Host(name, user, port), root.rstrip("/"), safe
+
+
+class SshPlace:
+    """See `files.Place`."""
+
+    def __init__(self, connection: Connection, root: str, url: str) -> None:
+        self.connection = connection
+        self.root = root
+        self.url = url
+
+    def size(self, key: str) -> Optional[int]:
+        """See `Place.size`."""
+        found = self.connection.ask(_SIZE, self._path(key))
+        return self._number(found) if found else None
+
+    def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
+        """See `Place.send`."""
+        folder, part, target = (self._path(key) for key in (keys.BLOBS, keys.part(digest), keys.blob(digest)))
+        whole = source.stat().st_size
+        units = min(self._number(self.connection.ask(_PART, folder, part)), whole) // _UNIT
+        said = b""
+        with open(source, "rb") as handle:
+            have = handle.seek(units * _UNIT)
+            words = (folder, part, target, str(units), str(whole), keys.hexadecimal(digest))
+            with self.connection.started(_SEND, *words) as process:
+                assert process.stdin is not None
+                for block in paced(blocks(handle, limit), limit):
+                    process.stdin.write(block)
+                    have += len(block)
+                    moved(have)
+                process.stdin.close()
+                said = printed(process, _UNIT).strip()
+        if said not in (b"whole", b"damaged"):
+            raise OptimizeError(f"{self.url}: the transfer ended early", "run the same command again: it goes on there")
+        return said == b"whole"
+
+    def fetch(self, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
+        """See `Place.fetch`."""
+
+        def start(offset: int) -> Iterator[bytes]:
+            with self.connection.started(_FETCH, self._path(keys.blob(digest)), str(offset + 1)) as process:
+                assert process.stdout is not None
+                yield from blocks(process.stdout, limit)
+
+        receive(start, size, target, moved, limit, f"{self.url}: {digest}")
+
+    def read(self, key: str, limit: int) -> Optional[bytes]:
+        """See `Place.read`."""
+        mark = b"found\n"
+        found = self.connection.ask(_READ, self._path(key), str(limit + 1), limit=limit + 1 + len(mark))
+        return found[len(mark) :] if found.startswith(mark) else None
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `Place.write`."""
+        path = self._path(key)
+        folder, _, name = path.rpartition("/")
+        part = f"{folder}/.{name}.{secrets.token_hex(8)}.part"
+        self.connection.ask(_WRITE, folder, part, path, str(len(data)), data=data)
+
+    def refs(self) -> List[Tuple[str, bytes]]:
+        """See `Place.refs`."""
+        found = []
+        for line in self.connection.ask(_LIST, self.root or "/", limit=16 << 20).splitlines():
+            key, _, data = line.partition(b" ")
+            found.append((key.decode("utf-8", "replace"), data))
+        return found
+
+    def close(self) -> None:
+        """See `Place.close`."""
+        self.connection.close()
+
+    def _path(self, key: str) -> str:
+        return f"{self.root}/{key}"
+
+    def _number(self, text: bytes) -> int:
+        words = text.decode("ascii", "replace").strip()
+        if not re.fullmatch(r"[0-9]{1,18}", words):
+            raise DamagedError(f"{self.url}: the far side answers {words[:60]!r} where a number is expected")
+        return int(words)

@@ -1,0 +1,223 @@
+"""What only SSH can do wrong, against OpenSSH's own server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Callable, List, Type
+
+import psutil
+import pytest
+
+from engines.errors import IncompatibleError, OptimizeError, UsageError
+from optimize.ship.store import Store
+from optimize.ship.url import open_store
+from tests.optimize.ship.stores.conftest import blob_of, still
+from tests.servers import sshd
+from tests.servers.process import free_port
+
+
+def refused(url: str, error: Type[OptimizeError], words: str, hint: str, code: int) -> None:
+    store = open_store(url)
+    with pytest.raises(error, match=words) as caught:
+        store.resolve("net", "latest")
+    store.close()
+    assert hint in caught.value.hint
+    assert caught.value.exit_code == code
+
+
+def cut(server: sshd.Sshd, at: int) -> Callable[[int], None]:
+    """Ends every connection of a server when so much has been sent."""
+
+    def moved(count: int) -> None:
+        if count >= at:
+            for child in psutil.Process(server.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if child.name().startswith("sshd"):
+                        child.kill()
+
+    return moved
+
+
+def part_of(folder: Path, digest: str) -> Path:
+    return folder / "blobs" / "sha256" / f".{digest[7:]}.part"
+
+
+def test_a_cut_connection_is_told_and_the_next_try_goes_on(ssh: sshd.Sshd, tmp_path: Path) -> None:
+    blob = blob_of(tmp_path, 24 << 20)
+    store = open_store(f"{ssh.url}{tmp_path}/store")
+    with pytest.raises(OptimizeError) as caught:
+        store.put("net", blob.digest, blob.path, cut(ssh, 12 << 20), 0)
+    assert caught.value.exit_code == 1 and caught.value.hint
+    store.close()
+    left = part_of(tmp_path / "store", blob.digest)
+    assert 1 << 20 < left.stat().st_size < 24 << 20
+    there = left.stat().st_size
+    again = open_store(f"{ssh.url}{tmp_path}/store")
+    moved: List[int] = []
+    again.put("net", blob.digest, blob.path, moved.append, 0)
+    again.close()
+    assert moved[0] > there
+    assert (tmp_path / "store" / "blobs" / "sha256" / blob.digest[7:]).read_bytes() == blob.data
+    assert not left.exists()
+
+
+def test_a_part_that_was_damaged_is_sent_anew(ssh: sshd.Sshd, tmp_path: Path) -> None:
+    blob = blob_of(tmp_path, 400_000)
+    part = part_of(tmp_path / "store", blob.digest)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"\0" * 300_000)
+    store = open_store(f"{ssh.url}{tmp_path}/store")
+    store.put("net", blob.digest, blob.path, still, 0)
+    store.close()
+    assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
+
+
+def test_one_connection_serves_every_command(ssh: sshd.Sshd, tmp_path: Path) -> None:
+    log = ssh.folder / "log"
+    before = log.read_text().count("Accepted publickey")
+    store = open_store(f"{ssh.url}{tmp_path}/store")
+    blob = blob_of(tmp_path, 100)
+    store.put("net", blob.digest, blob.path, still, 0)
+    assert store.refs() == []
+    store.close()
+    assert log.read_text().count("Accepted publickey") == before + 1
+
+
+@pytest.mark.parametrize("folder", ["-rf", "a b", "it's", 'say "no"', "$(touch x)", "*", "&& exit 3", "ümlaut"])
+def test_a_folder_of_any_name_is_safe(ssh: sshd.Sshd, tmp_path: Path, folder: str) -> None:
+    from urllib.parse import quote
+
+    store = open_store(f"{ssh.url}{tmp_path}/{quote(folder)}")
+    digest = store.tag("net", "latest", "application/json", b"{}")
+    assert store.resolve("net", "latest") == digest
+    assert [ref.digest for ref in store.refs()] == [digest]
+    store.close()
+    assert (tmp_path / folder / "store.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("rest", "words"),
+    [
+        ("/a%0Ab", "control characters"),
+        ("/a%00b", "control characters"),
+        ("/a%5Cb", "backslashes"),
+        ("", "the folder is missing"),
+        ("/", "the folder is missing"),
+        ("/x?y=1", "the folder is missing"),
+    ],
+)
+def test_a_path_that_no_shell_should_see_is_refused(rest: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        open_store(f"ssh://host{rest}")
+
+
+@pytest.mark.parametrize("place", ["-oProxyCommand=touch x", "user@-oProxyCommand=x", "-l@host", "host:99999", "a b"])
+def test_a_host_that_is_an_option_is_refused(place: str) -> None:
+    with pytest.raises(UsageError):
+        open_store(f"ssh://{place}/models")
+
+
+def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
+    with pytest.raises(UsageError, match="no place in a URL") as caught:
+        open_store("ssh://me:never-shown@host/models")
+    assert "never-shown" not in str(caught.value) + caught.value.hint
+
+
+def test_a_host_that_is_not_there_is_told(ssh: sshd.Sshd) -> None:
+    port = free_port()
+    refused(f"ssh://127.0.0.1:{port}/x", OptimizeError, "cannot be reached .*Connection refused", f"ssh -p {port}", 1)
+    refused("ssh://no-such-host.invalid/x", OptimizeError, "cannot be reached", "ssh no-such-host.invalid", 1)
+
+
+def test_a_host_key_that_changed_is_refused(ssh: sshd.Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = (ssh.folder / "user.pub").read_text().split()[:2]
+    (tmp_path / "known").write_text(f"[127.0.0.1]:{ssh.port} {' '.join(other)}\n")
+    config = tmp_path / "config"
+    config.write_text(ssh.config.read_text().replace(str(ssh.known_hosts), str(tmp_path / "known")))
+    monkeypatch.setenv("OPTIMIZE_SSH_CONFIG", str(config))
+    words = "another one than before"
+    refused(f"{ssh.url}/x", IncompatibleError, words, f"ssh-keygen -R '[127.0.0.1]:{ssh.port}'", 4)
+
+
+def test_a_host_key_that_is_not_known_is_refused(
+    ssh: sshd.Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(ssh.config.read_text().replace(str(ssh.known_hosts), str(tmp_path / "none")))
+    monkeypatch.setenv("OPTIMIZE_SSH_CONFIG", str(config))
+    refused(f"{ssh.url}/x", IncompatibleError, "host key is not known", "to see its fingerprint", 4)
+
+
+def test_a_user_who_may_not_log_in_is_told(ssh: sshd.Sshd) -> None:
+    url = f"ssh://nobody@127.0.0.1:{ssh.port}/x"
+    refused(url, IncompatibleError, "does not let you in", f"ssh -p {ssh.port} nobody@127.0.0.1", 4)
+
+
+def test_a_missing_client_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    refused("ssh://host/x", IncompatibleError, "program ssh is missing", "openssh-client", 4)
+
+
+def test_an_account_that_prints_by_itself_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if sshd.missing():
+        pytest.skip(sshd.missing())
+    with sshd.running(tmp_path / "sshd", command='echo Welcome; eval "$SSH_ORIGINAL_COMMAND"') as server:
+        monkeypatch.setenv("OPTIMIZE_SSH_CONFIG", str(server.config))
+        refused(f"{server.url}/x", IncompatibleError, "prints where a program.*: Welcome", ".bashrc", 4)
+
+
+def written(store: Store) -> None:
+    try:
+        store.put_document("net", "application/json", b"{}")
+    finally:
+        store.close()
+
+
+def test_a_folder_without_permission_is_told(ssh: sshd.Sshd) -> None:
+    with pytest.raises(IncompatibleError, match="no permission there") as caught:
+        written(open_store(f"{ssh.url}/sys/store"))  # where not even root may write
+    assert caught.value.exit_code == 4
+
+
+def test_a_file_where_the_folder_should_be_is_told(ssh: sshd.Sshd, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptimizeError, match="a file is in the way"):
+        written(open_store(f"{ssh.url}{tmp_path}/file/store"))
+
+
+def test_a_full_disk_there_is_told_and_nothing_appears(ssh: sshd.Sshd, tmp_path: Path) -> None:
+    blob = blob_of(tmp_path, 5 << 20)
+    part = part_of(tmp_path / "store", blob.digest)
+    part.parent.mkdir(parents=True)
+    part.symlink_to("/dev/full")  # the kernel's own answer to every write: no space left
+    store = open_store(f"{ssh.url}{tmp_path}/store")
+    with pytest.raises(OptimizeError, match=r"the disk there is full.*No space left on device") as caught:
+        store.put("net", blob.digest, blob.path, still, 0)
+    assert caught.value.exit_code == 1 and "free some space" in caught.value.hint
+    assert store.size("net", blob.digest) is None
+    store.close()
+
+
+def test_a_document_that_ends_early_changes_nothing(ssh: sshd.Sshd, tmp_path: Path) -> None:
+    store = open_store(f"{ssh.url}{tmp_path}/store")
+    digest = store.tag("net", "latest", "application/json", b"{}")
+    place = store.place  # type: ignore[attr-defined]
+    path = f"{tmp_path}/store/refs/net"
+    from optimize.ship.stores import ssh as module
+
+    with pytest.raises(OptimizeError):
+        place.connection.ask(module._WRITE, path, f"{path}/.part", f"{path}/latest.json", "100", data=b"{")
+    assert store.resolve("net", "latest") == digest
+    store.close()
+    assert os.listdir(path) == ["latest.json"]
+
+
+def test_a_limit_is_kept_in_blocks(ssh: sshd.Sshd, tmp_path: Path) -> None:
+    blob = blob_of(tmp_path, 100_000)
+    moved: List[int] = []
+    store = open_store(f"{ssh.url}{tmp_path}/store")
+    store.put("net", blob.digest, blob.path, moved.append, 400_000)
+    store.close()
+    assert moved == [50_000, 100_000]
