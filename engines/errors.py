@@ -64,6 +64,10 @@ class IncompatibleError(OptimizeError):
     exit_code = 4
 
 
+class TrustError(IncompatibleError):
+    """A signature is missing, wrong, or by a key that is not trusted here."""
+
+
 class PartialError(OptimizeError):
     """Some cells failed; the rest was kept."""
 
@@ -87,6 +91,7 @@ CLASSES: Dict[str, Type[OptimizeError]] = {
         UsageError,
         GateError,
         IncompatibleError,
+        TrustError,
         PartialError,
     )
 }

@@ -149,7 +149,7 @@ def compare(
     return _verdict(found, name, count, kind, spec.task)
 
 
-class _Totals:
+class Totals:
     """Sums over the samples of one output, in float64."""
 
     def __init__(self) -> None:
@@ -158,6 +158,7 @@ class _Totals:
         self.trouble = ""
 
     def add(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> None:
+        """Take in the reference's samples, and the other's."""
         if a.shape != b.shape:
             self.trouble = f"shapes differ: {a.shape} and {b.shape}"
             return
@@ -191,7 +192,7 @@ class _Found:
     """What a comparison has gathered: sums by output, and a classifier's first choices."""
 
     def __init__(self, outputs: Tuple[TensorSpec, ...]) -> None:
-        self.totals = {tensor.name: _Totals() for tensor in outputs}
+        self.totals = {tensor.name: Totals() for tensor in outputs}
         self.missing: List[str] = []
         self.agreed: List[npt.NDArray[Any]] = []
         self.margins: List[npt.NDArray[Any]] = []

@@ -14,7 +14,7 @@ import os
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from engines import child, jsonfile
 from engines.device import version_of
@@ -182,6 +182,19 @@ class Workspace:
             raise
         self.note("done", name, key, seconds=seconds)
         return {**_swap(value, str(part), str(folder)), "folder": str(folder), "seconds": seconds, "reused": False}
+
+
+def finished(stages: Path) -> List[Tuple[Path, Dict[str, Any]]]:
+    """The folder and the record of every finished stage, the newest first; records that are not whole are left out."""
+    found = []
+    for file in stages.glob("*/stage.json"):
+        try:
+            record = jsonfile.read(file, _SCHEMA)
+            if record.pop("seal", None) == digest(record):
+                found.append((file.parent, record))
+        except (OSError, DamagedError, RecursionError):
+            continue
+    return sorted(found, key=lambda one: str(one[1].get("created")), reverse=True)
 
 
 def value_of(result: Mapping[str, Any]) -> Dict[str, Any]:
