@@ -173,6 +173,8 @@ def runner_spec(bundle: Path, base: Optional[RunnerSpec] = None) -> RunnerSpec:
         IncompatibleError: Made for another device or backend version, or the backend is missing; says which.
         DamagedError: The manifest or a file is not what it was when it was built.
     """
+    if os.path.islink(bundle):  # the link of a node may move on meanwhile: what is checked must be what is loaded
+        bundle = Path(os.path.realpath(bundle))
     value = read(bundle)
     why, what_to_do = _why_not(value)
     if why:

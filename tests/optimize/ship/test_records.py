@@ -1,0 +1,68 @@
+"""Records of versions, and the versions that users mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from engines.errors import UsageError
+from optimize.ship import node, records
+
+Pulled = Callable[..., str]
+
+
+def test_a_version_is_found_by_what_a_user_types(place: Path, pulled: Pulled) -> None:
+    with pytest.raises(UsageError, match="no version was pulled"):
+        records.find(place, None)
+    first, second = pulled(1, "v1"), pulled(2, "v2")
+    for text, variant in (
+        (None, second),
+        ("linear-fp32", second),
+        ("linear-fp32:v1", first),
+        (f"linear-fp32@sha256:{1:064x}", first),
+        (f"linear-fp32@sha256:{first}", first),
+        (f"linear-fp32:v1@sha256:{1:064x}", first),
+        (first, first),
+        (first[:8], first),
+        (f"sha256:{first}", first),
+        (f"sha256:{2:064x}", second),
+    ):
+        assert records.find(place, text)["variant"] == variant, text
+
+
+@pytest.mark.parametrize(
+    "text", ["linear", "linear-fp32:v3", f"linear-fp32:v2@sha256:{1:064x}", "", "../..", "abcdefab", "-x", "a" * 65]
+)
+def test_what_is_not_there_is_told_with_what_is(place: Path, pulled: Pulled, text: str) -> None:
+    pulled(1, "v1")
+    pulled(2, "v2")
+    with pytest.raises(UsageError, match=r"there are linear-fp32:v2 \([0-9a-f]{12}\), linear-fp32:v1"):
+        records.find(place, text)
+
+
+def test_the_beginning_of_two_digests_is_none(place: Path, pulled: Pulled) -> None:
+    pulled(1)
+    pulled(2)
+    with pytest.raises(UsageError, match="beginning of 2 digests"):
+        records.find(place, "00000000")  # of both indexes
+
+
+def test_a_lost_record_costs_the_tag_and_not_the_version(place: Path, pulled: Pulled) -> None:
+    variant = pulled(1, "v1")
+    records.path_of(place, variant).write_text('{"schema": "optimize.version/1", "variant": 7}')
+    found = records.find(place, "linear-fp32")
+    assert (found["variant"], found["tag"], found["digest"]) == (variant, None, None)
+    assert node.status(place)["versions"][0]["name"] == "linear-fp32"
+
+
+def test_numbers_only_grow_whatever_is_lost(place: Path, pulled: Pulled) -> None:
+    pulled(1)
+    pulled(2)
+    number = records.next_number(place)
+    (place / "journal.jsonl").unlink()
+    assert records.next_number(place) >= number
+    for record in (place / "records").iterdir():
+        record.unlink()
+    assert records.next_number(place) == 1
