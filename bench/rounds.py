@@ -35,7 +35,7 @@ class Target(NamedTuple):
         precision: As asked for.
         backend: Of an engine; of an original its framework; may be empty.
         achieved: Layers by precision; where empty, the runner is asked once after it was measured.
-        size_bytes: Of the file or bundle's engine files.
+        size_bytes: Of the file or bundle's engine files; 0 where it is not known.
         spec: How to open it; its form and policy say in which way an original runs.
         flags: Words that the row carries from the start, such as `no-fast-fp16`.
         model_sha256: Of the model that this is, or was built from; empty where unknown.
@@ -130,6 +130,7 @@ def measure_target(
     from bench.journal import append
     from bench.loop import measure
     from bench.runs import milliseconds
+    from bench.served import Watch
     from bench.streams import side_by_side
 
     cells: List[Dict[str, Any]] = []
@@ -144,12 +145,15 @@ def measure_target(
         on_gpu = runner.device == "gpu" or hasattr(runner, "slots")
         for batch in batches:
             marks: List[Moment] = []
+            watch = Watch(runner)
             more: Dict[str, Any] = {"usage": None}
             try:
                 given = feeds(runner, batch, data, seed)
                 started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
                 if streams > 1:
+                    watch.look()
                     found = side_by_side(runner, streams, given, warmup_s, duration_s, iterations)
+                    watch.look()
                     samples, device, more["queries_per_s"] = found.samples, None, found.per_s
                 else:
                     start = clock()
@@ -159,16 +163,18 @@ def measure_target(
                     again = clock()
                     query()
                     more["load_ms"], more["first_ms"] = (opened + ready - start) / 1e6, (clock() - again) / 1e6
-                    samples = measure(query, warmup_s, duration_s, iterations, usage.noting(marks))
+                    samples = measure(query, warmup_s, duration_s, iterations, watch.noting(usage.noting(marks)))
                     more["usage"] = usage.cell(marks, (before, bound, usage.memory(on_gpu)), asked.threads)
                     del query
                     device = _by_events(runner, given, batch, warmup_s, duration_s, iterations)
+                served = watch.cell(samples)
             except Exception as error:  # whatever a backend raises at one batch; it is reported and the rest goes on
                 told = outcome(error)
                 failed.append({"batch": batch, "message": told.message + (f" (try: {told[2]})" if told[2] else "")})
                 continue
             cells.append({"batch": batch, "started": started, "samples_ms": milliseconds(samples), "device": device})
-            cells[-1].update(more, flags=list(getattr(runner, "flags", ())))
+            flags = [*getattr(runner, "flags", ()), *served.pop("flags", ())]
+            cells[-1].update(more, **served, flags=flags)
             if runner.device:
                 cells[-1]["on"] = runner.device
             if journal:

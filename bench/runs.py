@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
-from bench import spans, stats, usage
+from bench import served, spans, stats, usage
 from bench.tail.schema import TAIL
 from engines import fields, jsonfile
 from engines.errors import DamagedError, UsageError
@@ -83,7 +83,7 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
         "images": batch * len(samples),
         "dataset": None,
         "origin": "measured",
-        "size_bytes": target.size_bytes,
+        "size_bytes": target.size_bytes or None,
         "model_sha256": target.model_sha256 or None,
         **stats.summary(samples),
         **{name: _median(rounds, name) for name in COLD},
@@ -93,6 +93,7 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
         "device": device,
         "on": on,
         "usage": usage.of_row(rounds, device, on),
+        "served": served.of_row(rounds),
         "top1": None,
         "top1_drop": None,
         "agreement": None,
@@ -353,6 +354,11 @@ _ROW_MORE: Dict[str, fields.Check] = {
     "usage": fields.null_or(
         fields.an_object(
             busy=_ms, busy_by=fields.null_or(fields.word), cpus=_ms, memory_delta_bytes=_ms, peak_rss_bytes=_ms
+        )
+    ),
+    "served": fields.null_or(
+        fields.an_object(
+            requests=fields.whole(1, 1 << 40), **dict.fromkeys(("wall_ms", *served.SHARES, "batch"), fields.number)
         )
     ),
     "layers": fields.null_or(

@@ -19,6 +19,7 @@ _MODULES: Dict[str, str] = {
     "tensorrt": "engines.tensorrt",
     "openvino": "engines.openvino",
     "onnxruntime": "engines.onnxruntime",
+    "served": "engines.served",
 }
 """Each module has `load(spec) -> Runner`."""
 

@@ -34,8 +34,9 @@ KINDS = (
     "torch-state-dict",
     "onnx",
     "bundle",
+    "served",
 )
-"""What a path holds, recognised by its content (`optimize/sources.py`)."""
+"""What a path holds, recognised by its content (`optimize/sources.py`); `served` is the URL of a server's model."""
 
 FORMS: Dict[str, Tuple[str, ...]] = {
     "keras-zip": ("predict", "function", "xla"),
@@ -71,7 +72,7 @@ class RunnerSpec:
     """How to load and run a model: the original, an ONNX graph, or an engine bundle. Child processes get only this.
 
     Attributes:
-        path: Absolute path of the file or folder.
+        path: Absolute path of the file or folder, or a URL.
         kind: One of `KINDS`.
         custom_objects: `FILE.py:NAME[,NAME]` with an absolute file, or None.
         factory: `FILE.py:NAME` with an absolute file, or a torchvision or timm model name, or None.

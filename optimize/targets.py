@@ -7,12 +7,12 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 
 from bench.rounds import Target, size_of
 from engines import backend as backends
-from engines import child, driver, jsonfile, manifest
+from engines import child, driver, jsonfile, kserve, manifest, served
 from engines.device import DOUBLE
 from engines.errors import IncompatibleError, UsageError
 from engines.spec import FORMS, RunnerSpec
 from optimize.pipeline.inputs import child_env
-from optimize.sources import recognise
+from optimize.sources import parse_shape, recognise
 
 _DEFAULT_FORMS = ("predict", "function", "eager")
 """Measured unless `--forms` says otherwise: those that every user has; xla and compile take minutes to start."""
@@ -57,6 +57,9 @@ def bench_targets(
     found: List[Target] = []
     preprocess = source.get("preprocess")
     for path in targets:
+        if kserve.is_url(path):
+            found.append(_served(str(path), source))
+            continue
         spec = recognise(str(path), **source)
         found += [_engine(spec, backend, threads)] if spec.kind in _BUILT else _originals(spec, forms, threads)
     if baseline is not None:
@@ -154,6 +157,29 @@ def _engine(spec: RunnerSpec, backend: str, threads: int) -> Target:
         tuple(about["flags"]),
         about["model"]["sha256"],
     )
+
+
+def _served(url: str, source: Dict[str, Any]) -> Target:
+    """A model on a server; what it was built as is known where this project wrote its configuration."""
+    about = served.describe(url)
+    told, given = about["told"], source.get("preprocess")
+    if isinstance(given, str):
+        from calib.preprocess import parse
+
+        given = parse(given).to_json()
+    spec = RunnerSpec(
+        path=url,
+        kind="served",
+        input_shape=parse_shape(source.get("input_shape")),
+        layout=str(told.get("layout") or ""),
+        preprocess=given or told.get("preprocess"),
+        task=source.get("task") or str(told.get("task") or "classify"),
+    )
+    precision = str(told.get("precision") or "")
+    backend = f"served by {about['server'] or 'a server'}{', ' * bool(about['platform'])}{about['platform']}"
+    achieved = told.get("achieved") or {}
+    model = str(told.get("model_sha256") or "")
+    return Target(kserve.place(url).model, "engine", "", precision, backend, achieved, 0, spec, (), model)
 
 
 def _originals(spec: RunnerSpec, forms: Optional[Sequence[str]], threads: int) -> List[Target]:

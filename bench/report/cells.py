@@ -117,7 +117,7 @@ def groups(run: Dict[str, Any]) -> List[Tuple[str, List[Dict[str, Any]]]]:
 
 def notes(rows: List[Dict[str, Any]]) -> List[str]:
     """Lines below the table of one batch: what the speed-ups are against and worth, and the times on the GPU."""
-    lines = (line for row in rows for line in [*_on_gpu(row), *_energy(row), *_usage(row), *_loads(row)])
+    lines = (line for row in rows for line in [*_on_gpu(row), *_energy(row), *_usage(row), *_served(row), *_loads(row)])
     return [*_compared(rows), *lines]
 
 
@@ -133,6 +133,24 @@ def _loads(row: Dict[str, Any]) -> List[str]:
         lines.append(f"{name}: {', '.join(figures)} ({verdict})")
     return lines
 
+
+def _served(row: Dict[str, Any]) -> List[str]:
+    """Where the time of a served query went, by the server's own statistics."""
+    found = row.get("served")
+    if not found:
+        return []
+    times = ", ".join(f"{label} {number(found[key])}" for label, key in _SHARES)
+    together = f"; {number(found['batch'], 3)} images ran at once" if found["batch"] > row["batch"] else ""
+    return [f"{_target(row)}: of {number(found['wall_ms'])} ms (mean): {times}{together}"]
+
+
+_SHARES = (
+    ("network", "network_ms"),
+    ("queue", "queue_ms"),
+    ("compute", "compute_ms"),
+    ("copies in", "input_ms"),
+    ("copies out", "output_ms"),
+)
 
 _QUANTILES = (("p50_ms", "ms p50"), ("p90_ms", "ms p90"), ("p99_ms", "ms p99"))
 _LOAD: Dict[str, Tuple[Tuple[str, str], ...]] = {
