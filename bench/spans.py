@@ -256,22 +256,28 @@ def equivalent_flags(how: Dict[str, Any]) -> List[str]:
 
 
 _EXPORT = ("startH2dMs", "endH2dMs", "startComputeMs", "endComputeMs", "startD2hMs", "endD2hMs")
+_EXPORT_8_2 = ("startInMs", "endInMs", "startComputeMs", "endComputeMs", "startOutMs", "endOutMs")
+"""Up to 8.2 the copies have other names, and the file begins with the queries of the warm-up."""
 
 
-def read_export(path: Path, batch: int = 1) -> Trace:
+def read_export(path: Path, batch: int = 1, warmup_ms: float = 0.0) -> Trace:
     """Read the JSON of `trtexec --exportTimes`.
 
     Args:
         path: The file.
         batch: Images of a query; trtexec does not tell.
+        warmup_ms: As trtexec was given it: queries that began before are dropped from the files that have them, those
+            of TensorRT 8.2 and older.
 
     Raises:
-        DamagedError: It is not such a file.
+        DamagedError: It is not such a file, or nothing came after the warm-up.
         FileNotFoundError: No such file.
     """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
-        spans = np.array([[float(one[key]) for key in _EXPORT] for one in entries], np.float64)
+        old = bool(entries) and _EXPORT_8_2[0] in entries[0]
+        keys = _EXPORT_8_2 if old else _EXPORT
+        spans = np.array([[float(one[key]) for key in keys] for one in entries], np.float64)
         enqueue = np.array([float(one["endEnqMs"]) - float(one["startEnqMs"]) for one in entries], np.float64)
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(
@@ -279,4 +285,7 @@ def read_export(path: Path, batch: int = 1) -> Trace:
         ) from None
     if not len(spans) or not np.isfinite(spans).all() or not np.isfinite(enqueue).all():
         raise DamagedError(f"{path}: no times in it")
-    return Trace(batch, spans, enqueue, 0, {"imported": True})
+    kept = spans[:, 2] >= (warmup_ms if old else -np.inf)
+    if not kept.any():
+        raise DamagedError(f"{path}: no query began after the warm-up of {warmup_ms:g} ms")
+    return Trace(batch, spans[kept], enqueue[kept], int((~kept).sum()), {"imported": True})
