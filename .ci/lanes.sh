@@ -69,12 +69,11 @@ step() {
   echo "--- $SECONDS s: $*"
 }
 
-# The HTML report is tested in a real browser and background load with stress-ng: Debian's, where this may install them.
-# Elsewhere those tests skip.
+# programs COMMAND:PACKAGE...: Debian's, where this may install them; elsewhere the tests that run them skip.
 programs() {
   local name missing=()
-  for name in chromium stress-ng; do
-    command -v "$name" >/dev/null || missing+=("$name")
+  for name in "$@"; do
+    PATH=$PATH:/usr/sbin command -v "${name%%:*}" >/dev/null || missing+=("${name##*:}")
   done
   if [ ${#missing[@]} = 0 ]; then
     return
@@ -94,7 +93,7 @@ lint_and_tests() {
   step make setup TORCH=1
   make setup TORCH=1
   step chromium and stress-ng
-  programs
+  programs chromium stress-ng  # the HTML report in a real browser; background load
   step make lint
   make lint
   step make test
@@ -151,7 +150,11 @@ without_tensorflow() {
 }
 
 slow_tests() {
-  make setup TORCH=1 TRT=1
+  local options=(TORCH=1 TRT=1 EXTRAS=tensorflow,openvino,report,servers,fleet,serve,triton,dev)
+  rm -f .venv/.ready  # made by the first lane without the servers
+  make setup "${options[@]}"
+  step OpenSSH, a registry and strace
+  programs sshd:openssh-server docker-registry skopeo strace
   step make test, the slow ones
-  make test TORCH=1 TRT=1 PYTEST_OPTIONS='-m slow'
+  make test "${options[@]}" PYTEST_OPTIONS='-m slow'
 }

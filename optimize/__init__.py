@@ -16,16 +16,22 @@ if TYPE_CHECKING:
     from typing import Any
 
     from optimize.api import (
+        activate,
         bench,
         build,
         compare,
         export,
         inspect,
         load,
+        node_status,
         predict,
         profile,
+        pull,
         report,
+        rollback,
         select,
+        serve,
+        ship,
         verify,
         wcet,
     )
@@ -33,16 +39,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "activate",
     "bench",
     "build",
     "compare",
     "export",
     "inspect",
     "load",
+    "node_status",
     "predict",
     "profile",
+    "pull",
     "report",
+    "rollback",
     "select",
+    "serve",
+    "ship",
     "verify",
     "wcet",
 ]

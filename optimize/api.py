@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shlex
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import engines
 from engines import backend as backends
@@ -35,23 +37,37 @@ from optimize.prediction import predict
 from optimize.profiling import profile
 from optimize.reporting import report
 from optimize.selection.choose import select
+from optimize.serving import GRPC_PORT, HOST, HTTP_PORT
+from optimize.ship.activate import activate, rollback
+from optimize.ship.node import status as node_status
+from optimize.ship.pull import pull
+from optimize.ship.send import ship
 from optimize.sources import recognise
 from optimize.verification import verify
 from optimize.worstcase import wcet
 from optimize.zoo import library
 
+if TYPE_CHECKING:
+    from optimize.serving.server import Server
+
 __all__ = [
+    "activate",
     "bench",
     "build",
     "compare",
     "export",
     "inspect",
     "load",
+    "node_status",
     "plan",
     "predict",
     "profile",
+    "pull",
     "report",
+    "rollback",
     "select",
+    "serve",
+    "ship",
     "verify",
     "wcet",
 ]
@@ -374,6 +390,52 @@ def bench(
         for line in tuning.lines(tuning.keep(run, found)):
             progress(line, 0, A_LINE)
     return run, failures
+
+
+@contextlib.contextmanager
+def serve(
+    bundles: Sequence[PathLike],
+    node: Optional[PathLike] = None,
+    name: Optional[str] = None,
+    host: str = HOST,
+    http_port: int = HTTP_PORT,
+    grpc_port: int = GRPC_PORT,
+    batch: Words = (),
+    delay: Union[str, float] = "0.1ms",
+    threads: int = 0,
+    progress: Progress = quiet,
+) -> Iterator[Server]:
+    """Open engines for a KServe v2 server; its `run` answers until it is told to stop.
+
+    Args:
+        bundles: Folders; none where a node is given.
+        node: Folder of a node whose active engine is served. It is held as long as it is served: another one that is
+            activated meanwhile is served from the next start on.
+        name: Of the model, for one bundle; by default `<model>-<precision>`.
+        host, http_port, grpc_port: Where to listen; port 0 takes a free one.
+        batch: Sizes to run; by default those of each bundle.
+        delay: How long a request may wait for others while the engine is idle.
+        threads: CPU threads; 0 as in the bundle.
+        progress: Told what happens.
+
+    Raises:
+        UsageError: No bundle, a node beside bundles, a bad name, or a port that is taken.
+        DamagedError, IncompatibleError: A bundle that will not run here, told before it is loaded; MLServer is missing.
+    """
+    from optimize.serving.server import prepared
+
+    if bool(bundles) == (node is not None):
+        raise UsageError("bundles or a node are served, one of the two", "optimize serve BUNDLE, or --node DIR")
+    sizes = parse_batches(_words(batch)) if batch else ()
+    with contextlib.ExitStack() as stack:
+        paths = [Path(one) for one in bundles]
+        if node is not None:
+            from optimize.ship.node import using
+
+            paths = [stack.enter_context(using(Path(os.path.abspath(os.path.expanduser(node)))))]
+        delay_us = round(1e6 * seconds(delay))
+        given = (name, host, http_port, grpc_port, sizes, threads, delay_us, progress)
+        yield stack.enter_context(prepared(paths, *given))
 
 
 def seconds(value: Union[str, float]) -> float:

@@ -26,7 +26,22 @@ from optimize.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("engines", "calib", "bench", "optimize")
-EXTRAS = {"tensorflow", "torch", "openvino", "tensorrt", "report", "suites", "loadgen", "dev"}
+EXTRAS = {
+    "tensorflow",
+    "torch",
+    "openvino",
+    "tensorrt",
+    "report",
+    "suites",
+    "loadgen",
+    "fleet",
+    "s3",
+    "serve",
+    "triton",
+    "trust",
+    "servers",
+    "dev",
+}
 HEAVY = [
     "tensorflow",
     "keras",
@@ -40,9 +55,12 @@ HEAVY = [
     "matplotlib",
     "tensorrt",
     "pycuda",
+    "mlserver",
+    "tritonclient",
+    "grpc",
 ]
 # Classes of a framework can only be written where it is imported; these modules are themselves imported when needed.
-OF_A_FRAMEWORK = ("optimize.zoo.torch_", "bench.peers.drawn")
+OF_A_FRAMEWORK = ("optimize.zoo.torch_", "optimize.serving.runtime", "bench.peers.drawn")
 """How the names of modules begin that are imported where their framework is, and nowhere else."""
 WITHOUT_NUMPY = [
     "optimize",
@@ -122,7 +140,7 @@ def test_wheel_holds_the_four_packages_whole_and_nothing_else(wheel: Path) -> No
         path.relative_to(ROOT).as_posix()
         for floor in FLOORS
         for path in (ROOT / floor).rglob("*")
-        if path.suffix in (".py", ".css", ".js") or path.name == "py.typed"
+        if path.suffix in (".py", ".css", ".js", ".yml", ".j2", ".sh") or path.name == "py.typed"
     }
     assert {name.partition("/")[0] for name in files} == set(FLOORS)
     assert sources <= files

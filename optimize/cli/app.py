@@ -14,7 +14,11 @@ from optimize.cli import (
     calibration,
     compare,
     device,
+    fleet,
+    node,
     select,
+    serve,
+    ship,
     start,
     suites,
     wcet,
@@ -66,6 +70,9 @@ COMMANDS: Dict[str, Callable[..., Any]] = {
     "report": benchmarks.report,
     "inspect": bundles.inspect,
     "predict": bundles.predict,
+    "serve": serve.serve,
+    "ship": ship.ship,
+    "pull": ship.pull,
 }
 
 for _name, _function in COMMANDS.items():
@@ -73,5 +80,8 @@ for _name, _function in COMMANDS.items():
 
 app.add_typer(cache.app, name="cache")
 app.add_typer(device.app, name="device")
+app.add_typer(fleet.app, name="fleet")
+app.add_typer(node.app, name="node")
+app.add_typer(ship.key_app, name="key")
 app.add_typer(suites.app, name="suite")
 app.add_typer(zoo.app, name="zoo")

@@ -16,7 +16,10 @@ from optimize.cli.console import answer, console, document, interruptible, line,
 
 
 def bench(
-    targets: Annotated[List[Path], typer.Argument(metavar="TARGET...", help="Engine bundles, ONNX files, originals.")],
+    targets: Annotated[
+        List[str],
+        typer.Argument(metavar="TARGET...", help="Engine bundles, ONNX files, originals, http://NODE:8000/MODEL."),
+    ],
     batch: Annotated[Optional[List[str]], options.batches("Batch sizes to measure")] = None,
     baseline: Annotated[
         Optional[Path], typer.Option("--baseline", metavar="MODEL", help="The original, measured in each of --forms.")

@@ -129,6 +129,7 @@ def test_garbage_of_a_long_run_is_collected_in_its_pauses():
         Loop()
         return {}
 
+    frozen = gc.get_freeze_count()  # Python 3.12 begins with some
     measure_many(query, 50, 0.0, beat=lambda done: most.append(Loop.alive), beat_s=0.0)
     assert len(most) == 50
     before = most[0]
@@ -136,7 +137,7 @@ def test_garbage_of_a_long_run_is_collected_in_its_pauses():
     gc.collect()
     assert Loop.alive == 0
     assert before >= 1
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() <= frozen
 
 
 @pytest.mark.parametrize("bad", [(0, 0.0), (5, -1.0)])
