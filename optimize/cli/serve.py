@@ -49,7 +49,7 @@ def serve(
             warn(f"warning: whoever reaches {host} may ask: there is no password and no encryption")
         say("Ctrl-C stops it")
 
-    with interruptible("nothing was served yet"), contextlib.ExitStack() as stack:
+    with interruptible(), contextlib.ExitStack() as stack:
         with progress() as report:
             serving = stack.enter_context(
                 api.serve(

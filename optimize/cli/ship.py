@@ -31,7 +31,9 @@ def ship(
     to: Annotated[
         str, typer.Option("--to", metavar="URL", help="DIR, ssh://HOST/DIR, s3://BUCKET, oci://HOST/REPO, triton:DIR.")
     ],
-    name: Annotated[Optional[str], typer.Option("--name", help="Default: <model>-<precision>.")] = None,
+    name: Annotated[
+        Optional[str], typer.Option("--name", help="What nodes pull it by [default: <model>-<precision>].")
+    ] = None,
     tag: Annotated[str, typer.Option("--tag", help="Version of the name.")] = "latest",
     sign: Sign = None,
     data: Annotated[

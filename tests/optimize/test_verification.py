@@ -49,6 +49,7 @@ def worse_onnx(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
+@pytest.mark.journey
 def test_verify_shows_them_and_a_failed_gate_says_them(
     optimize_command: Command, built: Any, tiny_onnx: Path, worse_onnx: Path, cifar: Path, tmp_path: Path
 ) -> None:
@@ -132,6 +133,7 @@ def test_nothing_measured_is_no_surprise() -> None:
     assert surprise({}, None) == surprise({"top1": None, "n": 5}, None, 90.0) == []
 
 
+@pytest.mark.journey
 def test_without_labels_int8_is_built_and_only_agreement_judges(
     optimize_command: Command, tiny_onnx: Path, cifar: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ def _row(name, file, folder):
     return {"name": name, "ir": str(folder / f"{name}.xml"), "ir_bytes": 1}
 
 
+@pytest.mark.slow
 def test_the_fastest_of_the_others_is_measured_again_beside_ours(model, tmp_path):
     ours, *others = rows = [_row(name, model, tmp_path) for name in ("ours", "first", "second")]
     latency.measure(rows, "NHWC", "f32", SETTINGS, quiet)
@@ -30,6 +31,7 @@ def test_the_fastest_of_the_others_is_measured_again_beside_ours(model, tmp_path
     assert found["range"][0] <= found["ratio"] <= found["range"][1]
 
 
+@pytest.mark.slow
 def test_one_that_does_not_run_says_why_and_is_not_chosen(model, tmp_path):
     ours, absent = _row("ours", model, tmp_path), {"name": "absent", "ir": str(tmp_path / "no.xml"), "ir_bytes": 1}
     latency.measure([ours, absent], "NHWC", "f32", SETTINGS, quiet)

@@ -51,6 +51,7 @@ def test_published_and_measured_stand_side_by_side(optimize_command: Any, table:
     assert cell["why"][0].startswith("published on Jetson Nano, this is ")
 
 
+@pytest.mark.journey
 def test_a_failing_cell_keeps_the_others(optimize_command: Any, table: Path) -> None:
     done = optimize_command("suite", "run", table, *QUICK, "-o", "out/r.json", "--json")
     assert done.exit_code == 5, done.stderr

@@ -66,6 +66,7 @@ def test_int8_from_a_cache_needs_no_images(
     assert "by the scales of older.cache (TRT-7103-EntropyCalibration2)" in told
 
 
+@pytest.mark.journey
 def test_with_data_the_engine_is_measured_and_a_sidecar_of_other_things_flagged(
     optimize_command: Command, tiny_onnx: Path, squeezed_onnx: Path, written: Path, cifar: Path, tmp_path: Path
 ) -> None:

@@ -156,7 +156,9 @@ def _key() -> Dict[str, Any]:
     return device_key("onnxruntime").to_json()
 
 
-@pytest.mark.parametrize(("precision", "images"), [("fp32", False), ("int8", False), ("int8", True)])
+@pytest.mark.parametrize(
+    ("precision", "images"), [("fp32", False), pytest.param("int8", False, marks=pytest.mark.slow), ("int8", True)]
+)
 def test_where_nothing_fits_one_is_built_from_the_graph_and_gives_the_golden_answers(
     foreign: Callable[[str], Path], tmp_path: Path, cifar: Path, precision: str, images: bool
 ) -> None:

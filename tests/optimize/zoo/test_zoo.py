@@ -123,6 +123,7 @@ def test_a_made_state_dict_runs_with_its_factory(tmp_path, stem, factory):
         assert runner.infer({runner.inputs[0].name: x})["output"].shape == (2, 7)
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_keras_and_torch_give_the_same_numbers(tmp_path):
     torch = pytest.importorskip("torch")
