@@ -48,8 +48,8 @@ def test_the_stand_in_tells_what_the_board_told(path: Path, trt: Any, surface: s
     assert replay.differences(made["cases"], mine) == []
 
 
+@pytest.mark.slow
 @pytest.mark.tensorrt
-@pytest.mark.journey
 def test_a_report_made_here_replays_clean_and_a_changed_one_names_the_case(
     trt: Any, surface: str, tmp_path: Path
 ) -> None:

@@ -102,7 +102,7 @@ def test_int8_of_a_model_file_is_calibrated_with_the_data_given(mine: Path, cifa
     assert not (tmp_path / "runs.json.cells").exists()
 
 
-@pytest.mark.journey
+@pytest.mark.slow
 def test_a_run_with_a_failed_cell_goes_on_where_it_was(mine: Path, tiny_onnx: Path, tmp_path: Path) -> None:
     """The damaged model is mended in the end: only its cell is measured then."""
     out, some = tmp_path / "runs.json", "*[2g]*"  # net-fp32-b1, net-fp32-b4, damaged

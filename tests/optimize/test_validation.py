@@ -113,7 +113,7 @@ def test_a_model_that_is_not_there_is_trained_once(plan: Plan, cifar: Path, tmp_
     assert model.stat().st_mtime_ns == written
 
 
-@pytest.mark.journey
+@pytest.mark.slow
 def test_one_that_does_not_build_leaves_the_others(plan: Plan, tiny_onnx: Path, cifar: Path, tmp_path: Path) -> None:
     (tmp_path / "damaged.onnx").write_bytes(b"\x08\x08")
     models = [{"name": "bad", "file": "damaged.onnx"}, {"name": "tiny", "file": str(tiny_onnx)}]
