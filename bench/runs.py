@@ -212,10 +212,7 @@ def validate(value: Any) -> None:
     Raises:
         DamagedError: Names the field that is missing or wrong.
     """
-    if not isinstance(value, dict):
-        raise DamagedError("a run is a JSON object")
-    if value.get("schema") != SCHEMA:
-        raise DamagedError(f"schema {value.get('schema')!r}, this version reads {SCHEMA!r}", "update optimize")
+    fields.of_schema(value, "a run", SCHEMA)
     _RUN("run", value)
     _check_present("run", value, _RUN_MORE)
     for place, environment in enumerate([value["environment"], *value.get("environments", [])]):

@@ -16,6 +16,24 @@ def wrong(name: str, value: Any, expected: str) -> DamagedError:
     return DamagedError(f"{name}: {expected} is expected, not {shown if len(shown) < 60 else shown[:57] + '...'}")
 
 
+def of_schema(value: Any, what: str, schema: str, hint: str = "") -> None:
+    """Check that a document is an object of a schema, before its fields are looked at.
+
+    Args:
+        value: What was read.
+        what: In words: `a run`.
+        schema: `name/major` that it must say of itself.
+        hint: Where it is no object.
+
+    Raises:
+        DamagedError: It is none, or of another schema.
+    """
+    if not isinstance(value, dict):
+        raise DamagedError(f"{what} is a JSON object", hint)
+    if value.get("schema") != schema:
+        raise DamagedError(f"schema {value.get('schema')!r}, this version reads {schema!r}", "update optimize")
+
+
 def word(name: str, value: Any) -> None:
     """A string."""
     if not isinstance(value, str):

@@ -89,10 +89,7 @@ def validate(value: Any) -> None:
     Raises:
         DamagedError: Names the field that is missing or wrong.
     """
-    if not isinstance(value, dict):
-        raise DamagedError("a manifest is a JSON object", _AGAIN)
-    if value.get("schema") != SCHEMA:
-        raise DamagedError(f"schema {value.get('schema')!r}, this version reads {SCHEMA!r}", "update optimize")
+    fields.of_schema(value, "a manifest", SCHEMA, _AGAIN)
     for name, check in _FIELDS.items():
         if name not in value:
             raise DamagedError(f"the field {name} is missing", _AGAIN)

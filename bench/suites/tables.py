@@ -82,10 +82,7 @@ def validate(value: Any) -> None:
     Raises:
         DamagedError: Names the field that is missing or wrong.
     """
-    if not isinstance(value, dict):
-        raise DamagedError("a suite is a JSON object")
-    if value.get("schema") != SCHEMA:
-        raise DamagedError(f"schema {value.get('schema')!r}, this version reads {SCHEMA!r}", "update optimize")
+    fields.of_schema(value, "a suite", SCHEMA)
     _SUITE("suite", value)
     seen = set()
     for index, cell in enumerate(value["cells"]):

@@ -24,10 +24,7 @@ def validate(value: Any) -> None:
     Raises:
         DamagedError: Names the field that is missing or wrong, or that contradicts another.
     """
-    if not isinstance(value, dict):
-        raise DamagedError("a choice is a JSON object")
-    if value.get("schema") != SCHEMA:
-        raise DamagedError(f"schema {value.get('schema')!r}, this version reads {SCHEMA!r}", "update optimize")
+    fields.of_schema(value, "a choice", SCHEMA)
     _CHOICE("choice", value)
     names = [one["target"] for one in value["candidates"]]
     if len(set(names)) != len(names):

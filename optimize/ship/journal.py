@@ -108,11 +108,11 @@ def _texts(path: Path, count: int) -> List[bytes]:
 
 def _parsed(text: bytes) -> Optional[Dict[str, Any]]:
     try:
-        value = jsonfile.loads(text.decode("ascii"))
+        value: Dict[str, Any] = jsonfile.loads(text.decode("ascii"))
         _line("line", value)
     except (ValueError, DamagedError):
         return None
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 _line = fields.an_object(

@@ -16,6 +16,7 @@ from typing import Iterator, Optional
 from engines import jsonfile
 from engines.errors import DamagedError, IncompatibleError, UsageError
 from optimize.ship import records
+from optimize.ship.lock import same_file
 
 if sys.platform != "win32":
     import fcntl
@@ -126,7 +127,7 @@ def using(folder: Path) -> Iterator[Path]:
         except FileNotFoundError:
             continue  # removed between these lines, so `active` points to another by now
         try:
-            if _shared(handle) and _same(handle, path):
+            if _shared(handle) and same_file(handle, path):
                 yield path
                 return
         finally:
@@ -142,14 +143,6 @@ def _shared(handle: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _same(handle: int, path: Path) -> bool:
-    """Whether what is open is still what stands there."""
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def held(folder: Path, wait: bool = True, progress: Progress = quiet) -> Iterato
                     raise OptimizeError(f"{folder}: another command is writing there", "run it again without --no-wait")
                 progress(f"waiting for another command in {folder}", 0, A_LINE)
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            if _same(handle, folder / NAME):
+            if same_file(handle, folder / NAME):
                 yield
                 return
         finally:
@@ -67,8 +67,8 @@ def _taken(handle: int, folder: Path) -> bool:
     return True
 
 
-def _same(handle: int, path: Path) -> bool:
-    """Whether the file that is locked is still the one of that name: a folder may have been made anew meanwhile."""
+def same_file(handle: int, path: Path) -> bool:
+    """Whether what is open and locked is still what has that name: it may have been made anew meanwhile."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:

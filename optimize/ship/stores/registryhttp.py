@@ -113,7 +113,7 @@ class Http:
         self, method: str, url: str, scope: str, headers: Mapping[str, str], body: Optional[Body], length: int
     ) -> urllib.request.Request:
         data = body() if body else (b"" if method in ("POST", "PUT", "PATCH") else None)
-        request = urllib.request.Request(url, data=data, method=method)  # noqa: S310
+        request = urllib.request.Request(url, data=data, method=method)  # noqa: S310  (HTTP by the base)
         request.add_header("User-Agent", f"optimize/{VERSION}")
         if data is not None:
             request.add_header("Content-Length", str(length))
@@ -176,13 +176,17 @@ class Http:
 
     def _token(self, realm: str, words: Dict[str, str]) -> str:
         """Of the registry's token server, specification `docs/spec/auth/token.md` and `oauth.md` of distribution."""
+        if not realm.startswith(("https://", "http://")):  # such as a file of this machine
+            raise IncompatibleError(f"{self.shown}: its token server has no address of HTTP")
         if not realm.startswith("https://") and not self.base.startswith("http://"):
             raise IncompatibleError(f"{self.shown}: it wants passwords sent without TLS, which is refused")
         if self._login and not self._login.user:
             more = {"grant_type": "refresh_token", "refresh_token": self._login.secret, "client_id": "optimize"}
-            request = urllib.request.Request(realm, data=urlencode({**words, **more}).encode())  # noqa: S310
+            data = urlencode({**words, **more}).encode()
+            request = urllib.request.Request(realm, data=data)  # noqa: S310  (HTTP, see above)
         else:
-            request = urllib.request.Request(f"{realm}{'&' if '?' in realm else '?'}{urlencode(words)}")  # noqa: S310
+            url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(words)}"
+            request = urllib.request.Request(url)  # noqa: S310  (HTTP, see above)
             if self._login:
                 request.add_unredirected_header("Authorization", self._login.basic())
         try:

@@ -116,7 +116,8 @@ class Connection:
         with contextlib.ExitStack() as opening:
             opening.push(stack)
             short = len(tempfile.gettempdir()) <= _LONGEST
-            socket = os.path.join(stack.enter_context(scratch.folder(None if short else "/tmp")), "ssh")  # noqa: S108
+            place = None if short else "/tmp"  # noqa: S108  (a private folder is made in it)
+            socket = os.path.join(stack.enter_context(scratch.folder(place)), "ssh")
             errors = stack.enter_context(tempfile.TemporaryFile())
             # It ends with its input, which ends with this process, however that goes.
             process = self._start(["-S", socket, "-M"], "echo optimize; exec cat > /dev/null", (), errors)

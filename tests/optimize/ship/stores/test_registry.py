@@ -171,6 +171,42 @@ def test_a_password_does_not_follow_to_another_server(registry_host: str, tmp_pa
     assert seen[1][1] is not None and seen[2][1] is None
 
 
+@pytest.mark.parametrize("realm", ["http://HOST/token", "file:///etc/hostname"])
+def test_a_token_is_fetched_from_where_the_registry_says_by_http_alone(realm: str, tmp_path: Path) -> None:
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"{}"
+            if self.path.startswith("/token?"):
+                asked.append(self.path)
+                body = b'{"token": "t1"}'
+                self.send_response(200)
+            elif self.headers.get("Authorization") == "Bearer t1":
+                self.send_response(404)
+            else:
+                self.send_response(401)
+                where = realm.replace("HOST", f"127.0.0.1:{server.server_port}")
+                self.send_header("WWW-Authenticate", f'Bearer realm="{where}",service="s",scope="repository:lab:pull"')
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    asked: List[str] = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        store = open_store(f"oci://127.0.0.1:{server.server_port}/lab")
+        if realm.startswith("http"):
+            assert store.resolve("net", "latest") is None and len(asked) == 1 and "service=s" in asked[0]
+        else:
+            with pytest.raises(IncompatibleError, match="no address of HTTP"):
+                store.resolve("net", "latest")
+        server.shutdown()
+
+
 def test_a_registry_that_is_not_there_is_told() -> None:
     with pytest.raises(OptimizeError, match=r"the registry cannot be reached .*refused") as caught:
         open_store(f"oci://127.0.0.1:{free_port()}/lab").resolve("net", "latest")
