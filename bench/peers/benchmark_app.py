@@ -1,14 +1,14 @@
 """Our latency beside that of OpenVINO's benchmark_app: `python -m bench.peers.benchmark_app BUNDLE --batch 1`.
 
 Both run the same model at the same batch and inference precision, one synchronous request at a time, in fresh
-processes that take turns (ours first in even rounds, last in odd ones). benchmark_app runs as it is: its own loop, its
-own options, its JSON report. That report rounds latencies to 10 µs, which is 2% of 0.5 ms, so the value that its loop
-returns is taken before it is rounded, and checked against the report.
+processes round after round; in each round both are there at once and run in slices of time (`bench.peers.slices`), ours
+first in even rounds. benchmark_app runs as it is: its own loop, its own options, its JSON report. That report rounds
+latencies to 10 µs, which is 2% of 0.5 ms, so the value that its loop returns is taken before it is rounded, and checked
+against the report.
 
 Its latency is what the request says of itself, without the call from Python (ResNet-34 in INT8, batch 1: 3% of 0.5 ms);
-ours is the whole call, copies of inputs and outputs included. So three ratios are given: ours to its latency, as both
-report it; `alike`, what our requests say of themselves to what its requests say, which decides; and `mean`, the mean
-time of a whole query, its total time over its iterations.
+ours is the whole call, copies of inputs and outputs included. So two ratios are given: ours to its latency, as both
+report it; and `alike`, what our requests say of themselves to what its requests say, which decides.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+import numpy as np
+
 import engines
 from bench import loop
 from bench.inputs import feeds
-from bench.peers import turns
+from bench.peers import slices, turns
 from bench.rounds import Target
 from engines import jsonfile, manifest, scratch
 from engines.errors import IncompatibleError, OptimizeError, UsageError, outcome
@@ -37,8 +39,7 @@ _REPEATS = 3
 STAGE = "bench.peers.benchmark_app:benchmark"
 OURS = "bench.peers.benchmark_app:requests"
 
-_WARM_S = 0.2
-"""As `bench.peers.turns` warms our engine for its wall time."""
+_WARM_S = 0.5
 
 
 def compare(
@@ -50,32 +51,48 @@ def compare(
         path: An OpenVINO bundle, or an `.xml` or `.onnx` file.
         batch: Images in a query.
         rounds: Fresh processes of each.
-        seconds: Of each round; benchmark_app takes whole seconds.
+        seconds: That each runs in a round; benchmark_app takes whole seconds.
         precision: Inference precision (f32, bf16, f16); that of the bundle, else f32.
         progress: Told the rounds done.
 
     Returns:
-        `model`, `batch`, `inference_precision`, what `bench.peers.turns.measure` returns, `within` ([low, high]) and
-        `verdict` (of `bench.peers.turns`, by `alike`). While that is open, as many rounds are added, twice at most.
+        `model`, `batch`, `inference_precision`, `rounds`, `ours_ms`, `ours_alike_ms` and `theirs_ms` (medians by
+        round), `ratio` of the first to the last with its `interval` (90%; None with fewer than five rounds), `alike`
+        ({`ratio`, `interval`} of the second to the last), `within` ([low, high]) and `verdict` (of `bench.peers.turns`,
+        by `alike`). While that is open, as many rounds are added, twice at most.
 
     Raises:
         UsageError: Not a model that OpenVINO runs.
         IncompatibleError: OpenVINO is missing, or the bundle will not run here.
     """
     target, peer = sides(Path(path), precision)
-    peer.update(batch=batch, seconds=seconds)
-    found: Dict[str, Any] = {}
-    for _ in range(_REPEATS):
-        again = turns.measure(target, batch, STAGE, peer, rounds, float(seconds), progress=progress, also=OURS)
-        found = turns.joined(found, again) if found else again
-        said = turns.verdict(found["alike"], LOW, HIGH)
+    peer.update(batch=batch, seconds=2 * seconds, sliced=True)  # by the clock, and half of it is ours
+    calls = [(OURS, {"spec": target.spec.to_json(), "batch": batch, "seconds": 2 * seconds}), (STAGE, peer)]
+    ours: List[float] = []
+    alike: List[float] = []
+    theirs: List[float] = []
+    for most in range(rounds, (_REPEATS + 1) * rounds, rounds):
+        while len(ours) < most:
+            progress("rounds", len(ours), most)
+            turn = 1 if len(ours) % 2 == 0 else -1
+            mine, other = slices.measure(calls[::turn])[::turn]
+            ours.append(mine["median_ms"])
+            alike.append(mine["request_ms"])
+            theirs.append(other["median_ms"])
+        progress("rounds", most, most)
+        said = turns.verdict(turns.ratio(alike, theirs), LOW, HIGH)
         if said != turns.OPEN:
             break
     return {
         "model": Path(path).name,
         "batch": batch,
         "inference_precision": peer["precision"],
-        **found,
+        "rounds": len(ours),
+        "ours_ms": ours,
+        "ours_alike_ms": alike,
+        "theirs_ms": theirs,
+        **turns.ratio(ours, theirs),
+        "alike": turns.ratio(alike, theirs),
         "within": [LOW, HIGH],
         "verdict": said,
     }
@@ -110,11 +127,13 @@ def benchmark(
     threads: int,
     seconds: int,
     throughput: bool = False,
+    sliced: bool = False,
     progress: Progress = quiet,
 ) -> Dict[str, float]:
     """Run benchmark_app on a model in this process, which must be a fresh one: the child's part of `compare`.
 
-    With `throughput` it keeps as many requests running as it thinks best.
+    With `throughput` it keeps as many requests running as it thinks best; `sliced`, it runs in `slices.measure`, and
+    its mean means nothing.
 
     Returns:
         `median_ms` of what its requests say, `mean_ms` of its total time over its iterations.
@@ -131,10 +150,12 @@ def benchmark(
         raise IncompatibleError(f"benchmark_app is missing: {error}", "pip install openvino") from None
     shapes = ",".join(_shape(port, batch) for port in ov.Core().read_model(path).inputs)
     returned: List[Any] = []
-    loop = Benchmark.main_loop
+    main_loop = Benchmark.main_loop
 
-    def kept(*given: Any, **named: Any) -> Any:
-        returned.append(loop(*given, **named))
+    def kept(app: Any, requests: Any, *given: Any, **named: Any) -> Any:
+        if sliced:
+            slices.ready(requests[0].latency, progress)
+        returned.append(main_loop(app, requests, *given, **named))
         return returned[-1]
 
     Benchmark.main_loop = kept
@@ -171,7 +192,7 @@ def requests(spec: Dict[str, Any], batch: int, seconds: float, progress: Progres
     """Run our engine in our loop, and ask its requests for their own latency: a child's part of `compare`.
 
     Returns:
-        `median_ms` of what its requests say.
+        `median_ms` of the queries, `request_ms` of what their requests say.
     """
     import openvino as ov
 
@@ -183,13 +204,16 @@ def requests(spec: Dict[str, Any], batch: int, seconds: float, progress: Progres
         said.append(request.latency)
         return result
 
+    def begin() -> None:
+        if not begun:
+            begun.append(len(said))
+            slices.ready(statistics.median(said), progress)
+
+    begun: List[int] = []
     ov.InferRequest.infer = told
     with engines.open(RunnerSpec.from_json(spec)) as runner:
-        query = runner.bind(feeds(runner, batch))
-        loop.measure(query, _WARM_S, 0.0)
-        said.clear()
-        loop.measure(query, 0.0, seconds)
-    return {"median_ms": statistics.median(said)}
+        samples = loop.measure(runner.bind(feeds(runner, batch)), _WARM_S, seconds, mark=begin)
+    return {"median_ms": float(np.median(samples)) / 1e6, "request_ms": statistics.median(said[begun[0] :])}
 
 
 def _shape(port: Any, batch: int) -> str:

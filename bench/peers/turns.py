@@ -22,7 +22,6 @@ def measure(
     seconds: float,
     env: Optional[Dict[str, str]] = None,
     progress: Progress = quiet,
-    also: Optional[str] = None,
 ) -> Dict[str, Any]:
     """Measure a model with both.
 
@@ -35,15 +34,11 @@ def measure(
         seconds: Of each round.
         env: Environment variables of the peer.
         progress: Told the rounds done.
-        also: A function for `engines.child.call` that runs our engine in a process of its own in each round, given
-            `spec`, `batch` and `seconds`, and returns `median_ms` of the quantity that the peer's `median_ms` is, where
-            that is not the wall time of a query.
 
     Returns:
         `rounds`, `ours_ms` and `theirs_ms` (medians by round), `ours_mean_ms` and `theirs_mean_ms`, `ratio` of the
         medians (ours to theirs: below 1 ours is the faster) with its `interval` (90%; None with fewer than five
         rounds), and `mean` ({`ratio`, `interval`} of the mean times of a query, which is what images a second follow).
-        With `also`, `ours_alike_ms`, and `alike` ({`ratio`, `interval`} of its medians to the peer's).
 
     Raises:
         OptimizeError: Either cannot run it.
@@ -61,35 +56,16 @@ def measure(
                 raise OptimizeError(done.failures[0][1])
             row = done.rows[0]
             ours.append({"median_ms": row["p50_ms"], "mean_ms": 1e3 * batch / float(row["images_per_s"])})
-            if also:
-                asked = {"spec": target.spec.to_json(), "batch": batch, "seconds": seconds}
-                ours[-1]["alike_ms"] = child.call(also, asked)["median_ms"]
     progress("rounds", rounds, rounds)
-    return _result(*({name: [one[name] for one in side] for name in side[0]} for side in (ours, theirs)))
-
-
-def joined(first: Dict[str, Any], second: Dict[str, Any]) -> Dict[str, Any]:
-    """Two results of `measure` on the same as one, of all their rounds."""
-    sides = []
-    for side in ("ours", "theirs"):
-        names = {"median_ms": f"{side}_ms", "mean_ms": f"{side}_mean_ms", "alike_ms": f"{side}_alike_ms"}
-        sides.append({name: [*first[key], *second[key]] for name, key in names.items() if key in first})
-    return _result(*sides)
-
-
-def _result(ours: Dict[str, List[float]], theirs: Dict[str, List[float]]) -> Dict[str, Any]:
-    alike: Dict[str, Any] = {}
-    if "alike_ms" in ours:
-        alike = {"ours_alike_ms": ours["alike_ms"], "alike": ratio(ours["alike_ms"], theirs["median_ms"])}
+    medians, means = ([[one[name] for one in side] for side in (ours, theirs)] for name in ("median_ms", "mean_ms"))
     return {
-        "rounds": len(ours["median_ms"]),
-        "ours_ms": ours["median_ms"],
-        "theirs_ms": theirs["median_ms"],
-        "ours_mean_ms": ours["mean_ms"],
-        "theirs_mean_ms": theirs["mean_ms"],
-        **ratio(ours["median_ms"], theirs["median_ms"]),
-        "mean": ratio(ours["mean_ms"], theirs["mean_ms"]),
-        **alike,
+        "rounds": rounds,
+        "ours_ms": medians[0],
+        "theirs_ms": medians[1],
+        "ours_mean_ms": means[0],
+        "theirs_mean_ms": means[1],
+        **ratio(*medians),
+        "mean": ratio(*means),
     }
 
 

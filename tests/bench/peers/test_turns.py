@@ -32,24 +32,6 @@ def measured(monkeypatch: Any, ours: List[float], theirs: List[float], order: Li
     return turns.measure(TARGET, images, "a:b", {"x": 7}, len(ours), 1.0)
 
 
-def test_a_quantity_that_is_not_wall_time_is_compared_with_its_like(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(*_: Any, **__: Any) -> Any:
-        return type("Done", (), {"failures": [], "rows": [{"p50_ms": 3.0, "images_per_s": 1e3}]})
-
-    def call(stage: str, arguments: Dict[str, Any], env: Any = None) -> Dict[str, float]:
-        if stage == "a:b":
-            return {"median_ms": 2.0, "mean_ms": 2.0}
-        assert stage == "c:d" and RunnerSpec.from_json(arguments["spec"]) == TARGET.spec
-        assert (arguments["batch"], arguments["seconds"]) == (4, 1.0)
-        return {"median_ms": 1.0}
-
-    monkeypatch.setattr(turns, "run", run)
-    monkeypatch.setattr(child, "call", call)
-    found = turns.measure(TARGET, 4, "a:b", {}, 5, 1.0, also="c:d")
-    assert (found["ratio"], found["alike"]["ratio"]) == (pytest.approx(1.5), pytest.approx(0.5))
-    assert turns.joined(found, found)["ours_alike_ms"] == [1.0] * 10
-
-
 def test_sides_take_turns_and_drift_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
     order: List[str] = []
     drift = [1.0, 1.2, 1.4, 1.6, 1.8, 2.0]
@@ -57,8 +39,6 @@ def test_sides_take_turns_and_drift_cancels(monkeypatch: pytest.MonkeyPatch) -> 
     assert order == ["ours", "a:b 7", "a:b 7", "ours"] * 3
     assert found["ratio"] == pytest.approx(2) and found["interval"] == [pytest.approx(2)] * 2
     assert found["mean"]["ratio"] == pytest.approx(2) and found["rounds"] == 6
-    twice = turns.joined(found, found)
-    assert twice["rounds"] == 12 and twice["ours_ms"] == [*drift, *drift] and twice["ratio"] == pytest.approx(2)
 
 
 def test_few_rounds_give_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
