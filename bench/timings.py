@@ -6,6 +6,7 @@ are good for is for the statistics to say.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
@@ -38,6 +39,10 @@ _MOST_MS = 1e100
 
 _SHOWN = 6
 """Names listed at most where one must be chosen."""
+
+
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""How text in UTF-16 begins: PowerShell's `>` writes it."""
 
 
 class Timings(NamedTuple):
@@ -119,10 +124,12 @@ def of_row(row: Dict[str, Any]) -> Timings:
 def _text(path: Path) -> str:
     if path.stat().st_size > jsonfile.LIMIT:
         raise DamagedError(f"{path}: larger than {jsonfile.LIMIT >> 20} MiB", "cut it into several files")
+    data = path.read_bytes()
+    encoding = "UTF-16" if data.startswith(UTF16) else "UTF-8"
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = data.decode(encoding).lstrip("\ufeff")
     except UnicodeDecodeError as error:
-        raise DamagedError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from None
+        raise DamagedError(f"{path}: not text in {encoding} ({error.reason} at byte {error.start})") from None
     if not text.strip():
         raise DamagedError(f"{path} is empty: no times in it")
     if "\0" in text:

@@ -126,7 +126,7 @@ def lock_commands(found: Dict[str, Any], store: Path, mode: str = "") -> Command
         first = [] if store.exists() else [["jetson_clocks", "--store", str(store)]]
         return [_root(words) for words in [*first, *chosen, ["jetson_clocks"]]]
     if mode:
-        raise UsageError("--mode is a Jetson's power mode, and this is none")
+        raise UsageError(f"power mode {mode}: only a Jetson has power modes, and this is none", "leave it out")
     highest = found["clocks"]["gpu"]["max_hz"]
     if not highest:
         raise IncompatibleError(

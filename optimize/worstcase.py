@@ -90,6 +90,8 @@ def wcet(
         given = {"--interference": interference, "--layers": layers, "--data": data}
         for option in (name for name, value in given.items() if value):
             raise UsageError(f"{what} holds times that were taken before: {option} needs an engine to measure")
+        if samples != longrun.SAMPLES:
+            raise UsageError(f"{what} holds the samples that there are: --samples needs an engine to measure")
         if kept is not None:
             raise UsageError("-o keeps what was measured, and nothing is measured here", "--json prints the result")
         found = timings.read(what, column, unit, target, batch)
@@ -128,6 +130,8 @@ def is_timings(what: PathLike) -> bool:
         return False
     with open(path, "rb") as file:
         begin = file.read(_SNIFFED)
+    if begin.startswith(timings.UTF16):
+        return True
     return not any(byte < 32 and byte not in b"\t\r\n" for byte in begin)
 
 

@@ -203,7 +203,9 @@ def _numbers(words: Iterable[str], least: int, most: int, option: str, example: 
     found = _words(words) or (str(least),)
     for word in found:
         if not (word.isascii() and word.isdigit()) or not least <= int(word) <= most:
-            raise UsageError(f"{option} {word}: whole numbers are expected", f"for example {option} {example}")
+            raise UsageError(
+                f"{option} {word}: whole numbers from {least} to {most} are expected", f"for example {option} {example}"
+            )
     return tuple(sorted({int(word) for word in found}))
 
 

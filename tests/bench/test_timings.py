@@ -111,12 +111,19 @@ def test_what_must_be_chosen_is_asked_for(text: str, asked: Dict[str, Any], word
         ("latency_ms\n1\n\0\n", "line 3 holds a zero byte"),
         ("latency_ms\n" + "," * 100_000, "line 2 is longer"),
         (b"latency_ms\n\xff\xfe\n", "not text in UTF-8"),
+        ("latency_ms\n1\n".encode("utf-16") + b"\n", "not text in UTF-16"),
         ("no,numbers\nat,all\n", "line 2, column no: 'at' is no time"),
     ],
 )
 def test_what_is_no_table_of_times_is_refused_with_its_line(text: Any, words: str, write: Any):
     with pytest.raises(DamagedError, match=words):
         timings.read(write(text))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_as_windows_writes_it_is_read(encoding: str, write: Any):
+    found = timings.read(write("latency_us\r\n1000\r\n2000\r\n".encode(encoding)))[0]
+    assert found.samples_ms.tolist() == [1.0, 2.0]
 
 
 def test_a_file_beyond_the_limit_is_not_read(write: Any, monkeypatch: pytest.MonkeyPatch):

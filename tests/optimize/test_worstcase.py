@@ -35,7 +35,10 @@ def test_timings_of_another_tool_are_looked_at(csv: Path) -> None:
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [({"interference": "cpu:50"}, "--interference"), ({"layers": True}, "--layers"), ({"data": "synthetic"}, "--data")],
+    [
+        *(({"interference": "cpu:50"}, "--interference"), ({"layers": True}, "--layers")),
+        *(({"data": "synthetic"}, "--data"), ({"samples": 500}, "--samples")),
+    ],
 )
 def test_what_needs_an_engine_is_refused_for_timings(csv: Path, more: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
@@ -46,6 +49,8 @@ def test_what_needs_an_engine_is_refused_for_timings(csv: Path, more: Any, words
 
 def test_models_and_bundles_are_no_timings(tiny_onnx: Path, csv: Path, tmp_path: Path) -> None:
     assert worstcase.is_timings(csv)
+    (tmp_path / "wide.csv").write_text(csv.read_text(), encoding="utf-16")
+    assert worstcase.is_timings(tmp_path / "wide.csv")
     assert (
         not worstcase.is_timings(tiny_onnx)
         and not worstcase.is_timings(tmp_path)
