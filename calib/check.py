@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from calib import graph as graphs
 from calib.graph import Graph, channel_axis
-from calib.placement import TARGETS
+from calib.placement import FORMS, TARGETS
 from engines.errors import BuildError, UsageError
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
@@ -88,8 +88,11 @@ class _View:
         return self.graph.array(cast.input[0] if cast is not None else tensor)
 
     def quantised(self, tensor: str) -> bool:
-        """Whether a tensor comes from a DequantizeLinear."""
-        return self.maker(tensor, "DequantizeLinear") is not None
+        """Whether a tensor comes from a DequantizeLinear; for OpenVINO also in another form."""
+        node = self.graph.maker(tensor)
+        while self.target == "openvino" and node is not None and node.op_type in FORMS:
+            node = self.graph.maker(node.input[0])
+        return node is not None and node.op_type == "DequantizeLinear"
 
     def source(self, tensor: str) -> str:
         """The float tensor behind a Q/DQ pair, or the tensor itself."""

@@ -6,8 +6,8 @@ multiplication of squeeze-excite, swish) stay float. They differ in the residual
 - tensorrt: only the skip of a residual addition, so that the other branch's Conv, addition and activation fuse into one
   kernel; results stay float (TensorRT derives the output type of a layer from the Q that follows).
 - openvino: both inputs of a residual addition (measured: 10% faster than the skip alone), means between two layers
-  (the global pooling of a ResNet-34 in 16-bit floats: 4% of its time), and what a pad shortcut is made of (in 16-bit
-  floats: 11% of a ResNet-20's).
+  (the global pooling of a ResNet-34 in 16-bit floats: 4% of its time) with their results, which it then writes as
+  integers, and what a pad shortcut is made of (in 16-bit floats: 11% of a ResNet-20's).
 - both: where everyone who reads a tensor reads integers, so do concatenations and pooling. The inputs of a
   concatenation then share the scale of its result, so that joining them is copying bytes.
 - onnxruntime: every activation between two quantised operators, because its CPU kernels (QLinearConv, QLinearAdd,
@@ -42,6 +42,9 @@ _MEANS_OF = {"tensorrt": _MEANS, "openvino": (*_MEANS, "ReduceMean")}
 
 _MOVES = ("Slice", "Pad")
 """Operators of a pad shortcut, which OpenVINO runs on integers."""
+
+FORMS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+"""Operators that give the values of their data in their order."""
 
 _SAME_RANGE = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice")
 """Operators that only select or move values: they run on int8 as they are, their output has their input's scale."""
@@ -129,6 +132,8 @@ def points(model: Any, target: str, keep_float: Tuple[str, ...] = ()) -> Placeme
         if target == "openvino":
             placement.add(node.input[add.main], Edge(add.node, add.main))
     _joins(graph, placement, keep_float)
+    if target == "openvino":
+        _results_of_means(graph, placement, keep_float)
     return placement
 
 
@@ -170,6 +175,27 @@ def _joins(graph: Graph, placement: Placement, keep_float: Tuple[str, ...]) -> N
         tensor, result = str(graph.nodes[index].input[0]), str(graph.nodes[index].output[0])
         if integers(tensor):
             placement.scale_of.setdefault(result, placement.scale_of.get(tensor, tensor))
+
+
+def _results_of_means(graph: Graph, placement: Placement, keep_float: Tuple[str, ...]) -> None:
+    """Quantise the result of a mean where it is made and not where a layer reads it in another form."""
+    pairs: Dict[str, List[Edge]] = {}
+    for tensor, edges in placement.activations.items():
+        before, node = (tensor, edges), graph.maker(tensor)
+        while node is not None and node.op_type in FORMS and node.name not in keep_float:
+            readers = graph.readers[before[0]]
+            if before[0] in graph.outputs or not set(readers) <= set(before[1]):
+                break
+            source = str(node.input[0])
+            before = source, [edge for edge in graph.readers[source] if graph.nodes[edge.node] is node]
+            node = graph.maker(source)
+        alone = before[0] not in graph.outputs and graph.readers[before[0]] == before[1]
+        mean = node is not None and node.op_type in _MEANS_OF["openvino"]
+        moved = alone and mean and tensor not in placement.scale_of
+        pairs.setdefault(*(before if moved else (tensor, edges)))
+        if moved and before[0] != tensor:
+            placement.scale_of[tensor] = before[0]
+    placement.activations = pairs
 
 
 def _keeps(graph: Graph, index: int, tensor: str) -> bool:

@@ -233,7 +233,7 @@ def test_the_forms_of_other_targets_are_told_apart(clean: Callable[..., Any]) ->
     def rules(form: str, target: str) -> set[str]:
         return {problem.split(":")[0] for problem in check_qdq(clean(form), target)}
 
-    assert rules("openvino", "tensorrt") == {"float-weight", "after-conv"}
+    assert rules("openvino", "tensorrt") == {"float-weight", "after-conv", "both-inputs"}
     assert rules("tensorrt", "openvino") == {"residual-skip"}
     assert {"int8", "float-bias", "after-conv"} <= rules("onnxruntime", "tensorrt")
     assert rules("tensorrt", "onnxruntime") == {"uint8"}

@@ -56,7 +56,8 @@ def test_a_pad_shortcut_moves_integers_on_openvino(resnet: Build) -> None:
     assert found["b0_relu2_out"] == {"b1_conv1", "b1_slice"}
     assert found["b1_slice_out"] == {"b1_pad"} and found["b1_pad_out"] == {"b1_add"}
     place = points(graphs.load(path), "openvino")
-    assert place.scale_of == {"stem_relu_out": "pool_out", "b1_slice_out": "b0_relu2_out", "b1_pad_out": "b0_relu2_out"}
+    padded = {"b1_slice_out": "b0_relu2_out", "b1_pad_out": "b0_relu2_out"}
+    assert place.scale_of == {"stem_relu_out": "pool_out", **padded, "flat_out": "gap_out"}
 
 
 @pytest.mark.parametrize(
@@ -95,8 +96,23 @@ def test_openvino_quantises_both_sides_of_an_addition(resnet: Build) -> None:
     assert {k: v for k, v in openvino.items() if k not in tensorrt} == {
         **{f"b{n}_conv2_out": {f"b{n}_add"} for n in range(3)},
         "b2_relu2_out": {"gap"},
+        "gap_out": {"flat"},  # written as integers by the mean itself; elsewhere a layer of its own quantises flat_out
     }
-    assert all(openvino[name] == found for name, found in tensorrt.items())
+    assert all(openvino[name] == found for name, found in tensorrt.items() if name != "flat_out")
+    assert "flat_out" not in openvino
+    assert readers(resnet(), "openvino", keep_float=("flat",))["flat_out"] == {"head"}
+    assert not {"gap_out", "flat_out"} & set(readers(resnet(), "openvino", keep_float=("head",)))
+
+
+@pytest.mark.parametrize("other", ["mean", "flat"])
+def test_a_mean_that_others_read_is_quantised_for_the_layer_alone(other: str, tmp_path: Path) -> None:
+    net = Net(4)
+    mean = net.node("GlobalAveragePool", [net.relu("image", "a", 3, 8)], "mean")
+    flat = net.node("Flatten", [mean], "flat")
+    net.node("Flatten", [net.node("Sigmoid", [{"mean": mean, "flat": flat}[other]], "other")], "also")
+    y = net.node("MatMul", [flat, net.const("w", np.ones((8, 4), np.float32))], "head")
+    path = net.save(tmp_path / "net.onnx", ["N", 3, 16, 16], {y: ["N", 4], "also_out": ["N", 8]})
+    assert readers(path, "openvino")["flat_out"] == {"head"}
 
 
 @pytest.mark.parametrize("op", ["GlobalAveragePool", "ReduceMean", "ReduceMax"])
