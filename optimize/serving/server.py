@@ -12,16 +12,13 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 from engines import kserve
 from engines.errors import IncompatibleError, OptimizeError, UsageError
 from engines.spec import Progress, quiet
-from optimize.serving import GRPC_PORT, HOST, HTTP_PORT
+from optimize.serving import GRPC_PORT, HOST, HTTP_PORT, limits
 from optimize.serving import models as opening
 from optimize.serving.models import Model
 from optimize.ship.tritonconfig import QUEUE_DELAY_US
 from optimize.version import VERSION
 
 _EXTENSIONS = [kserve.BINARY, kserve.STATISTICS, "model_configuration", "model_repository"]
-
-_LARGEST = (1 << 31) - 1
-"""Bytes of a gRPC message, as in Triton."""
 
 _INSTALL = "pip install 'optimize-trt[serve]'"
 
@@ -144,7 +141,7 @@ async def _run(serving: Server, verbose: bool, ready: Ready) -> None:
             host=address.host,
             http_port=address.http_port,
             grpc_port=address.grpc_port,
-            grpc_max_message_length=_LARGEST,
+            grpc_max_message_length=limits.message(models),
             parallel_workers=0,
             metrics_endpoint=None,
             kafka_enabled=False,
