@@ -48,6 +48,8 @@ _PATIENCE_S = 60.0
 _LARGEST = 1 << 30
 """Bytes of an answer that are read."""
 
+_BLOCK = 1 << 20
+
 
 class Place(NamedTuple):
     """A served model.
@@ -147,7 +149,7 @@ class Connection:
                     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._http.request(method, self.where.root + path, body or None, dict(headers or {}))
             answer = self._http.getresponse()
-            text = answer.read(_LARGEST + 1)
+            text = _content(answer)
             if answer.length and len(text) <= _LARGEST:
                 raise http.client.IncompleteRead(text, answer.length)
         except ssl.SSLCertVerificationError as error:
@@ -180,6 +182,20 @@ class Connection:
     def close(self) -> None:
         """End the connection; the next request opens another."""
         self._http.close()
+
+
+def _content(answer: http.client.HTTPResponse) -> bytes:
+    """A body, or the beginning of one that is too large; in blocks, since Python 3.8 fills as many bytes with zeros as
+    it is asked to read."""
+    parts: List[bytes] = []
+    total = 0
+    while total <= _LARGEST:
+        part = answer.read(_BLOCK if answer.length is None else min(_BLOCK, answer.length))
+        if not part:
+            break
+        parts.append(part)
+        total += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 _REFUSED = (400, 404, 405, 413, 415, 422)
