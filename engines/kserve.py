@@ -142,13 +142,7 @@ class Connection:
         """
         server = self.where.server
         try:
-            if self._http.sock is None:
-                self._http.connect()
-                opened: Optional[socket.socket] = self._http.sock
-                if opened is not None:
-                    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._http.request(method, self.where.root + path, body or None, dict(headers or {}))
-            answer = self._http.getresponse()
+            answer = self._answer(method, path, body, dict(headers or {}))
             text = _content(answer)
             if answer.length and len(text) <= _LARGEST:
                 raise http.client.IncompleteRead(text, answer.length)
@@ -167,6 +161,23 @@ class Connection:
             message = f"{server}{path}: {why} (HTTP {answer.status})"
             raise (UsageError if answer.status in _REFUSED else OptimizeError)(message)
         return {name.lower(): value for name, value in answer.getheaders()}, text
+
+    def _answer(self, method: str, path: str, body: bytes, headers: Dict[str, str]) -> http.client.HTTPResponse:
+        """Send a request; once more where the server has let go of the connection, as it does of idle ones."""
+        kept = self._http.sock is not None
+        try:
+            if not kept:
+                self._http.connect()
+                opened: Optional[socket.socket] = self._http.sock
+                if opened is not None:
+                    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._http.request(method, self.where.root + path, body or None, headers)
+            return self._http.getresponse()
+        except ConnectionError:
+            self.close()
+            if not kept:
+                raise
+        return self._answer(method, path, body, headers)
 
     def json(self, method: str, path: str, value: Optional[Mapping[str, Any]] = None) -> Any:
         """Ask with JSON, or nothing, and read JSON; None where the answer is empty.

@@ -144,6 +144,11 @@ def test_what_a_server_says_of_a_refusal_is_passed_on_in_one_line(answering):
         connection.json("GET", "/v2/models/m")
 
 
+def test_a_connection_that_the_server_closed_meanwhile_is_opened_again(answering):
+    connection = answering(http(200, "1"), http(200, "2"))
+    assert [connection.json("GET", "/v2") for _ in range(2)] == [1, 2]
+
+
 @pytest.mark.parametrize("text", ["", "nonsense", "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort"])
 def test_a_server_that_leaves_in_the_middle_is_told(answering, text):
     with pytest.raises(OptimizeError, match="does not answer"):
