@@ -268,8 +268,13 @@ def test_without_mlserver_the_command_that_installs_it_is_named(optimize_command
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "mlserver" else find(name, *rest)
     )
+    known = sys.version_info[:2] <= (3, 12)
     done = optimize_command("serve", bundle)
     assert done.exit_code == 4 and "pip install 'optimize-trt[serve]'" in done.stderr
+    assert ("python3.12 -m pip" in done.stderr) != known and ("has no version for this Python" in done.stderr) != known
+    monkeypatch.setattr("optimize.serving.server.NEWEST_PYTHON", (3, 7))
+    done = optimize_command("serve", bundle)
+    assert done.exit_code == 4 and "try: python3.7 -m pip install 'optimize-trt[serve]'" in done.stderr
 
 
 def test_a_bench_of_a_server_tells_network_queue_and_compute(serving, optimize_command, tmp_path, cifar):
