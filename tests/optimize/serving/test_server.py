@@ -211,7 +211,7 @@ def test_it_stops_when_it_is_told_to_and_says_what_it_did(server, bundle, images
 
 
 def test_requests_under_way_are_answered_when_it_stops(server, bundle, images):
-    running = server(bundle, "--delay", "2s", "--batch", "8")
+    running = server(bundle, "--delay", "5s", "--batch", "8")  # time for all of them on a busy machine
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(asked, running.url, {"image": images[:1]}) for _ in range(4)]
         until(lambda: _waits(running))
@@ -344,6 +344,19 @@ def test_the_runner_of_a_server_is_like_any_other(serving, images, scores):
         assert runner.statistics()["requests"] == before["requests"] + 1
         with pytest.raises(UsageError, match="has the shape"):
             runner.bind({"image": images[0]})
+
+
+@pytest.mark.slow
+def test_a_runner_that_was_idle_longer_than_the_server_keeps_a_connection_asks_again(serving, images):
+    import engines
+
+    with engines.open(RunnerSpec(path=serving.url, kind="served")) as runner:
+        query = runner.bind({"image": images})
+        before = query()["scores"], runner.statistics()["requests"]
+        time.sleep(7)  # MLServer's HTTP server closes what was idle for 5 s
+        np.testing.assert_array_equal(query()["scores"], before[0])
+        time.sleep(7)
+        assert runner.statistics()["requests"] == before[1] + 1
 
 
 def test_a_repository_is_written_and_its_model_loaded_in_one_command(serving, bundle, optimize_command, tmp_path):
