@@ -133,6 +133,14 @@ jetpack5() {
   make test "${options[@]}" PYTEST_OPTIONS="-m '$1' --surface 8.5.2"
 }
 
+# The server beside that Python's TensorFlow, with MLServer 1.4.
+jetpack5_server() {
+  local options=(VENV=.venv-jp5 EXTRAS=tensorflow,openvino,serve,triton,dev PIP_OPTIONS='-c constraints/jetpack5.txt')
+  rm -f .venv-jp5/.ready  # made before without the server
+  make setup "${options[@]}"
+  make test "${options[@]}" PYTEST_OPTIONS='tests/optimize/serving -m "not slow"'
+}
+
 # The README's test command on another Python.
 every_test() {
   step make test "VENV=.venv-$1"

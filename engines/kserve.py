@@ -48,6 +48,8 @@ _PATIENCE_S = 60.0
 _LARGEST = 1 << 30
 """Bytes of an answer that are read."""
 
+_BLOCK = 1 << 20
+
 
 class Place(NamedTuple):
     """A served model.
@@ -140,14 +142,8 @@ class Connection:
         """
         server = self.where.server
         try:
-            if self._http.sock is None:
-                self._http.connect()
-                opened: Optional[socket.socket] = self._http.sock
-                if opened is not None:
-                    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._http.request(method, self.where.root + path, body or None, dict(headers or {}))
-            answer = self._http.getresponse()
-            text = answer.read(_LARGEST + 1)
+            answer = self._answer(method, path, body, dict(headers or {}))
+            text = _content(answer)
             if answer.length and len(text) <= _LARGEST:
                 raise http.client.IncompleteRead(text, answer.length)
         except ssl.SSLCertVerificationError as error:
@@ -166,6 +162,23 @@ class Connection:
             raise (UsageError if answer.status in _REFUSED else OptimizeError)(message)
         return {name.lower(): value for name, value in answer.getheaders()}, text
 
+    def _answer(self, method: str, path: str, body: bytes, headers: Dict[str, str]) -> http.client.HTTPResponse:
+        """Send a request; once more where the server has let go of the connection, as it does of idle ones."""
+        kept = self._http.sock is not None
+        try:
+            if not kept:
+                self._http.connect()
+                opened: Optional[socket.socket] = self._http.sock
+                if opened is not None:
+                    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._http.request(method, self.where.root + path, body or None, headers)
+            return self._http.getresponse()
+        except ConnectionError:
+            self.close()
+            if not kept:
+                raise
+        return self._answer(method, path, body, headers)
+
     def json(self, method: str, path: str, value: Optional[Mapping[str, Any]] = None) -> Any:
         """Ask with JSON, or nothing, and read JSON; None where the answer is empty.
 
@@ -180,6 +193,20 @@ class Connection:
     def close(self) -> None:
         """End the connection; the next request opens another."""
         self._http.close()
+
+
+def _content(answer: http.client.HTTPResponse) -> bytes:
+    """A body, or the beginning of one that is too large; in blocks, since Python 3.8 fills as many bytes with zeros as
+    it is asked to read."""
+    parts: List[bytes] = []
+    total = 0
+    while total <= _LARGEST:
+        part = answer.read(_BLOCK if answer.length is None else min(_BLOCK, answer.length))
+        if not part:
+            break
+        parts.append(part)
+        total += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 _REFUSED = (400, 404, 405, 413, 415, 422)

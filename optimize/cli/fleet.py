@@ -105,9 +105,11 @@ def _show(found: Dict[str, Any]) -> None:
 
 def _class(one: Dict[str, Any]) -> str:
     built = [f"{b['precision']} {b['variant'][:19] or b['build_key'][:12]}" for b in one["bundles"]]
+    keys = {b["signed_by"] for b in one["bundles"] if b["signed_by"]}
+    signed = f"; signed by {', '.join(sorted(keys))}" if keys else ""
     words = f"{one['class']} ({one['by']}): {', '.join(one['boards'])}"
     return (
-        f"{words}; built on {one['builder']}: {', '.join(built)}"
+        f"{words}; built on {one['builder']}: {', '.join(built)}{signed}"
         if built
         else f"{words}{'; ' + one['why'] if one['why'] else ''}"
     )

@@ -12,10 +12,11 @@ from optimize.fleet import boards as kinds
 from optimize.fleet import graph, jobs, journal, olds, playbook, publish, results
 from optimize.fleet import plan as plans
 from optimize.fleet.boards import Board
+from optimize.ship import trust
 
 SCHEMA = "optimize.fleet/1"
 
-BUILD, PUBLISH, PULL, BENCH, ACTIVATE = "build", "publish", "pull", "bench", "activate"
+BUILD, SIGN, PUBLISH, PULL, BENCH, ACTIVATE = "build", "sign", "publish", "pull", "bench", "activate"
 
 
 class Campaign:
@@ -31,6 +32,10 @@ class Campaign:
         boards: All that the inventory and the limit give, as they were probed.
         failed: Why a board or a class was left behind, by its name.
         lost: Boards that stopped answering.
+        signer: Id of the plan's key; empty where nothing is signed.
+
+    Raises:
+        UsageError, DamagedError, TrustError: The plan's key is none that can sign.
     """
 
     def __init__(self, plan: plans.Plan, ansible: playbook.Ansible, work: Path, progress: Progress = quiet) -> None:
@@ -42,6 +47,7 @@ class Campaign:
         self.built: Dict[str, Dict[str, Any]] = {}
         self.published: Dict[str, Dict[str, Any]] = {}
         self.places: Dict[str, Any] = {}
+        self.signer = trust.signer(plan.sign) if plan.sign else ""
         self._onnx: Optional[Path] = None
 
     def probe(self) -> None:
@@ -104,6 +110,8 @@ class Campaign:
         for name in self.kinds():
             done = self.journal.done(name, BUILD, plans.key(self.plan))
             if done is not None:
+                if self.signer:
+                    done = self.journal.done(name, SIGN, journal.key(done.get("variants"), self.signer)) or done
                 self.built[name] = done
                 key = journal.key(done.get("variants"), self.store, self.plan.tag)
                 self.published[name] = self.journal.done(name, PUBLISH, key) or {}
@@ -156,10 +164,9 @@ class Campaign:
             self._leave(board, step, lost, error.message, key)
 
     def publish(self) -> None:
-        """Put what was built into the store of the plan, every class beside the others."""
-        for name, told in self.built.items():
-            if not told.get("variants"):
-                continue  # of trtexec: nothing that a node could load
+        """Sign what was built, if the plan says so, and put it into its store, every class beside the others."""
+        for name in [name for name, told in self.built.items() if told.get("variants")]:  # of trtexec: nothing
+            told = self.built[name] = self._signed(name, self.built[name])
             key = journal.key(told["variants"], self.store, self.plan.tag)
             try:
                 done = self.journal.done(name, PUBLISH, key)
@@ -173,6 +180,17 @@ class Campaign:
                     self._leave(board, PUBLISH, False, error.message, key)
         for name in list(self.published):
             self.published[name] = publish.current(self.store, self.published[name], self.plan)
+
+    def _signed(self, name: str, told: Dict[str, Any]) -> Dict[str, Any]:
+        """A class's build with the signature of the plan's key."""
+        if self.plan.sign is None:
+            return told
+        key = journal.key(told["variants"], self.signer)
+        done: Optional[Dict[str, Any]] = self.journal.done(name, SIGN, key)
+        if done is None or not publish.whole(self.folder(name), done):
+            done = publish.signed(self.folder(name), told, self.plan.sign)
+            self.journal.add(name, SIGN, key, value=done)
+        return done
 
     @property
     def store(self) -> str:

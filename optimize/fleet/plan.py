@@ -64,6 +64,7 @@ _TOP: Dict[str, fields.Check] = {
     "name": fields.matching(_NAME, "lower-case letters and digits, with . _ or - between them,"),
     "tag": fields.matching(_TAG, "letters, digits, . _ and -"),
     "store": fields.word,
+    "sign": fields.word,
     "activate": fields.one_of(NEVER, FASTEST, *PRECISIONS),
     "forks": fields.whole(1, 1000),
     **dict.fromkeys(("preprocess", "custom_objects", "factory", "input_shape", "task"), fields.word),
@@ -123,6 +124,7 @@ class Plan:
         name: Of what is shipped, without the precision.
         tag: Of what is shipped.
         store: URL of a store that the boards reach themselves; empty for a folder that Ansible carries to them.
+        sign: Private key of the control node that signs what is shipped; it stays there.
         activate: A precision, `FASTEST` or `NEVER`.
         forks: Boards at a time.
         source: Model options, as of `optimize build`.
@@ -142,6 +144,7 @@ class Plan:
     name: str
     tag: str
     store: str
+    sign: Optional[Path]
     activate: str
     forks: int
     source: Dict[str, str]
@@ -199,6 +202,7 @@ def _plan(path: Path, value: Dict[str, Any]) -> Plan:
         name=value.get("name", _default_name(model)),
         tag=value.get("tag", "latest"),
         store=_url(path, value.get("store", "")),
+        sign=path.parent / value["sign"] if "sign" in value else None,
         activate=activate,
         forks=value.get("forks", 16),
         source={

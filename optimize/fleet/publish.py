@@ -18,7 +18,8 @@ from engines.spec import Progress, quiet
 from optimize.fleet import jobs, playbook
 from optimize.fleet import plan as plans
 from optimize.fleet.boards import Board
-from optimize.ship import fetch, oci, shipment
+from optimize.ship import fetch, oci, shipment, trust
+from optimize.ship.prepare import prepare
 from optimize.ship.url import open_store
 
 ARCHIVE = "shipments.tar"
@@ -111,6 +112,22 @@ def whole(folder: Path, built: Mapping[str, Any]) -> bool:
         )
     except (OptimizeError, OSError):
         return False
+
+
+def signed(folder: Path, built: Mapping[str, Any], key: Path) -> Dict[str, Any]:
+    """Sign the shipments of a class, on the control node: copies beside them, of hard links.
+
+    Returns:
+        `built` with the `variants` that the signatures make of them, and `signed_by`, the id of the key, in each.
+    """
+    variants: Dict[str, Dict[str, Any]] = {}
+    for name, one in built["variants"].items():
+        about = {**one, "signed_by": trust.signer(key)}
+        about["folder"] = f"{one['folder']}-{about['signed_by']}"
+        place = folder / "shipments" / about["folder"]
+        prepare(folder / "shipments" / one["folder"], place, name, key)
+        variants[name] = {**about, "variant": oci.digest_of(oci.variant(place))}
+    return {**built, "variants": variants}
 
 
 def publish(
@@ -270,11 +287,12 @@ def told(built: Mapping[str, Any], published: Mapping[str, Mapping[str, Any]]) -
     found: List[Dict[str, Any]] = []
     for name, one in built.get("variants", {}).items():
         about = {key: one[key] for key in ("precision", "build_key", "flags", "variant")}
+        about["signed_by"] = one.get("signed_by", "")
         found.append({**about, "name": name, "digest": published.get(name, {}).get("digest", "")})
     for name, digest in built.get("plans", {}).items():
         precision = name.partition("-")[0]
-        about = {"precision": precision, "build_key": digest, "flags": [], "variant": "", "name": name, "digest": ""}
-        found.append(about)
+        about = {"precision": precision, "build_key": digest, "flags": [], "name": name}
+        found.append({**about, **dict.fromkeys(("variant", "signed_by", "digest"), "")})
     return found
 
 

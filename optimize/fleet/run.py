@@ -51,7 +51,8 @@ def run(
 
     Returns:
         What `check` does, and for a class `builder`, `bundles` (`precision`, `build_key`, and where it was published
-        `name`, `digest`, `variant`) and `why` it has none; for a board `steps`, as they ended last; `report` (files).
+        `name`, `digest`, `variant`, `signed_by`) and `why` it has none; for a board `steps`, as they ended last;
+        `report` (files).
 
     Raises:
         See `check`. What happens to single boards is in the answer: see `outcome`.

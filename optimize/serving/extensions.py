@@ -1,7 +1,8 @@
-"""In front of MLServer, what clients of Triton expect and it lacks: binary tensors above all.
+"""In front of MLServer, what clients of Triton expect and it lacks: binary tensors above all, and limits.
 
 MLServer takes numbers in JSON only. What asks with raw bytes (the header `Inference-Header-Content-Length`, as
-`tritonclient` does unless told otherwise) is answered here; everything else goes on to MLServer.
+`tritonclient` does unless told otherwise) is answered here; everything else goes on to MLServer, which would read and
+unpack a body of any size: here it is held against what the model's largest batch can hold, compressed and not.
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 """
 
@@ -10,25 +11,29 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from typing import Any, Awaitable, Callable, Dict, List, Mapping, MutableMapping, Tuple
+import zlib
+from typing import Any, Awaitable, Callable, Dict, List, Mapping, MutableMapping, Optional, Tuple
 from urllib.parse import unquote
 
 from engines import kserve
 from engines.errors import DamagedError, IncompatibleError, OptimizeError, UsageError
+from optimize.serving import limits
 from optimize.serving.models import VERSION, Model
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Headers = List[Tuple[bytes, bytes]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 
+_MODEL = re.compile(r"/v2/models/([^/]+)/.*")
+
 _INDEX = "/v2/repository/index"
 """Triton takes no body here, MLServer needs one."""
 
-_SLACK = 1 << 20
-"""Bytes of a request beside its tensors."""
+_JSON = [(b"content-type", b"application/json")]
 
 
 class Extensions:
@@ -44,27 +49,23 @@ class Extensions:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""
-        asked = _PATH.fullmatch(str(scope.get("path"))) if scope["type"] == "http" else None
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope.get("headers", ())}
-        length = headers.get(kserve.HEADER.lower())
-        if scope.get("path") == _INDEX and headers.get("content-length", "0") == "0":
-            await self._app(_with_json(scope), _empty_object, send)
-            return
-        if asked is None or length is None or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
+        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        path, length = str(scope["path"]), headers.get(kserve.HEADER.lower())
+        asked = _PATH.fullmatch(path) if length is not None else None
         status, body, more = 200, b"", {"Content-Type": "application/json"}
+        others: Optional[bytes] = None
         try:
-            model = self._model(unquote(asked.group(1)), asked.group(2))
-            if headers.get("content-encoding", "identity") != "identity":
-                raise UsageError("a compressed body is not taken")
-            content = await _read(receive, _limit(model))
-            value, raw = kserve.split(content, length)
-            body, more = await _infer(model, value, raw)
-        except _NotFound as error:
-            status, body = 404, _error(error.message)
-        except _TooLarge as error:
-            status, body = 413, _error(error.message)
+            if asked is None:
+                others = await _read(receive, headers, self._limit(path))
+            else:
+                model = self._model(unquote(asked.group(1)), asked.group(2))
+                value, raw = kserve.split(await _read(receive, headers, limits.raw(model)), length)
+                body, more = await _infer(model, value, raw)
+        except _Refused as error:
+            status, body = error.status, _error(error.message)
         except (UsageError, DamagedError) as error:
             status, body = 400, _error(error.message)
         except IncompatibleError as error:
@@ -73,6 +74,11 @@ class Extensions:
             return
         except Exception as error:  # what a backend raises is told to the one that asked
             status, body = 500, _error(str(error) or type(error).__name__)
+        if others is not None:
+            typed = _JSON if path == _INDEX and not others else []
+            content = others or (b"{}" if typed else b"")
+            await self._app(_of(scope, content, typed), _again(content, receive), send)
+            return
         fields = [(name.lower().encode(), text.encode()) for name, text in more.items()]
         fields.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": fields})
@@ -81,25 +87,39 @@ class Extensions:
     def _model(self, name: str, version: Any) -> Model:
         model = self._models.get(name)
         if model is None or version not in (None, VERSION):
-            raise _NotFound(f"no model {name}{f' version {version}' if version else ''} is served")
+            raise _Refused(404, f"no model {name}{f' version {version}' if version else ''} is served")
         return model
 
-
-def _with_json(scope: Message) -> Message:
-    headers = [pair for pair in scope["headers"] if pair[0].lower() not in (b"content-type", b"content-length")]
-    return {**scope, "headers": [*headers, (b"content-type", b"application/json"), (b"content-length", b"2")]}
-
-
-async def _empty_object() -> Message:
-    return {"type": "http.request", "body": b"{}", "more_body": False}
+    def _limit(self, path: str) -> int:
+        """Bytes of a body for MLServer: of the model that is asked, and little where none is."""
+        found = _MODEL.fullmatch(path)
+        model = self._models.get(unquote(found.group(1))) if found else None
+        return limits.SLACK if model is None else limits.text(model)
 
 
-class _NotFound(OptimizeError):
-    pass
+def _of(scope: Message, content: bytes, typed: Headers) -> Message:
+    """A request with another body."""
+    changed = {b"content-length", b"content-encoding", b"transfer-encoding", *(name for name, _ in typed)}
+    kept = [pair for pair in scope["headers"] if pair[0].lower() not in changed]
+    return {**scope, "headers": [*kept, *typed, (b"content-length", str(len(content)).encode())]}
 
 
-class _TooLarge(OptimizeError):
-    pass
+def _again(content: bytes, receive: Receive) -> Receive:
+    """What was read already, and then what comes: that the client leaves."""
+    left = [content]
+
+    async def given() -> Message:
+        return {"type": "http.request", "body": left.pop(), "more_body": False} if left else await receive()
+
+    return given
+
+
+class _Refused(OptimizeError):
+    """With the status of HTTP that says so."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class _Gone(Exception):
@@ -136,18 +156,12 @@ def _wanted(model: Model, value: Mapping[str, Any]) -> Tuple[List[str], bool]:
     return list(dict.fromkeys(names)), all(raw)
 
 
-def _limit(model: Model) -> int:
-    """Bytes of the largest request that a model can answer."""
-    import numpy as np
-
-    samples = sum(
-        np.dtype(one.dtype).itemsize * int(np.prod([n or 1 for n in one.shape[1:]], dtype=np.int64))
-        for one in model.inputs
-    )
-    return samples * model.batcher.most + _SLACK
-
-
-async def _read(receive: Receive, limit: int) -> bytes:
+async def _read(receive: Receive, headers: Mapping[str, str], limit: int) -> bytes:
+    """A body as it was before it was compressed."""
+    words = f"a request of more than {limit} bytes, which is more than the largest batch takes"
+    told = headers.get("content-length", "")
+    if told.isdecimal() and int(told) > limit:
+        raise _Refused(413, words)
     parts: List[bytes] = []
     total = 0
     while True:
@@ -157,9 +171,24 @@ async def _read(receive: Receive, limit: int) -> bytes:
         parts.append(message.get("body", b""))
         total += len(parts[-1])
         if total > limit:
-            raise _TooLarge(f"a request of more than {limit} bytes, which is more than the largest batch takes")
+            raise _Refused(413, words)
         if not message.get("more_body"):
-            return b"".join(parts)
+            break
+    encoding, content = headers.get("content-encoding", "identity"), b"".join(parts)
+    if encoding == "identity":
+        return content
+    if encoding not in ("gzip", "deflate"):
+        raise _Refused(415, "a body is sent as it is, or compressed by gzip or deflate")
+    try:
+        unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)  # the header tells which of the two
+        content = unpacking.decompress(content, limit + 1)
+    except zlib.error:
+        raise DamagedError(f"the body is not {encoding}") from None
+    if len(content) > limit:
+        raise _Refused(413, words)
+    if not unpacking.eof or unpacking.unused_data:
+        raise DamagedError(f"the body is not whole, or more than one body of {encoding}")
+    return content
 
 
 def _error(text: str) -> bytes:

@@ -116,4 +116,5 @@ def _tensor(one: Any) -> Dict[str, Any]:
     data = one.data
     for root in ("root", "__root__"):  # of pydantic 2 and 1
         data = getattr(data, root, data)
-    return {"name": one.name, "datatype": str(one.datatype), "shape": list(one.shape), "data": data}
+    datatype = getattr(one.datatype, "value", one.datatype)  # of MLServer 1.4 an enumeration's
+    return {"name": one.name, "datatype": datatype, "shape": list(one.shape), "data": data}

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import importlib.util
 import socket
+import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from engines import kserve
 from engines.errors import IncompatibleError, OptimizeError, UsageError
 from engines.spec import Progress, quiet
-from optimize.serving import GRPC_PORT, HOST, HTTP_PORT
+from optimize.serving import GRPC_PORT, HOST, HTTP_PORT, limits
 from optimize.serving import models as opening
 from optimize.serving.models import Model
 from optimize.ship.tritonconfig import QUEUE_DELAY_US
@@ -20,10 +21,10 @@ from optimize.version import VERSION
 
 _EXTENSIONS = [kserve.BINARY, kserve.STATISTICS, "model_configuration", "model_repository"]
 
-_LARGEST = (1 << 31) - 1
-"""Bytes of a gRPC message, as in Triton."""
-
 _INSTALL = "pip install 'optimize-trt[serve]'"
+
+NEWEST_PYTHON = (3, 12)
+"""That MLServer has a version for."""
 
 _LOOPBACK = ("127.", "::1", "localhost")
 
@@ -90,10 +91,12 @@ def prepared(
         IncompatibleError: MLServer is missing; or see `opened`.
     """
     if importlib.util.find_spec("mlserver") is None:
-        raise IncompatibleError(
-            "optimize serve needs the Python package mlserver, which is not installed (Python 3.8 to 3.12 have it)",
-            _INSTALL,
-        )
+        newest = "python{}.{}".format(*NEWEST_PYTHON)
+        if sys.version_info[:2] > NEWEST_PYTHON:
+            words, fix = "has no version for this Python: the newest is for", f"{newest} -m {_INSTALL}"
+        else:
+            words, fix = "is not installed: there are versions from python3.8 to", _INSTALL
+        raise IncompatibleError(f"the Python package mlserver, which serves, {words} {newest}", fix)
     address = _free(host, http_port, grpc_port)
     with opening.opened(bundles, name, batches, threads, delay_us, progress) as models:
         yield Server(address, models)
@@ -144,7 +147,7 @@ async def _run(serving: Server, verbose: bool, ready: Ready) -> None:
             host=address.host,
             http_port=address.http_port,
             grpc_port=address.grpc_port,
-            grpc_max_message_length=_LARGEST,
+            grpc_max_message_length=limits.message(models),
             parallel_workers=0,
             metrics_endpoint=None,
             kafka_enabled=False,

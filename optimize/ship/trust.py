@@ -178,6 +178,15 @@ def sign(folder: Path, key: Path) -> str:
     return key_id(raw)
 
 
+def signer(key: Path) -> str:
+    """The id of a private key that can sign.
+
+    Raises:
+        See `sign`.
+    """
+    return key_id(_raw(_private(key).public_key()))
+
+
 def verify(folder: Path, policy: Policy) -> Optional[str]:
     """Hold the signature of the shipment in a folder against a policy, before anything else of it is read.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -143,10 +144,38 @@ def test_what_a_server_says_of_a_refusal_is_passed_on_in_one_line(answering):
         connection.json("GET", "/v2/models/m")
 
 
+def test_a_connection_that_the_server_closed_meanwhile_is_opened_again(answering):
+    connection = answering(http(200, "1"), http(200, "2"))
+    assert [connection.json("GET", "/v2") for _ in range(2)] == [1, 2]
+
+
 @pytest.mark.parametrize("text", ["", "nonsense", "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort"])
 def test_a_server_that_leaves_in_the_middle_is_told(answering, text):
     with pytest.raises(OptimizeError, match="does not answer"):
         answering(text.encode()).json("GET", "/v2")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 5 << 20])
+def test_an_answer_of_any_size_is_read_whole_and_costs_no_more_than_it_has(answering, size, chunked):
+    body = bytes(range(256)) * (size // 256) or b"x" * size
+    sent, head = body, b"Content-Length: %d" % size
+    if chunked:
+        sent, head = (b"%x\r\n%s\r\n" % (size, body) if size else b"") + b"0\r\n\r\n", b"Transfer-Encoding: chunked"
+    connection = answering(b"HTTP/1.1 200 OK\r\n%s\r\n\r\n%s" % (head, sent))
+    tracemalloc.start()
+    try:
+        _, text = connection.ask("GET", "/v2")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert text == body and most < 4 * size + (8 << 20)
+
+
+def test_an_answer_beyond_the_limit_is_not_read(answering, monkeypatch):
+    monkeypatch.setattr(kserve, "_LARGEST", 1 << 20)
+    with pytest.raises(DamagedError, match="an answer of more than"):
+        answering(http(200, " " * (3 << 20))).ask("GET", "/v2")
 
 
 def test_an_answer_that_is_no_json_is_told(answering):

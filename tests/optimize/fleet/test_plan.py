@@ -64,6 +64,13 @@ def test_a_store_without_a_scheme_is_a_folder_beside_the_plan(write, tmp_path):
     assert plan.read(write("model = 'net.onnx'\nstore = 'engines'")).store == str(tmp_path / "engines")
 
 
+def test_a_key_is_a_file_beside_the_plan_and_engines_do_not_depend_on_it(write, tmp_path):
+    signed = plan.read(write("model = 'net.onnx'\nsign = 'keys/release'"))
+    unsigned = plan.read(write("model = 'net.onnx'"))
+    assert (signed.sign, unsigned.sign) == (tmp_path / "keys/release", None)
+    assert plan.key(signed) == plan.key(unsigned)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -10,6 +10,8 @@ import pytest
 from engines.errors import DamagedError, GateError, OptimizeError
 from optimize.fleet import playbook, publish
 from optimize.fleet.plan import read as read_plan
+from optimize.ship import oci, shipment, trust
+from tests.optimize.ship import small
 
 HEX = "a" * 64
 
@@ -107,6 +109,26 @@ def test_a_name_that_is_twice_in_an_archive_and_a_cut_one(tmp_path):
 def test_an_archive_that_did_not_come(tmp_path):
     with pytest.raises(DamagedError):
         publish._unpack(tmp_path / "none.tar", tmp_path / "out")
+
+
+def test_a_class_s_shipments_are_signed_beside_the_unsigned_ones(tmp_path):
+    pytest.importorskip("cryptography")
+    key = tmp_path / "release"
+    trust.new_key(key)
+    place = small.made(tmp_path / "class/shipments/plain")
+    variant = oci.digest_of(oci.variant(place))
+    before = {"names": {"linear": "out"}, "variants": {"linear": {"variant": variant, "folder": "plain"}}}
+    found = publish.signed(tmp_path / "class", before, key)
+    again = publish.signed(tmp_path / "class", before, key)
+    one = found["variants"]["linear"]
+    assert found == again and one["variant"] != variant and one["signed_by"] == trust.signer(key)
+    policy = trust.Policy(True, {one["signed_by"]: trust.read_public(tmp_path / "release.pub")})
+    shipped = tmp_path / "class/shipments" / one["folder"]
+    assert shipment.check(shipped, policy)["signed_by"] == one["signed_by"]
+    assert publish.whole(tmp_path / "class", found) and publish.whole(tmp_path / "class", before)
+    assert sorted(publish.files(tmp_path / "class", found)["linear"]) == sorted(
+        [*publish.files(tmp_path / "class", before)["linear"], trust.NAME]
+    )
 
 
 def sums(*lines: str) -> playbook.Answer:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
 
 from bench import runs
 from engines import jsonfile, manifest
-from engines.errors import IncompatibleError, OptimizeError, PartialError, UsageError
+from engines.errors import IncompatibleError, OptimizeError, PartialError, TrustError, UsageError
 from optimize.fleet import journal, playbook
 from optimize.fleet import run as fleets
+from optimize.ship import trust
 from tests.doubles.cuda import build
+from tests.servers import registry, s3, sshd
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -113,6 +117,109 @@ def test_a_run_file_that_a_broken_connection_left_on_its_board_is_collected(flee
     assert found["fetched"] == ["orin"]
     assert runs.read(work / "runs/orin.json") == sample
     assert fleets.collect(asked, inventory)["fetched"] == []  # it is known to be here
+
+
+def test_a_key_that_cannot_sign_is_told_before_any_board_is_asked(fleet, plan, tmp_path):
+    pytest.importorskip("cryptography")
+    fleet.host("a")
+    asked, inventory = plan("sign = 'release'"), fleet.inventory()
+    with pytest.raises(UsageError, match="release: no such key"):
+        fleets.run(asked, inventory)
+    trust.new_key(tmp_path / "release")
+    (tmp_path / "release").chmod(0o644)
+    with pytest.raises(TrustError, match="others can read"):
+        fleets.run(asked, inventory)
+    with pytest.raises(UsageError, match="the private one signs"):
+        fleets.run(plan("sign = 'release.pub'"), inventory)
+
+
+@pytest.mark.slow
+def test_nodes_that_require_a_signature_take_what_the_plan_s_key_has_signed(fleet, plan, tmp_path):
+    pytest.importorskip("cryptography")
+    keys = {name: trust.new_key(tmp_path / name) for name in ("release", "other")}
+    for host, key in (("trusts", "release"), ("mistrusts", "other")):
+        fleet.host(host).optimize().start()
+        for words in (["trust", "add", f"{tmp_path / key}.pub"], ["policy", "--require-signature"]):
+            subprocess.run([fleet.hosts[host].folder / "bin/optimize", "node", *words], check=True)
+    inventory = fleet.inventory()
+    unsigned = fleets.run(plan("precision = 'fp32'\nbatch = [1]\nactivate = 'fp32'", BENCH), inventory)
+    for name in ("trusts", "mistrusts"):
+        assert "not signed" in boards(unsigned)[name]["failed"]
+    signed = plan("precision = 'fp32'\nbatch = [1]\nactivate = 'fp32'\nsign = 'release'", BENCH)
+    found = fleets.run(signed, inventory)
+    told = boards(found)
+    assert done(told["trusts"])[-1] == "activate" and not told["trusts"]["failed"]
+    assert f"signed by key {keys['release']['id']}, which is not trusted here" in told["mistrusts"]["failed"]
+    (kind,) = found["classes"]
+    assert [one["signed_by"] for one in kind["bundles"]] == [keys["release"]["id"]]
+    work = Path(found["out"])
+    assert len(lines(work, subject=kind["class"], step="build", state="done")) == 1  # to sign is not to build again
+    status = fleets.status(signed, inventory)
+    assert status["classes"][0]["bundles"] == kind["bundles"]
+    active = {one["board"]: one["active"] for one in status["boards"]}
+    assert active["trusts"]["variant"] in kind["bundles"][0]["variant"] and active["mistrusts"] is None
+    secret = (tmp_path / "release").read_text().splitlines()[1].encode()
+    seen = [path for path in (tmp_path / "f", work) for path in path.rglob("*") if path.is_file()]
+    assert len(seen) > 50 and not [path for path in seen if secret in path.read_bytes()]
+
+
+def ssh_store(tmp_path: Path, stack: contextlib.ExitStack) -> Tuple[str, Dict[str, str], str]:
+    server = stack.enter_context(sshd.running(tmp_path / "store"))
+    url = f"{server.url}{tmp_path}/engines"
+    return url, {"OPTIMIZE_SSH_CONFIG": str(server.config)}, f"export OPTIMIZE_SSH_CONFIG={server.config}"
+
+
+def bucket(tmp_path: Path, stack: contextlib.ExitStack) -> Tuple[str, Dict[str, str], str]:
+    import boto3
+
+    address = stack.enter_context(s3.running(tmp_path / "store"))
+    keys = {name.lower(): value for name, value in s3.KEYS.items()}
+    boto3.client("s3", endpoint_url=address, region_name="us-east-1", **keys).create_bucket(Bucket="models")
+    aws = "".join(f"{name} = {value}\n" for name, value in {**keys, "endpoint_url": address}.items())
+    (tmp_path / "aws").write_text(f"[default]\n{aws}")
+    own = f"mkdir -p $HOME/.aws; cp {tmp_path}/aws $HOME/.aws/config"
+    return "s3://models/engines", {**s3.KEYS, "AWS_ENDPOINT_URL": address}, own
+
+
+def repository(tmp_path: Path, stack: contextlib.ExitStack) -> Tuple[str, Dict[str, str], str]:
+    host = stack.enter_context(registry.running(tmp_path / "store", "htpasswd"))
+    auth = base64.b64encode(f"{registry.USER}:{registry.PASSWORD}".encode()).decode()
+    (tmp_path / "login").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+    own = f"mkdir -p $HOME/.docker; cp {tmp_path}/login $HOME/.docker/config.json"
+    told = {"OPTIMIZE_REGISTRY_USER": registry.USER, "OPTIMIZE_REGISTRY_PASSWORD": registry.PASSWORD}
+    return f"oci://{host}/engines", told, own
+
+
+STORES = {
+    "ssh": (ssh_store, sshd.missing, "host key"),
+    "s3": (bucket, s3.missing, "credentials are missing"),
+    "oci": (repository, registry.missing, "credentials are missing"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STORES)
+def test_boards_pull_from_a_store_with_credentials_of_their_own(fleet, plan, tmp_path, monkeypatch, kind):
+    """The control node's credentials do not reach them: a board without is left behind, and no secret is written."""
+    made, missing, words = STORES[kind]
+    if missing():
+        pytest.skip(missing())
+    with contextlib.ExitStack() as stack:
+        url, told, own = made(tmp_path, stack)
+        for name, value in told.items():
+            monkeypatch.setenv(name, value)
+        fleet.host("knows").optimize(before=own).start()
+        fleet.host("stranger").optimize(before="export AWS_EC2_METADATA_DISABLED=true").start()
+        asked = plan(f"precision = 'fp32'\nbatch = [1]\nactivate = 'fp32'\nstore = '{url}'", BENCH)
+        found = fleets.run(asked, fleet.inventory())
+    one, other = boards(found).values()
+    assert done(one) == ["pull", "bench", "activate"] and not one["failed"]
+    assert other["failed"].startswith("pull: ") and words in other["failed"] and not other["lost"]
+    assert not (fleet.hosts["stranger"].files / "store.tar").exists()  # nothing was carried there
+    work = Path(found["out"])
+    secrets = [s3.KEYS["AWS_SECRET_ACCESS_KEY"].encode(), registry.PASSWORD.encode()]
+    written = [path.read_bytes() for path in work.rglob("*") if path.is_file()]
+    assert not [text for text in [*written, json.dumps(found).encode()] for secret in secrets if secret in text]
 
 
 @pytest.mark.slow
@@ -246,17 +353,19 @@ def test_a_fleet_with_a_lost_board_a_full_disk_and_a_wrong_tensorrt(
 
     # every node of a class holds the same bytes, and a build by hand on one board has the same keys
     for names, model in ((("a1", "a2", "wrong"), a1), (("b1", "b2"), b1)):
-        kind = kinds[names]
+        kind, alike = kinds[names], 0
         for bundle in kind["bundles"]:
             place = work / "classes" / kind["class"] / "shipments" / bundle["variant"].partition(":")[2]
             shipped = {path.name: jsonfile.sha256(path) for path in place.iterdir()}
             for name in names:
                 there = fleet.hosts[name].files / "shipments" / bundle["name"]
                 assert {path.name: jsonfile.sha256(path) for path in there.iterdir()} == shipped
+                alike += len(shipped)
         active = {(fleet.hosts[name].home / "node/active").resolve().name for name in names}
         assert len(active) == 1 and f"sha256:{active.pop()}" in [one["variant"] for one in kind["bundles"]]
         keys = by_hand(model, tmp_path / "tiny.onnx", tmp_path, kind["device"]["backend"])
         assert keys == {one["precision"]: one["build_key"] for one in kind["bundles"]}
+        print(f"{kind['class']}: {alike} files alike on {', '.join(names)}; by hand the same build keys {keys}")
 
     status = fleets.status(asked, inventory)
     active = {one["board"]: one["active"] for one in status["boards"]}

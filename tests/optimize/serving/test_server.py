@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import socket
 import sys
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -95,6 +97,8 @@ def test_tritons_own_clients_are_answered(serving, images, scores):
     client.close()
 
 
+JSON = {"Content-Type": "application/json"}
+
 WRONG = [
     ({"image": np.zeros((1, 3, 32, 31), np.float32)}, "has the shape"),
     ({"image": np.zeros((1, 3, 32, 32), np.float64)}, "is float32"),
@@ -125,7 +129,12 @@ def test_an_unknown_model_is_told(serving, images, binary):
         (b'{"inputs": 1}', {kserve.HEADER: "13"}, 400),
         (b"\x1f\x8b", {kserve.HEADER: "2", "Content-Encoding": "gzip"}, 400),
         (bytes(3 << 20), {kserve.HEADER: "2"}, 413),
-        (b"{", {"Content-Type": "application/json"}, 422),
+        (b" " * (3 << 20), JSON, 413),
+        (gzip.compress(bytes(64 << 20)), {kserve.HEADER: "2", "Content-Encoding": "gzip"}, 413),
+        (gzip.compress(b" " * (64 << 20)), {**JSON, "Content-Encoding": "gzip"}, 413),
+        (zlib.compress(b"{}")[:-1], {**JSON, "Content-Encoding": "deflate"}, 400),
+        (b"{}", {**JSON, "Content-Encoding": "br"}, 415),
+        (b"{", JSON, 422),
     ],
 )
 def test_hostile_bodies_are_refused_and_the_server_goes_on(serving, images, body, headers, status):
@@ -133,6 +142,50 @@ def test_hostile_bodies_are_refused_and_the_server_goes_on(serving, images, body
     with pytest.raises(OptimizeError, match=rf"HTTP {status}"):
         kserve.Connection(where).ask("POST", kserve.path(where.model, "infer"), body, headers)
     assert asked(serving.url, {"image": images[:1]})["scores"].shape == (1, 10)
+
+
+@pytest.mark.parametrize("path", ["/v2/repository/index", "/v2/models/other/infer", "/nowhere"])
+def test_what_is_for_no_model_may_be_small_only(serving, path):
+    where = kserve.place(serving.url)
+    with pytest.raises(OptimizeError, match="HTTP 413"):
+        kserve.Connection(where).ask("POST", path, b" " * ((1 << 20) + 1), JSON)
+
+
+def test_the_largest_batch_fits_in_its_longest_words(serving, scores):
+    """JSON with as many characters as a number can have, over the whole of the largest batch; and compressed."""
+    where = kserve.place(serving.url)
+    data = ", ".join(["-2.2250738585072014e-308"] * (8 * 3 * 32 * 32))
+    body = f'{{"inputs": [{{"name": "image", "shape": [8, 3, 32, 32], "datatype": "FP32", "data": [{data}]}}]}}'
+    for content, headers in (
+        (body.encode(), JSON),
+        (gzip.compress(body.encode()), {**JSON, "Content-Encoding": "gzip"}),
+    ):
+        _, text = kserve.Connection(where).ask("POST", kserve.path(where.model, "infer"), content, headers)
+        assert kserve.decode(json.loads(text)["outputs"], memoryview(b""))["scores"].shape == scores.shape
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_a_message_of_grpc_has_a_limit_too(serving, images, compression):
+    grpc = pytest.importorskip("tritonclient.grpc")
+    client = grpc.InferenceServerClient(serving.grpc)
+    tensor = grpc.InferInput("image", [1000, 3, 32, 32], "FP32")
+    tensor.set_data_from_numpy(np.zeros((1000, 3, 32, 32), np.float32))
+    with pytest.raises(grpc.InferenceServerException, match=r"RESOURCE_EXHAUSTED|larger than max"):
+        client.infer("tiny", [tensor], compression_algorithm=compression)
+    client.close()
+    assert asked(serving.url, {"image": images[:1]})["scores"].shape == (1, 10)
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_compressed_requests_are_answered(serving, images, scores, algorithm):
+    http = pytest.importorskip("tritonclient.http")
+    client = http.InferenceServerClient(serving.url.partition("//")[2].partition("/")[0])
+    for binary in (True, False):
+        tensor = http.InferInput("image", [8, 3, 32, 32], "FP32")
+        tensor.set_data_from_numpy(images, binary_data=binary)
+        found = client.infer("tiny", [tensor], request_compression_algorithm=algorithm).as_numpy("scores")
+        np.testing.assert_allclose(found, scores, atol=1e-5)
+    client.close()
 
 
 def test_a_model_that_was_unloaded_is_not_answered_until_it_is_loaded_again(serving, images):
@@ -158,7 +211,7 @@ def test_it_stops_when_it_is_told_to_and_says_what_it_did(server, bundle, images
 
 
 def test_requests_under_way_are_answered_when_it_stops(server, bundle, images):
-    running = server(bundle, "--delay", "2s", "--batch", "8")
+    running = server(bundle, "--delay", "5s", "--batch", "8")  # time for all of them on a busy machine
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(asked, running.url, {"image": images[:1]}) for _ in range(4)]
         until(lambda: _waits(running))
@@ -215,8 +268,13 @@ def test_without_mlserver_the_command_that_installs_it_is_named(optimize_command
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "mlserver" else find(name, *rest)
     )
+    known = sys.version_info[:2] <= (3, 12)
     done = optimize_command("serve", bundle)
     assert done.exit_code == 4 and "pip install 'optimize-trt[serve]'" in done.stderr
+    assert ("python3.12 -m pip" in done.stderr) != known and ("has no version for this Python" in done.stderr) != known
+    monkeypatch.setattr("optimize.serving.server.NEWEST_PYTHON", (3, 7))
+    done = optimize_command("serve", bundle)
+    assert done.exit_code == 4 and "try: python3.7 -m pip install 'optimize-trt[serve]'" in done.stderr
 
 
 def test_a_bench_of_a_server_tells_network_queue_and_compute(serving, optimize_command, tmp_path, cifar):
@@ -286,6 +344,19 @@ def test_the_runner_of_a_server_is_like_any_other(serving, images, scores):
         assert runner.statistics()["requests"] == before["requests"] + 1
         with pytest.raises(UsageError, match="has the shape"):
             runner.bind({"image": images[0]})
+
+
+@pytest.mark.slow
+def test_a_runner_that_was_idle_longer_than_the_server_keeps_a_connection_asks_again(serving, images):
+    import engines
+
+    with engines.open(RunnerSpec(path=serving.url, kind="served")) as runner:
+        query = runner.bind({"image": images})
+        before = query()["scores"], runner.statistics()["requests"]
+        time.sleep(7)  # MLServer's HTTP server closes what was idle for 5 s
+        np.testing.assert_array_equal(query()["scores"], before[0])
+        time.sleep(7)
+        assert runner.statistics()["requests"] == before[1] + 1
 
 
 def test_a_repository_is_written_and_its_model_loaded_in_one_command(serving, bundle, optimize_command, tmp_path):
