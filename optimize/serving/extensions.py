@@ -30,6 +30,12 @@ _INDEX = "/v2/repository/index"
 _SLACK = 1 << 20
 """Bytes of a request beside its tensors."""
 
+_DIGITS = 16
+"""Times as many bytes as the number itself that one takes in JSON, at most."""
+
+
+_JSON = {"Content-Type": "application/json"}
+
 
 class Extensions:
     """An ASGI application around another.
@@ -51,14 +57,13 @@ class Extensions:
             await self._app(_with_json(scope), _empty_object, send)
             return
         if asked is None or length is None or scope["method"] != "POST":
-            await self._app(scope, receive, send)
+            model = self._models.get(unquote(asked.group(1))) if asked else None
+            await self._hand_on(scope, receive, send, headers, _DIGITS * _limit(model) if model else _SLACK)
             return
-        status, body, more = 200, b"", {"Content-Type": "application/json"}
+        status, body, more = 200, b"", _JSON
         try:
             model = self._model(unquote(asked.group(1)), asked.group(2))
-            if headers.get("content-encoding", "identity") != "identity":
-                raise UsageError("a compressed body is not taken")
-            content = await _read(receive, _limit(model))
+            content = await _read(receive, headers, _limit(model))
             value, raw = kserve.split(content, length)
             body, more = await _infer(model, value, raw)
         except _NotFound as error:
@@ -73,10 +78,30 @@ class Extensions:
             return
         except Exception as error:  # what a backend raises is told to the one that asked
             status, body = 500, _error(str(error) or type(error).__name__)
-        fields = [(name.lower().encode(), text.encode()) for name, text in more.items()]
-        fields.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": fields})
-        await send({"type": "http.response.body", "body": body})
+        await _answer(send, status, body, more)
+
+    async def _hand_on(
+        self, scope: Message, receive: Receive, send: Send, headers: Mapping[str, str], most: int
+    ) -> None:
+        """Let MLServer answer a request; a body that it would unpack, or keep whatever its size, does not reach it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            whole = [await _read(receive, headers, most)]
+        except _TooLarge as error:
+            await _answer(send, 413, _error(error.message), _JSON)
+            return
+        except UsageError as error:
+            await _answer(send, 400, _error(error.message), _JSON)
+            return
+        except _Gone:
+            return
+
+        async def again() -> Message:
+            return {"type": "http.request", "body": whole.pop(), "more_body": False} if whole else await receive()
+
+        await self._app(scope, again, send)
 
     def _model(self, name: str, version: Any) -> Model:
         model = self._models.get(name)
@@ -147,7 +172,16 @@ def _limit(model: Model) -> int:
     return samples * model.batcher.most + _SLACK
 
 
-async def _read(receive: Receive, limit: int) -> bytes:
+async def _answer(send: Send, status: int, body: bytes, more: Mapping[str, str]) -> None:
+    fields = [(name.lower().encode(), text.encode()) for name, text in more.items()]
+    fields.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _read(receive: Receive, headers: Mapping[str, str], limit: int) -> bytes:
+    if headers.get("content-encoding", "identity") != "identity":
+        raise UsageError("a compressed body is not taken")
     parts: List[bytes] = []
     total = 0
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import socket
@@ -126,6 +127,8 @@ def test_an_unknown_model_is_told(serving, images, binary):
         (b"\x1f\x8b", {kserve.HEADER: "2", "Content-Encoding": "gzip"}, 400),
         (bytes(3 << 20), {kserve.HEADER: "2"}, 413),
         (b"{", {"Content-Type": "application/json"}, 422),
+        (gzip.compress(bytes(1 << 20)), {"Content-Type": "application/json", "Content-Encoding": "gzip"}, 400),
+        (b" " * (36 << 20), {"Content-Type": "application/json"}, 413),
     ],
 )
 def test_hostile_bodies_are_refused_and_the_server_goes_on(serving, images, body, headers, status):
