@@ -15,7 +15,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 import pytest
 
-from tests.optimize.conftest import _images
+from tests.optimize.conftest import coloured
 from tests.servers.process import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,6 @@ MARKS = ("board", "ssh", "serve", "serve, in the background")
 """What may stand behind `#` at the end of a command, as the page explains it."""
 
 MODEL = """
-import sys
 import numpy as np
 import tensorflow as tf
 keras = tf.keras
@@ -95,7 +94,7 @@ class Reader:
         """What the page says that you need, small."""
         import numpy as np
 
-        (train, train_labels), (test, test_labels) = _images(400, 1), _images(200, 2)
+        (train, train_labels), (test, test_labels) = coloured(400, 1), coloured(200, 2)
         arrays = {"train_images": train, "train_labels": train_labels}
         arrays.update(test_images=test, test_labels=test_labels)
         np.savez(str(self.folder / "images.npz"), **arrays)
