@@ -213,7 +213,7 @@ def test_a_shipment_can_name_no_code_and_no_other_file(tmp_path: Path, elsewhere
     onnx.external_data_helper.set_external_data(weight, elsewhere)
     weight.ClearField("raw_data")
     (origin / "graph.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises((DamagedError, ModelError), match="its weights are in other files|not a readable ONNX model"):
+    with pytest.raises((DamagedError, ModelError), match=r"its weights are in other files|not a readable ONNX model"):
         pull.build_from(origin, tmp_path / "built")
     assert not (tmp_path / "built").exists()
 
