@@ -33,13 +33,14 @@ ASKED := $(if $(filter file,$(origin PYTHON)),,yes)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-aarch64 test-device bench-quantisers bench-peers lint clean
+.PHONY: help setup demo test test-all test-aarch64 test-device bench-quantisers bench-peers docs lint clean
 
 help:
 	@echo "make demo      the whole path in minutes on this machine, ending in a table and a report"
 	@echo "make test      the tests"
 	@echo "make setup     only prepare $(VENV) (TORCH=1 adds PyTorch's CPU build, PYTHON=python3.11 chooses the Python)"
 	@echo "make lint      ruff, mypy and import-linter"
+	@echo "make docs      write docs/cli.md, the reference of the command line"
 	@echo "make test-all  all lanes on all Pythons of this machine, slow tests too: more than an hour"
 	@echo "make test-aarch64  the project on emulated aarch64, as root on Debian or Ubuntu: 10 minutes, 25 on a busy machine"
 	@echo "make test-device  on a Jetson or another NVIDIA machine: tries CUDA and TensorRT, writes device-report.json"
@@ -110,6 +111,9 @@ bench-quantisers: setup
 PEERS_OPTIONS ?=
 bench-peers: setup
 	$(BIN)/python -m bench.peers.speed $(PEERS_OPTIONS)
+
+docs: setup
+	$(BIN)/python -m optimize.cli.reference > docs/cli.md
 
 lint: setup
 	$(BIN)/ruff check .

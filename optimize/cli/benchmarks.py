@@ -114,7 +114,10 @@ def bench(
     *,
     source: Dict[str, Any],
 ) -> None:
-    """Measure engines against the original, in fresh alternating processes."""
+    """Measure engines against the original, in fresh alternating processes.
+
+    Exit code 5 where some targets could not be measured; the others are kept.
+    """
     from optimize import api
 
     with interruptible("finished cells are kept", Path(f"{out}.partial")), progress() as report:

@@ -35,7 +35,10 @@ def export(
     *,
     source: Dict[str, Any],
 ) -> None:
-    """Write a model as a true FP32 ONNX graph, checked against the source."""
+    """Write a model as a true FP32 ONNX graph, checked against the source.
+
+    Exit code 3 where the graph does not do what the source does.
+    """
     from optimize import api
 
     with progress() as report:
@@ -120,7 +123,10 @@ def build(
     onnx: Annotated[Optional[Path], typer.Option("--onnx", hidden=True)] = None,
     save_engine: Annotated[Optional[Path], typer.Option("--saveEngine", hidden=True)] = None,
 ) -> None:
-    """Build engines and verify them: `optimize build resnet34.keras --precision fp16`."""
+    """Build engines and verify them: `optimize build resnet34.keras --precision fp16`.
+
+    Exit code 3 where an engine misses its gate, 5 where some could not be built; the others are kept.
+    """
     from optimize import api
 
     todo = [*(models or []), *([onnx] if onnx else [])]
@@ -228,7 +234,10 @@ def verify(
     *,
     source: Dict[str, Any],
 ) -> None:
-    """Check an engine against the original: numbers, and accuracy where data is given."""
+    """Check an engine against the original: numbers, and accuracy where data is given.
+
+    Exit code 3 where it does not hold.
+    """
     from optimize import api
 
     with progress() as report:

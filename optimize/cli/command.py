@@ -17,7 +17,7 @@ from engines.text import plain
 from optimize.cli import begun, options
 from optimize.cli.console import finish
 
-_COMMON: Dict[str, Tuple[Any, Any]] = {
+COMMON: Dict[str, Tuple[Any, Any]] = {
     "config": (options.Config, None),
     "json": (options.Json, False),
     "quiet": (options.Quiet, False),
@@ -26,7 +26,7 @@ _COMMON: Dict[str, Tuple[Any, Any]] = {
 }
 """Options of every command: type and default. They act when they are parsed; no function gets them."""
 
-_SOURCE: Dict[str, Tuple[Any, Any]] = {
+SOURCE: Dict[str, Tuple[Any, Any]] = {
     "custom_objects": (options.CustomObjects, None),
     "factory": (options.Factory, None),
     "input_shape": (options.InputShape, None),
@@ -39,7 +39,7 @@ _SOURCE: Dict[str, Tuple[Any, Any]] = {
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a function the shared options, and turn every exception into one line, an exit code and a hint."""
     signature = inspect.signature(function)
-    shared = {**(_SOURCE if "source" in signature.parameters else {}), **_COMMON}
+    shared = {**(SOURCE if "source" in signature.parameters else {}), **COMMON}
     hints = _hints(function)
     own = [p.replace(annotation=hints[name]) for name, p in signature.parameters.items() if name != "source"]
     added = [
@@ -51,8 +51,8 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(**given: Any) -> Any:
         begun()
         if "source" in signature.parameters:
-            given["source"] = {name: given.pop(name) for name in _SOURCE}
-        for name in _COMMON:
+            given["source"] = {name: given.pop(name) for name in SOURCE}
+        for name in COMMON:
             given.pop(name)
         try:
             result = function(**given)

@@ -25,7 +25,10 @@ def compare(
         Optional[float], typer.Option("--fail-drop", metavar="0.5", help="Exit 3 where top-1 lost more points.")
     ] = None,
 ) -> None:
-    """Say which cells became faster or slower, with intervals; refuse unlike machines."""
+    """Say which cells became faster or slower, with intervals; refuse unlike machines.
+
+    Exit code 3 where a limit is broken, 4 where the machines, states, models or data are unlike.
+    """
     from optimize import comparison
 
     found = comparison.compare(reference, runs, force)

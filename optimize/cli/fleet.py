@@ -32,7 +32,10 @@ Out = Annotated[
 @app.command("check")
 @command
 def fleet_check(plan: Plan, inventory: Inventory, limit: Limit = "", out: Out = None) -> None:
-    """Ask every board what it is, and say which class it belongs to and what is missing."""
+    """Ask every board what it is, and say which class it belongs to and what is missing.
+
+    Exit code 5 where boards were lost or failed, 1 where all were.
+    """
     from optimize.fleet import run as fleet
 
     with progress() as report:
@@ -44,7 +47,10 @@ def fleet_check(plan: Plan, inventory: Inventory, limit: Limit = "", out: Out = 
 @app.command("run")
 @command
 def fleet_run(plan: Plan, inventory: Inventory, limit: Limit = "", out: Out = None) -> None:
-    """Build once for each class, bench on every board, ship, activate; run again, it goes on where it stopped."""
+    """Build once for each class, bench on every board, ship, activate; run again, it goes on where it stopped.
+
+    Exit code 5 where boards were lost or failed, 1 where all were.
+    """
     from optimize.fleet import run as fleet
 
     with progress() as report:
@@ -75,7 +81,10 @@ def fleet_status(
 @app.command("collect")
 @command
 def fleet_collect(plan: Plan, inventory: Inventory, limit: Limit = "", out: Out = None) -> None:
-    """Fetch run files that are on the boards still, and write the report again."""
+    """Fetch run files that are on the boards still, and write the report again.
+
+    Exit code 5 where boards were lost or failed, 1 where all were.
+    """
     from optimize.fleet import run as fleet
 
     with progress() as report:

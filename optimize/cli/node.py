@@ -78,7 +78,11 @@ def activate(
     patience: Annotated[float, typer.Option("--health-timeout", metavar="SECONDS", help="That it may take.")] = 60.0,
     wait: Wait = True,
 ) -> None:
-    """Check a version, run its golden inputs, switch to it, and switch back if the node is not well with it."""
+    """Check a version, run its golden inputs, switch to it, and switch back if the node is not well with it.
+
+    Exit code 1 where a file is damaged, 4 where the signature or the device is wrong, 3 where the golden inputs or the
+    health check fail; the version before stays active.
+    """
     from optimize.ship import activate as activation
     from optimize.ship import node
 
@@ -90,7 +94,10 @@ def activate(
 @app.command("rollback")
 @command
 def rollback(folder: Node = None, wait: Wait = True) -> None:
-    """Switch back to the version that was active before; once more goes one further back."""
+    """Switch back to the version that was active before; once more goes one further back.
+
+    It is checked as by activate, with the same exit codes.
+    """
     from optimize.ship import activate as activation
     from optimize.ship import node
 

@@ -56,7 +56,10 @@ def select(
         Optional[Path], typer.Option("-o", "--out", metavar="choice.json", help="File to write the choice to.")
     ] = None,
 ) -> None:
-    """Choose which model should run on a device, against the most accurate, with a verdict."""
+    """Choose which model should run on a device, against the most accurate, with a verdict.
+
+    Exit code 3 where the verdict is not PASS.
+    """
     from optimize.selection import choose
 
     found = choose.select(

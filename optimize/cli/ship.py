@@ -87,7 +87,11 @@ def pull(
     ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for another command on the node.")] = True,
 ) -> None:
-    """Bring the engine that fits this device into the node (or a folder), whole and checked; nothing is activated."""
+    """Bring the engine that fits this device into the node (or a folder), whole and checked; nothing is activated.
+
+    Exit code 4 where no variant fits or the signature is not trusted, 1 where a file is damaged, 3 where what was built
+    here does not answer as the model did.
+    """
     from optimize.ship import pull as pulling
 
     if dry_run:

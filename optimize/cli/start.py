@@ -13,7 +13,10 @@ from optimize.cli.console import answer, console, progress, say
 
 
 def doctor() -> None:
-    """What works on this machine, what does not, and the command that mends it."""
+    """What works on this machine, what does not, and the command that mends it.
+
+    Exit code 4 where nothing can be built here yet.
+    """
     from optimize import doctor as checks
 
     found = checks.examine()

@@ -71,7 +71,10 @@ def run_suite(
     *,
     source: Dict[str, Any],
 ) -> None:
-    """Build and measure what can be made here, and hold each cell against its published value."""
+    """Build and measure what can be made here, and hold each cell against its published value.
+
+    Exit code 5 where some cells failed, 4 where none can be made here; of vnv 3 where the verdict is not PASS.
+    """
     from bench.suites.verdict import FAILED
     from optimize import suite, validation
     from optimize.selection import plans

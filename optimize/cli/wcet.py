@@ -55,7 +55,10 @@ def wcet(
     *,
     source: Dict[str, Any],
 ) -> None:
-    """Tell how slow a query gets: high-water mark, misses of a deadline, and the tail beyond where it can be told."""
+    """Tell how slow a query gets: high-water mark, misses of a deadline, and the tail beyond where it can be told.
+
+    Exit code 3 where the tail cannot be told.
+    """
     from optimize import api
 
     with interruptible(), progress(still=True) as report:

@@ -7,10 +7,12 @@ graph of a bundle the way leads back, hash by hash, to the float graph and to th
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from engines import child, jsonfile
+from engines.errors import DamagedError
 from engines.spec import Progress, quiet
 from engines.tensorrt import cachefile
 from optimize.calibration import DEFAULT_VERSION
@@ -151,6 +153,26 @@ def put(
     if not names:
         remarks.append("no ranges beside the bundle: give --data, or a machine that it does not fit cannot build INT8")
     return names, remarks
+
+
+def check(folder: Path) -> None:
+    """Refuse images of a shipment that would grow when they are read: what a hash holds for may still be hostile.
+
+    Raises:
+        DamagedError: They are larger than `put` makes them, or compressed.
+    """
+    path = folder / IMAGES
+    if not path.exists():
+        return
+    if path.stat().st_size > 2 * _ROOM:
+        raise DamagedError(f"{path}: larger than {2 * _ROOM >> 20} MiB", "ship it again")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise DamagedError(f"{path}: not an .npz file ({error})", "ship it again") from None
+    if packed:
+        raise DamagedError(f"{path}: {packed[0]} is compressed", "ship it again")
 
 
 def images(data: str, samples: int, out: str, progress: Progress = quiet) -> Dict[str, Any]:

@@ -265,7 +265,7 @@ def build_from(origin: Path, out: Path, progress: Progress = quiet) -> Path:
 
     Raises:
         IncompatibleError: It is INT8 and nothing calibrates it, or no backend is here.
-        DamagedError: Its graph reads files outside of it.
+        DamagedError: Its graph reads files outside of it, or its images would grow when they are read.
         GateError: The accuracy of the build, where it was measured, misses the gate.
     """
     from optimize.api import build
@@ -276,6 +276,7 @@ def build_from(origin: Path, out: Path, progress: Progress = quiet) -> Path:
     graph = origin / material.GRAPH
     if source_files(recognise(str(graph))) != [graph.resolve()]:
         raise DamagedError(f"{graph}: its weights are in other files, which a shipment cannot name", "ship it again")
+    material.check(origin)
     options: Dict[str, Any] = {"task": about["task"]}
     if about["preprocess"] and about["preprocess"].get("text"):
         options["preprocess"] = about["preprocess"]["text"]

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 CLASSES = 10
 
 
-def _images(count: int, seed: int) -> Tuple[np.ndarray, np.ndarray]:
+def coloured(count: int, seed: int) -> Tuple[np.ndarray, np.ndarray]:
     """Ten colours with noise and a bright corner: uint8 NHWC, labels balanced."""
     random = np.random.default_rng(seed)
     colours = np.array(
@@ -31,7 +31,7 @@ def write_cifar(folder: Path, train: int = 400, test: int = 200) -> Path:
     """A folder in CIFAR-10's binary format."""
     folder.mkdir(parents=True)
     for name, count, seed in (("data_batch_1.bin", train, 1), ("test_batch.bin", test, 2)):
-        images, labels = _images(count, seed)
+        images, labels = coloured(count, seed)
         planes = images.transpose(0, 3, 1, 2).reshape(count, -1)
         (folder / name).write_bytes(np.hstack([labels[:, None].astype(np.uint8), planes]).tobytes())
     (folder / "batches.meta.txt").write_text("\n".join(f"colour{i}" for i in range(CLASSES)) + "\n")
@@ -76,7 +76,7 @@ def residual_classifier(operator: str = "Relu", batch: Any = "batch") -> onnx.Mo
         whole = model()
         whole.graph.output.append(helper.make_tensor_value_info("f", TensorProto.FLOAT, None))
         session = onnxruntime.InferenceSession(whole.SerializeToString(), providers=["CPUExecutionProvider"])
-        images, labels = _images(400, 1)
+        images, labels = coloured(400, 1)
         (features,) = session.run(["f"], {"image": (images / np.float32(255)).transpose(0, 3, 1, 2)})
         design = np.hstack([features, np.ones((len(features), 1))]).astype(np.float64)
         # the ridge keeps the weights small, so that 16-bit and 8-bit engines can follow

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from engines import jsonfile, manifest
+from engines.errors import DamagedError
 from engines.tensorrt import cachefile
 from optimize.ship import material
 
@@ -84,3 +85,21 @@ def test_without_its_build_a_bundle_says_what_cannot_be_done(bundles: Dict[str, 
     names, (remark,) = material.put(tmp_path, manifest.read(bundles["int8"]), None)
     assert names == []
     assert "no float graph beside the bundle" in remark
+
+
+def test_images_that_would_grow_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    material.check(tmp_path)
+    images, many = tmp_path / "calibration.npz", np.zeros(1 << 24, np.uint8)
+    np.savez(images, x_train=many)
+    material.check(tmp_path)
+    np.savez_compressed(images, x_train=many)
+    assert images.stat().st_size < many.nbytes >> 6
+    with pytest.raises(DamagedError, match=r"x_train\.npy is compressed"):
+        material.check(tmp_path)
+    images.write_bytes(b"PK")
+    with pytest.raises(DamagedError, match=r"not an \.npz file"):
+        material.check(tmp_path)
+    with open(images, "r+b") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(DamagedError, match="larger than 128 MiB"):
+        material.check(tmp_path)

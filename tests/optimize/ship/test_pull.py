@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict
 
+import onnx
 import pytest
 
 import optimize
 from engines import manifest
-from engines.errors import GateError, IncompatibleError, TrustError, UsageError
+from engines.errors import DamagedError, GateError, IncompatibleError, ModelError, TrustError, UsageError
 from optimize.ship import activate, node, oci, pull, send, shipment, trust
 from tests.optimize.ship import small
 
@@ -197,6 +198,24 @@ def test_without_a_graph_none_is_built(tmp_path: Path, same_process: None) -> No
     with pytest.raises(IncompatibleError, match="none carries the float graph"):
         pull.pull("linear-fp32", str(tmp_path / "store"), out=tmp_path / "out", allow_build=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("elsewhere", ["../secret", "model.onnx"])
+def test_a_shipment_can_name_no_code_and_no_other_file(tmp_path: Path, elsewhere: str) -> None:
+    """Its manifest may say what it likes, and its graph may say that its weights lie elsewhere."""
+    more = {"custom_objects": "/tmp/x.py:Block", "factory": "/tmp/x.py:net"}
+    origin = small.bundle(tmp_path / "it", **more)
+    spec = manifest.runner_spec(origin)
+    assert manifest.read(origin)["factory"] and spec.custom_objects is None and spec.factory is None
+    (tmp_path / "secret").write_bytes(bytes(4 * 1920))
+    model = onnx.load(str(origin / "model.onnx"))
+    (weight,) = model.graph.initializer
+    onnx.external_data_helper.set_external_data(weight, elsewhere)
+    weight.ClearField("raw_data")
+    (origin / "graph.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises((DamagedError, ModelError), match=r"its weights are in other files|not a readable ONNX model"):
+        pull.build_from(origin, tmp_path / "built")
+    assert not (tmp_path / "built").exists()
 
 
 def test_the_package_and_the_function_are_both_called_ship(tmp_path: Path, same_process: None) -> None:
