@@ -41,6 +41,13 @@ def ship(
         typer.Option("--data", metavar="cifar10|DIR|NPZ", help="Images to send along: others calibrate INT8 by them."),
     ] = None,
     bandwidth: Bandwidth = None,
+    verify: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--verify/--no-verify",
+            help="Check what is there by its hash, and send what is damaged anew [default: where it is a folder].",
+        ),
+    ] = None,
     load: Annotated[
         Optional[str], typer.Option("--load", metavar="URL", help="With triton:DIR: tell this Triton to load them.")
     ] = None,
@@ -56,7 +63,7 @@ def ship(
     from optimize.ship.send import ship as run
 
     with progress() as report:
-        done = run(bundles, to, name, tag, sign, _limit(bandwidth), data, report)
+        done = run(bundles, to, name, tag, sign, _limit(bandwidth), data, verify, report)
     answer(done, lambda: _shipped(done))
     say(f"next, on the node: optimize pull {_reference(done)} --from {done['url']}")
 

@@ -13,12 +13,13 @@ import hashlib
 import io
 import re
 import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
 from engines.errors import DamagedError, UsageError
-from optimize.ship.store import Moved
+from optimize.ship.store import AGAIN, Moved
 from optimize.ship.stores import keys
 from optimize.ship.stores.files import FileStore
 from optimize.ship.stores.flow import BLOCK, receive
@@ -52,6 +53,8 @@ def open_s3(url: str) -> FileStore:
 class S3Place:
     """See `files.Place`."""
 
+    near = False
+
     def __init__(self, bucket: str, prefix: str, url: str) -> None:
         self.bucket = bucket
         self.prefix = prefix
@@ -68,6 +71,18 @@ class S3Place:
         found = self._asked("head_object", Key=self.prefix + key)
         return None if found is None else int(found["ContentLength"])
 
+    def whole(self, sources: Mapping[str, Path]) -> Dict[str, bool]:
+        """See `Place.whole`: by the sum that the server keeps of what was sent, or of its parts.
+
+        It tells whether the object is another one by now. That the disks there keep it is the server's to see to.
+        """
+        found = {}
+        for digest, source in sources.items():
+            told = self._asked("head_object", Key=self.prefix + keys.blob(digest), ChecksumMode="ENABLED") or {}
+            if "ChecksumSHA256" in told:
+                found[digest] = told["ChecksumSHA256"].partition("-")[0] == _sum_of(source)
+        return found
+
     def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
         """See `Place.send`."""
         key, size = self.prefix + keys.blob(digest), source.stat().st_size
@@ -76,7 +91,7 @@ class S3Place:
                 data = handle.read(PART + 1)
                 if hashlib.sha256(data).hexdigest() != keys.hexadecimal(digest):
                     return False
-                self._give("put_object", data, 0, moved, limit, Key=key)
+                self._give("put_object", data, 0, moved, limit, Key=key, ChecksumAlgorithm="SHA256")
                 return True
             upload, there = self._upload(key)
             whole, parts = hashlib.sha256(), []
@@ -104,7 +119,7 @@ class S3Place:
         def start(offset: int) -> Iterator[bytes]:
             found = self._asked("get_object", Key=self.prefix + keys.blob(digest), Range=f"bytes={offset}-")
             if found is None:
-                raise DamagedError(f"{self.url}: {digest} is missing there", "ship it again")
+                raise DamagedError(f"{self.url}: {digest} is missing there", AGAIN)
             with contextlib.closing(found["Body"]) as body, translated(self.url):
                 yield from iter(lambda: body.read(BLOCK), b"")
 
@@ -138,6 +153,20 @@ class S3Place:
                 return
             words["ContinuationToken"] = page["NextContinuationToken"]
 
+    def sweep(self) -> None:
+        """See `Place.sweep`: by the server's own clock."""
+        page: Dict[str, Any] = {"IsTruncated": True}
+        while page.get("IsTruncated"):
+            marks = {name: page[f"Next{name}"] for name in ("KeyMarker", "UploadIdMarker") if page.get(f"Next{name}")}
+            page = self._ask("list_multipart_uploads", Prefix=self.prefix + keys.BLOBS, **marks)
+            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            for item in page.get("Uploads", []):
+                words = {name: item[name] for name in ("Key", "UploadId")}
+                parts = self._parts(**words) or {}
+                last = max([item["Initiated"], *(part["LastModified"] for part in parts.values())])
+                if (now - last).total_seconds() > keys.FORGOTTEN_S:
+                    self._asked("abort_multipart_upload", **words)
+
     def close(self) -> None:
         """See `Place.close`."""
         self._client.close()
@@ -146,17 +175,22 @@ class S3Place:
         """An upload of this key that was begun, or a new one; the parts that it has, by number."""
         found = self._ask("list_multipart_uploads", Prefix=key).get("Uploads", [])
         for upload in (item["UploadId"] for item in found if item["Key"] == key):
-            there: Dict[int, Dict[str, Any]] = {}
-            words: Dict[str, Any] = {"Key": key, "UploadId": upload}
-            page: Optional[Dict[str, Any]] = {"IsTruncated": True}
-            while page and page.get("IsTruncated"):
-                page = self._asked("list_parts", **words)
-                for part in page.get("Parts", []) if page else []:
-                    there[part["PartNumber"]] = part
-                words["PartNumberMarker"] = max(there, default=0)
-            if page is not None:
+            there = self._parts(Key=key, UploadId=upload)
+            if there is not None:
                 return upload, there
         return self._ask("create_multipart_upload", Key=key, ChecksumAlgorithm="SHA256")["UploadId"], {}
+
+    def _parts(self, **upload: str) -> Optional[Dict[int, Dict[str, Any]]]:
+        """The parts that an upload has, by number; None where it is gone."""
+        found: Dict[int, Dict[str, Any]] = {}
+        words: Dict[str, Any] = dict(upload)
+        page: Optional[Dict[str, Any]] = {"IsTruncated": True}
+        while page and page.get("IsTruncated"):
+            page = self._asked("list_parts", **words)
+            for part in page.get("Parts", []) if page else []:
+                found[part["PartNumber"]] = part
+            words["PartNumberMarker"] = max(found, default=0)
+        return None if page is None else found
 
     def _give(self, call: str, data: bytes, start: int, moved: Moved, limit: int, **words: Any) -> Dict[str, Any]:
         self._body = _Body(data, start, moved, limit)
@@ -233,6 +267,17 @@ def _is(part: Dict[str, Any], data: bytes, checksum: str) -> bool:
     if "ChecksumSHA256" in part:
         return bool(part["ChecksumSHA256"] == checksum)
     return str(part.get("ETag")).strip('"') == hashlib.md5(data).hexdigest()  # noqa: S324  (SHA-256 follows)
+
+
+def _sum_of(source: Path) -> str:
+    """What S3 keeps as the SHA-256 of a file that was sent to it: of one in parts, that of their sums.
+
+    Their number follows, after a dash, from Amazon's server and not from all. Source: "Checking object integrity",
+    composite checksums, in the manual of Amazon S3.
+    """
+    with open(source, "rb") as handle:
+        sums: List[bytes] = [hashlib.sha256(data).digest() for data in iter(lambda: handle.read(PART), b"")]
+    return base64.b64encode(sums[0]).decode() if len(sums) == 1 else _checksum(b"".join(sums))
 
 
 def _checksum(data: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from pathlib import Path
-from typing import Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
 from engines.errors import DamagedError, OptimizeError, UsageError
@@ -18,6 +18,8 @@ from optimize.ship.stores.sshwords import Host
 
 _HOST = re.compile(r"[A-Za-z0-9_:%][A-Za-z0-9_.:%-]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
+
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 _UNIT = 1 << 16
 """Bytes of the unit that `dd` counts in: an upload goes on at a multiple of it."""
@@ -46,6 +48,15 @@ _SHA256 = (
     "elif command -v sha256sum > /dev/null; then sha256sum; else shasum -a 256; fi; }; "
 )
 """OpenSSL's first, which uses the processor's instructions: on a board four times as fast."""
+
+_WHOLE = (
+    _SHA256 + 'cd "$1" || exit 1; shift; for f in "$@"; do if [ -f "$f" ]; then sum=$(hashed < "$f"); '
+    'echo "${sum%% *}"; else echo none; fi; done'
+)
+"""Folder, files: a line for each."""
+
+_SWEEP = 'cd "$1" 2> /dev/null && find blobs refs -type f -name ".*.part" -mtime +0 -exec rm -f {} + 2> /dev/null; :'
+"""`+0` is more than a day by the far clock, find(1). What cannot be removed stays."""
 
 _SEND = (
     _SYNC + _SHA256 + f'dd of="$2" bs={_UNIT} seek="$4" conv=notrunc || exit 1; '
@@ -96,6 +107,8 @@ def _parse(url: str) -> Tuple[Host, str, str]:
 class SshPlace:
     """See `files.Place`."""
 
+    near = False
+
     def __init__(self, connection: Connection, root: str, url: str) -> None:
         self.connection = connection
         self.root = root
@@ -105,6 +118,13 @@ class SshPlace:
         """See `Place.size`."""
         found = self.connection.ask(_SIZE, self._path(key))
         return self._number(found) if found else None
+
+    def whole(self, sources: Mapping[str, Path]) -> Dict[str, bool]:
+        """See `Place.whole`: the far side hashes, if it has a program for that."""
+        names = [keys.hexadecimal(digest) for digest in sources]
+        lines = self.connection.ask(_WHOLE, self._path(keys.BLOBS), *names).decode("ascii", "replace").split("\n")
+        told = zip(sources, names, lines)
+        return {digest: line == name for digest, name, line in told if _HASH.fullmatch(line)}
 
     def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
         """See `Place.send`."""
@@ -157,6 +177,10 @@ class SshPlace:
             key, _, data = line.partition(b" ")
             found.append((key.decode("utf-8", "replace"), data))
         return found
+
+    def sweep(self) -> None:
+        """See `Place.sweep`."""
+        self.connection.ask(_SWEEP, self.root or "/")
 
     def close(self) -> None:
         """See `Place.close`."""
