@@ -11,7 +11,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 from engines import manifest, scratch
 from engines.errors import DamagedError, OptimizeError, UsageError
 from engines.spec import A_LINE, Progress, quiet
-from optimize.ship import choose, oci, shipment
+from optimize.ship import choose, oci, shipment, triton
 from optimize.ship.prepare import default_name, prepared
 from optimize.ship.store import Store
 from optimize.ship.url import open_store, shown
@@ -33,6 +33,7 @@ def ship(
     limit: int = 0,
     data: Optional[str] = None,
     verify: Optional[bool] = None,
+    load: Optional[str] = None,
     progress: Progress = quiet,
 ) -> Dict[str, Any]:
     """Send engines to a store under one name: each is the variant of a device.
@@ -42,7 +43,8 @@ def ship(
 
     Args:
         bundles: Bundles of one model and precision, each for another device; or shipments that were pulled.
-        to: URL of the store (`optimize.ship.url`).
+        to: URL of the store (`optimize.ship.url`), or of a model repository of Triton (`triton:DIR` and the other forms
+            of `optimize.ship.repository.place`), where name, limit and load are all that may be given.
         name: By default the manifest's, such as `resnet34-fp16`.
         tag: Which of the name's versions this is.
         sign: Private key that signs.
@@ -50,17 +52,27 @@ def ship(
         data: Data set whose images go along, so that other machines can calibrate INT8 with them.
         verify: Hold what is there already against its hash, and send what is damaged anew; by default where the store
             is a folder, which is read as quickly as the bundle itself.
+        load: With a model repository: URL of a Triton in explicit mode that is told to load the models.
         progress: Told the bytes, and what is left out or replaced and why.
 
     Returns:
         `name`, `tag`, `digest` (of the index), `url`, `variants`: `variant` (digest), `device`, `bytes`, `sent_bytes`,
-        `mended` (files that were damaged there) and `unverified` (files there that nobody could check) of each.
+        `mended` (files that were damaged there) and `unverified` (files there that nobody could check) of each. Of a
+        model repository, see `triton.write_repository`, and `loaded` (see `triton.load`).
 
     Raises:
         UsageError: No bundle, two of one device or of two models, or a name, tag or URL that is none.
         DamagedError: A bundle is not what its manifest says.
         OptimizeError: The store failed; what was sent is kept there.
     """
+    if to.startswith(triton.SCHEME):
+        if sign or data or verify is not None or tag != "latest":
+            raise UsageError(
+                "--tag, --sign, --data and --verify are for stores, and not for Triton's repository", "leave them out"
+            )
+        return _to_triton(bundles, to, name, limit, load, progress)
+    if load:
+        raise UsageError("--load is for a repository of Triton", "--to triton:DIR")
     about = _manifests(bundles)
     name = default_name(about[0]) if name is None else name
     choose.parse_reference(f"{name}:{tag}")
@@ -99,6 +111,20 @@ def ship(
             for one in done
         ],
     }
+
+
+def _to_triton(
+    bundles: Sequence[Union[str, Path]],
+    to: str,
+    name: Optional[str],
+    limit: int,
+    server: Optional[str],
+    progress: Progress,
+) -> Dict[str, Any]:
+    done = triton.write_repository(bundles, to, name, limit=limit, progress=progress)
+    if server:
+        done["loaded"] = triton.load(server, [one["name"] for one in done["models"]], progress)
+    return done
 
 
 class _Sent(NamedTuple):

@@ -39,6 +39,11 @@ def open_s3(url: str) -> FileStore:
         UsageError: A malformed URL.
         IncompatibleError: The package boto3 is missing.
     """
+    return FileStore(place_of(url))
+
+
+def place_of(url: str) -> S3Place:
+    """The part of a bucket that such a URL names, of whatever it is; see `open_s3`."""
     from optimize.ship.url import shown
 
     parts, safe = urlsplit(url), shown(url)
@@ -47,7 +52,7 @@ def open_s3(url: str) -> FileStore:
         raise UsageError(f"{safe}: s3://BUCKET/PREFIX is expected", "credentials come from the environment or ~/.aws")
     if any(not c.isprintable() for c in prefix) or ".." in prefix.split("/") or "//" in prefix:
         raise UsageError(f"{safe}: a prefix of plain words between slashes is expected")
-    return FileStore(S3Place(parts.netloc, prefix + "/" if prefix else "", safe))
+    return S3Place(parts.netloc, prefix + "/" if prefix else "", safe)
 
 
 class S3Place:
@@ -78,22 +83,44 @@ class S3Place:
         """
         found = {}
         for digest, source in sources.items():
-            told = self._asked("head_object", Key=self.prefix + keys.blob(digest), ChecksumMode="ENABLED") or {}
+            told = self.about(keys.blob(digest)) or {}
             if "ChecksumSHA256" in told:
                 found[digest] = told["ChecksumSHA256"].partition("-")[0] == _sum_of(source)
         return found
 
     def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
         """See `Place.send`."""
-        key, size = self.prefix + keys.blob(digest), source.stat().st_size
+        return self.upload(keys.blob(digest), keys.hexadecimal(digest), source, moved, limit)
+
+    def upload(
+        self,
+        name: str,
+        sha256: str,
+        source: Path,
+        moved: Moved,
+        limit: int,
+        metadata: Optional[Mapping[str, str]] = None,
+    ) -> bool:
+        """Send a file, going on with the parts of it that are there; checked before it appears.
+
+        Args:
+            name: Below the prefix.
+            sha256: Of the file, in hex.
+            source, moved, limit: See `Place.send`.
+            metadata: That the object has.
+
+        Returns:
+            False where the file has another hash: nothing of it is kept.
+        """
+        key, size, notes = self.prefix + name, source.stat().st_size, {"Metadata": metadata} if metadata else {}
         with open(source, "rb") as handle:
             if size <= PART:
                 data = handle.read(PART + 1)
-                if hashlib.sha256(data).hexdigest() != keys.hexadecimal(digest):
+                if hashlib.sha256(data).hexdigest() != sha256:
                     return False
-                self._give("put_object", data, 0, moved, limit, Key=key, ChecksumAlgorithm="SHA256")
+                self._give("put_object", data, 0, moved, limit, Key=key, ChecksumAlgorithm="SHA256", **notes)
                 return True
-            upload, there = self._upload(key)
+            upload, there = self._upload(key, notes)
             whole, parts = hashlib.sha256(), []
             for number in range(1, -(-size // PART) + 1):
                 data = handle.read(PART)
@@ -107,7 +134,7 @@ class S3Place:
                     words = {"Key": key, "UploadId": upload, "PartNumber": number}
                     part["ETag"] = self._give("upload_part", data, start, moved, limit, **words)["ETag"]
                 parts.append(part)
-        if whole.hexdigest() != keys.hexadecimal(digest):
+        if whole.hexdigest() != sha256:
             self._asked("abort_multipart_upload", Key=key, UploadId=upload)
             return False
         self._ask("complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
@@ -140,15 +167,26 @@ class S3Place:
 
     def refs(self) -> Iterator[Tuple[str, bytes]]:
         """See `Place.refs`."""
-        start = f"{self.prefix}{keys.REFS}/"
-        words: Dict[str, Any] = {"Prefix": start}
+        for key in self.listed(f"{keys.REFS}/"):
+            data = self.read(key, keys.DOCUMENT)
+            if data is not None:
+                yield key, data
+
+    def about(self, key: str) -> Optional[Dict[str, Any]]:
+        """What the server tells of an object, its SHA-256 and metadata among it; None where there is none."""
+        return self._asked("head_object", Key=self.prefix + key, ChecksumMode="ENABLED")
+
+    def remove(self, key: str) -> None:
+        """Remove an object."""
+        self._asked("delete_object", Key=self.prefix + key)
+
+    def listed(self, begin: str) -> Iterator[str]:
+        """Every key that begins so, less the prefix."""
+        words: Dict[str, Any] = {"Prefix": self.prefix + begin}
         while True:
             page = self._ask("list_objects_v2", **words)
             for item in page.get("Contents", []):
-                key = item["Key"][len(self.prefix) :]
-                data = self.read(key, keys.DOCUMENT)
-                if data is not None:
-                    yield key, data
+                yield item["Key"][len(self.prefix) :]
             if not page.get("IsTruncated"):
                 return
             words["ContinuationToken"] = page["NextContinuationToken"]
@@ -171,14 +209,15 @@ class S3Place:
         """See `Place.close`."""
         self._client.close()
 
-    def _upload(self, key: str) -> Tuple[str, Dict[int, Dict[str, Any]]]:
+    def _upload(self, key: str, notes: Mapping[str, Any]) -> Tuple[str, Dict[int, Dict[str, Any]]]:
         """An upload of this key that was begun, or a new one; the parts that it has, by number."""
         found = self._ask("list_multipart_uploads", Prefix=key).get("Uploads", [])
         for upload in (item["UploadId"] for item in found if item["Key"] == key):
             there = self._parts(Key=key, UploadId=upload)
             if there is not None:
                 return upload, there
-        return self._ask("create_multipart_upload", Key=key, ChecksumAlgorithm="SHA256")["UploadId"], {}
+        begun = self._ask("create_multipart_upload", Key=key, ChecksumAlgorithm="SHA256", **notes)
+        return begun["UploadId"], {}
 
     def _parts(self, **upload: str) -> Optional[Dict[int, Dict[str, Any]]]:
         """The parts that an upload has, by number; None where it is gone."""

@@ -32,25 +32,25 @@ _LIST = (
 )
 _FETCH = 'tail -c "+$2" "$1"'
 
-_SYNC = 'synced() { sync "$1" 2> /dev/null || sync; }; '
+SYNC = 'synced() { sync "$1" 2> /dev/null || sync; }; '
 """Without names it syncs everything, which is all that an old `sync` can do."""
 
 _WRITE = (
-    _SYNC + 'mkdir -p "$1" && cat > "$2" && if [ "$(wc -c < "$2")" -eq "$4" ]; '
+    SYNC + 'mkdir -p "$1" && cat > "$2" && if [ "$(wc -c < "$2")" -eq "$4" ]; '
     'then synced "$2" && mv -f "$2" "$3" && synced "$1"; else rm -f "$2"; exit 1; fi'
 )
 """Folder, temporary file, file, bytes: input that ends early, with the connection, changes nothing."""
 
 _PART = 'mkdir -p "$1" && if [ -f "$2" ]; then wc -c < "$2"; else echo 0; fi'
 
-_SHA256 = (
+HASHED = (
     "hashed() { if command -v openssl > /dev/null; then openssl dgst -sha256 -r; "
     "elif command -v sha256sum > /dev/null; then sha256sum; else shasum -a 256; fi; }; "
 )
 """OpenSSL's first, which uses the processor's instructions: on a board four times as fast."""
 
 _WHOLE = (
-    _SHA256 + 'cd "$1" || exit 1; shift; for f in "$@"; do if [ -f "$f" ]; then sum=$(hashed < "$f"); '
+    HASHED + 'cd "$1" || exit 1; shift; for f in "$@"; do if [ -f "$f" ]; then sum=$(hashed < "$f"); '
     'echo "${sum%% *}"; else echo none; fi; done'
 )
 """Folder, files: a line for each."""
@@ -59,7 +59,7 @@ _SWEEP = 'cd "$1" 2> /dev/null && find blobs refs -type f -name ".*.part" -mtime
 """`+0` is more than a day by the far clock, find(1). What cannot be removed stays."""
 
 _SEND = (
-    _SYNC + _SHA256 + f'dd of="$2" bs={_UNIT} seek="$4" conv=notrunc || exit 1; '
+    SYNC + HASHED + f'dd of="$2" bs={_UNIT} seek="$4" conv=notrunc || exit 1; '
     'if [ ! -f "$2" ]; then if [ -f "$3" ]; then echo whole; fi; exit 0; fi; '
     'if [ "$(wc -c < "$2")" -lt "$5" ]; then exit 0; fi; '
     'sum=$(hashed < "$2"); '
@@ -75,8 +75,13 @@ def open_ssh(url: str) -> FileStore:
     Raises:
         UsageError: A malformed URL.
     """
+    return FileStore(place_of(url))
+
+
+def place_of(url: str) -> SshPlace:
+    """The folder that such a URL names, of whatever it is; see `open_ssh`."""
     host, root, shown = _parse(url)
-    return FileStore(SshPlace(Connection(host, shown), root, shown))
+    return SshPlace(Connection(host, shown), root, shown)
 
 
 def _parse(url: str) -> Tuple[Host, str, str]:
@@ -128,13 +133,27 @@ class SshPlace:
 
     def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
         """See `Place.send`."""
-        folder, part, target = (self._path(key) for key in (keys.BLOBS, keys.part(digest), keys.blob(digest)))
+        names = (self._path(keys.BLOBS), self._path(keys.part(digest)), self._path(keys.blob(digest)))
+        return self.upload(names, keys.hexadecimal(digest), source, moved, limit)
+
+    def upload(self, names: Tuple[str, str, str], sha256: str, source: Path, moved: Moved, limit: int) -> bool:
+        """Send a file, going on with what is there of it; durable and checked before it appears.
+
+        Args:
+            names: On the host: of its folder, of the file while it is not whole, and of the file.
+            sha256: Of the file, in hex.
+            source, moved, limit: See `Place.send`.
+
+        Returns:
+            False where the bytes that arrived have another hash: nothing of them is kept.
+        """
+        folder, part, target = names
         whole = source.stat().st_size
         units = min(self._number(self.connection.ask(_PART, folder, part)), whole) // _UNIT
         said = b""
         with open(source, "rb") as handle:
             have = handle.seek(units * _UNIT)
-            words = (folder, part, target, str(units), str(whole), keys.hexadecimal(digest))
+            words = (folder, part, target, str(units), str(whole), sha256)
             with self.connection.started(_SEND, *words) as process:
                 assert process.stdin is not None
                 for block in paced(blocks(handle, limit), limit):
