@@ -57,21 +57,12 @@ def ship(
 
     with progress() as report:
         done = run(bundles, to, name, tag, sign, _limit(bandwidth), data, verify, load, report)
-    show_shipped(done)
-
-
-def show_shipped(done: Dict[str, Any]) -> None:
-    """What was shipped, to a store or to a model repository, and what comes next."""
-    if "models" in done:
-        root = done["repository"]
-        answer(
-            done, [f"{root}/{one['name']}/{one['version']}: {_size(one['copied'])} copied" for one in done["models"]]
-        )
-        if "loaded" not in done:
-            say(f"next: tritonserver --model-repository={shlex.quote(root)}, or --load http://HOST:8000 where one runs")
-        return
-    answer(done, lambda: _shipped(done))
-    say(f"next, on the node: optimize pull {_reference(done)} --from {done['url']}")
+    answer(done, lambda: show_shipped(done))
+    if "models" not in done:
+        say(f"next, on the node: optimize pull {_reference(done)} --from {done['url']}")
+    elif "loaded" not in done:
+        root = shlex.quote(done["repository"])
+        say(f"next: tritonserver --model-repository={root}, or --load http://HOST:8000 where one runs")
 
 
 def pull(
@@ -154,7 +145,12 @@ def _reference(done: Dict[str, Any]) -> str:
     return done["name"] if done["tag"] in ("latest", None) else f"{done['name']}:{done['tag']}"
 
 
-def _shipped(done: Dict[str, Any]) -> None:
+def show_shipped(done: Dict[str, Any]) -> None:
+    """What was shipped, to a store or to a model repository."""
+    if "models" in done:
+        for one in done["models"]:
+            line(f"{done['repository']}/{one['name']}/{one['version']}: {_size(one['copied'])} copied")
+        return
     from engines.device import DeviceKey
     from optimize.ship.choose import describe
 
