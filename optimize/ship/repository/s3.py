@@ -15,7 +15,7 @@ from optimize.ship.stores import keys
 from optimize.ship.stores.s3 import S3Place
 
 _SERVED = re.compile(r"\bversions: *([1-9][0-9]{0,8})\b")
-"""In a configuration: the version that it names. One above it is what an interrupted try has left."""
+"""In a configuration: the version that it names. One of ours above it is what an interrupted try has left."""
 
 _SUM = "sha256"
 """Name of the metadata that tells a file's hash: the sum that S3 keeps of a large file is that of its parts."""
@@ -33,10 +33,17 @@ class S3Repository:
     def versions(self, model: str) -> List[int]:
         """See `Repository.versions`."""
         begin = f"{model}/"
-        found = {key[len(begin) :].partition("/")[0] for key in self.place.listed(begin) if "/" in key[len(begin) :]}
-        config = (self.place.read(f"{begin}config.pbtxt", keys.DOCUMENT) or b"").decode("utf-8", "replace")
-        served = max(map(int, _SERVED.findall(config)), default=0)
-        return sorted(int(name) for name in found if VERSION.fullmatch(name) and int(name) <= served)
+        found: Dict[int, List[str]] = {}
+        for key in self.place.listed(begin):
+            name, inside, _ = key[len(begin) :].partition("/")
+            if inside and VERSION.fullmatch(name):
+                found.setdefault(int(name), []).append(key)
+        config = self.place.read(f"{begin}config.pbtxt", keys.DOCUMENT)
+        named = [int(number) for number in _SERVED.findall((config or b"").decode("utf-8", "replace"))]
+        if config is not None and not named:  # another's, which serves what it likes
+            return sorted(found)
+        served = max(named, default=0)
+        return sorted(number for number, held in found.items() if number <= served or not all(map(self._sum, held)))
 
     def holds(self, model: str, version: int, files: Mapping[str, Source]) -> bool:
         """See `Repository.holds`."""

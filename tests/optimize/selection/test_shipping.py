@@ -82,6 +82,16 @@ def test_what_passes_is_shipped_and_is_the_engine_that_was_judged(runs: Path, li
     assert (path / "model.onnx").read_bytes() == (little / "model.onnx").read_bytes()
     assert shipment.check(path)["name"] == "edge" and f"sha256:{path.name}" == told["variants"][0]["variant"]
     assert choice.read(out)["shipped"] == told
+    with pytest.raises(DamagedError, match="nothing was chosen"):
+        choice.validate(
+            {**found, **dict.fromkeys(("chosen", "baseline", "saving", "interval")), "rejected": every(found)}
+        )
+    with pytest.raises(DamagedError, match=r"shipped\.engine_sha256"):
+        choice.validate({**found, "shipped": {**told, "engine_sha256": "x"}})
+
+
+def every(found: Dict[str, Any]) -> List[Dict[str, str]]:
+    return [{"target": one["target"], "reason": ""} for one in found["candidates"]]
 
 
 def test_what_does_not_pass_stays_unless_it_is_asked_for(runs: Path, tmp_path: Path) -> None:
