@@ -41,3 +41,14 @@ def test_the_configuration_comes_last_and_what_is_whole_is_not_sent_again(
     assert given == ["", "m/1/model.xml", "m/labels.txt", "m/config.pbtxt"]
     assert repository.holds("m", 1, model.files)
     repository.close()
+
+
+@pytest.mark.parametrize("config", [b"", b'backend: "onnxruntime"', b"version_policy { all { } }"])
+def test_versions_of_another_are_never_written_over(bucket: S3, bundle: Callable[..., Path], config: bytes) -> None:
+    prefix = uuid.uuid4().hex
+    theirs = {f"{prefix}/m/3/model.xml": b"theirs", **({f"{prefix}/m/config.pbtxt": config} if config else {})}
+    for key, data in theirs.items():
+        bucket.client.put_object(Bucket=bucket.bucket, Key=key, Body=data)
+    done = triton.write_repository([bundle()], f"triton:s3://{bucket.bucket}/{prefix}", "m")
+    assert done["models"][0]["version"] == 4
+    assert bucket.client.get_object(Bucket=bucket.bucket, Key=f"{prefix}/m/3/model.xml")["Body"].read() == b"theirs"
