@@ -16,7 +16,7 @@ from optimize.cli.ship import Sign, show_shipped
 def select(
     runs: Annotated[
         Optional[List[Path]],
-        typer.Argument(metavar="[RUN...]", help="Run files of one device, or a CSV table; none with --from."),
+        typer.Argument(metavar="[RUN...]", help="Run files of one device, or a CSV table; optional with --from."),
     ] = None,
     policy: Annotated[
         str,

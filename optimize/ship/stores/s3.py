@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
 import hashlib
 import io
 import re
@@ -192,12 +193,13 @@ class S3Place:
             words["ContinuationToken"] = page["NextContinuationToken"]
 
     def sweep(self) -> None:
-        """See `Place.sweep`: by the server's own clock."""
+        """See `Place.sweep`: by the server's own clock, where it tells one."""
         page: Dict[str, Any] = {"IsTruncated": True}
         while page.get("IsTruncated"):
             marks = {name: page[f"Next{name}"] for name in ("KeyMarker", "UploadIdMarker") if page.get(f"Next{name}")}
             page = self._ask("list_multipart_uploads", Prefix=self.prefix + keys.BLOBS, **marks)
-            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            told = page["ResponseMetadata"]["HTTPHeaders"].get("date")
+            now = parsedate_to_datetime(told) if told else datetime.datetime.now(datetime.timezone.utc)
             for item in page.get("Uploads", []):
                 words = {name: item[name] for name in ("Key", "UploadId")}
                 parts = self._parts(**words) or {}
