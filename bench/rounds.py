@@ -39,6 +39,7 @@ class Target(NamedTuple):
         spec: How to open it; its form and policy say in which way an original runs.
         flags: Words that the row carries from the start, such as `no-fast-fp16`.
         model_sha256: Of the model that this is, or was built from; empty where unknown.
+        bundle: Of an engine bundle `path`, `build_key` and `engine_sha256`; None else.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Target(NamedTuple):
     spec: RunnerSpec
     flags: Tuple[str, ...] = ()
     model_sha256: str = ""
+    bundle: Optional[Dict[str, str]] = None
 
     @property
     def label(self) -> str:

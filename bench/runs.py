@@ -85,6 +85,7 @@ def row(target: Target, batch: int, rounds: Sequence[Dict[str, Any]], achieved: 
         "origin": "measured",
         "size_bytes": target.size_bytes or None,
         "model_sha256": target.model_sha256 or None,
+        "bundle": target.bundle,
         **stats.summary(samples),
         **{name: _median(rounds, name) for name in COLD},
         "images_per_s": batch * _per_s(rounds) or None,
@@ -362,6 +363,11 @@ _ROW_MORE: Dict[str, fields.Check] = {
         fields.a_list(fields.an_object(name=fields.word, type=fields.word, precision=fields.word, ms=fields.number))
     ),
     "model_sha256": fields.null_or(fields.matching(_HASH, "a SHA-256 in hex")),
+    "bundle": fields.null_or(
+        fields.an_object(
+            path=fields.word, build_key=fields.word, engine_sha256=fields.matching(_HASH, "a SHA-256 in hex")
+        )
+    ),
     "tail": fields.null_or(TAIL),
     "interference": fields.null_or(
         fields.an_object(

@@ -6,6 +6,7 @@ bytes of the files; nothing of an engine is loaded before `runner_spec` has said
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -104,6 +105,16 @@ def validate(value: Any) -> None:
     if len(set(names)) != len(names):
         raise DamagedError("files: a name is listed twice", _AGAIN)
     engine_files(value)
+
+
+def identity(value: Dict[str, Any]) -> Dict[str, str]:
+    """Which engine a manifest is of, whatever else it tells: `build_key`, and `engine_sha256` over names and hashes.
+
+    Builds are not deterministic, so that the key alone does not tell one engine from the next of the same build.
+    """
+    files = sorted((entry["path"], entry["sha256"]) for entry in value["files"])
+    text = "".join(f"{sha256}  {path}\n" for path, sha256 in files)
+    return {"build_key": value["build_key"], "engine_sha256": hashlib.sha256(text.encode("utf-8")).hexdigest()}
 
 
 def engine_files(value: Dict[str, Any]) -> List[str]:

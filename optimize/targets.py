@@ -156,6 +156,7 @@ def _engine(spec: RunnerSpec, backend: str, threads: int) -> Target:
         spec,
         tuple(about["flags"]),
         about["model"]["sha256"],
+        {"path": str(path.resolve()), **manifest.identity(about)},
     )
 
 

@@ -26,6 +26,7 @@ MARKS = {
     "tests/crash": "slow",
     "tests/optimize/fleet": "slow",
     "tests/optimize/serving": "slow",
+    "tests/optimize/ship/repository": "slow",
     "tests/optimize/ship/stores": "slow",
     "tests/optimize/ship": "journey",
 }

@@ -34,6 +34,9 @@ Node = Annotated[
     ),
 ]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for another command that writes there, or fail.")]
+_SAMPLE_S = 0.5
+"""Seconds over which it is watched what other programs take."""
+
 _VERSION = "NAME, NAME:TAG, NAME@sha256:DIGEST, or 8 digits or more of a digest"
 
 
@@ -45,12 +48,19 @@ def status(
         bool,
         typer.Option("--check", help="Hold every file against its hash and signature; exit 1 if the active fails."),
     ] = False,
+    facts: Annotated[
+        bool, typer.Option("--facts", help="With --json: what the machine is too, for optimize select --device.")
+    ] = False,
 ) -> None:
     """Which engine is active, what a rollback goes back to, and which versions are there."""
     from optimize.ship import node
 
     with progress() as report:
         found = node.status(node.home(folder), check, report)
+    if facts:
+        from optimize import device
+
+        found["device"] = device.show(sample_s=_SAMPLE_S)
     answer(found, lambda: _show(found), asked=True)
     for text in found["problems"]:
         warn(f"warning: {text}")

@@ -1,4 +1,4 @@
-"""`optimize select`: a model for a device, with a verdict."""
+"""`optimize select`: a model for a device, with a verdict, and on its way there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import typer
 from typing_extensions import Annotated
 
 from engines.errors import GateError
-from optimize.cli.console import answer, console, line, say
+from optimize.cli.console import answer, console, line, progress, say
+from optimize.cli.ship import Sign, show_shipped
 
 
 def select(
-    runs: Annotated[List[Path], typer.Argument(metavar="RUN...", help="Run files of one device, or a CSV table.")],
+    runs: Annotated[
+        Optional[List[Path]],
+        typer.Argument(metavar="[RUN...]", help="Run files of one device, or a CSV table; optional with --from."),
+    ] = None,
     policy: Annotated[
         str,
         typer.Option(
@@ -42,8 +46,12 @@ def select(
         bool, typer.Option("--cached", help="The models are on the device already: no transfer counts.")
     ] = False,
     device: Annotated[
-        Optional[Path],
-        typer.Option("--device", metavar="DEVICE.json", help="What `optimize device show --json` printed there."),
+        Optional[str],
+        typer.Option(
+            "--device",
+            metavar="DEVICE.json|this-device",
+            help="What `optimize device show --json` or `optimize node status --facts --json` printed there.",
+        ),
     ] = None,
     limit_memory: Annotated[
         Optional[str], typer.Option("--limit-memory", metavar="2GiB", help="That a candidate may take.")
@@ -55,31 +63,64 @@ def select(
     out: Annotated[
         Optional[Path], typer.Option("-o", "--out", metavar="choice.json", help="File to write the choice to.")
     ] = None,
+    url: Annotated[
+        Optional[str],
+        typer.Option("--from", metavar="URL", help="Where optimize ship sent engines: only what is there is chosen."),
+    ] = None,
+    name: Annotated[
+        Optional[List[str]],
+        typer.Option("--name", metavar="NAME[:TAG]", help="Of --from; again for more [default: all that is there]."),
+    ] = None,
+    ship_to: Annotated[
+        Optional[str],
+        typer.Option("--ship-to", metavar="URL", help="Ship the chosen engine there if it passes; see optimize ship."),
+    ] = None,
+    ship_as: Annotated[
+        Optional[str], typer.Option("--ship-as", metavar="NAME[:TAG]", help="What it is called there.")
+    ] = None,
+    sign: Sign = None,
+    load: Annotated[
+        Optional[str], typer.Option("--load", metavar="URL", help="With triton:...: tell this Triton to load it.")
+    ] = None,
+    ship_anyway: Annotated[
+        bool, typer.Option("--ship-anyway", help="Ship the chosen engine whatever the verdict is.")
+    ] = False,
 ) -> None:
-    """Choose which model should run on a device, against the most accurate, with a verdict.
+    """Choose which model should run on a device, against the most accurate, with a verdict; ship it with --ship-to.
 
     Exit code 3 where the verdict is not PASS.
     """
     from optimize.selection import choose
 
-    found = choose.select(
-        runs,
-        policy=policy,
-        max_drop=max_drop,
-        min_saving=min_saving,
-        bandwidth=bandwidth,
-        rtt=rtt,
-        images=images,
-        batch=batch,
-        cached=cached,
-        device=device,
-        limit_memory=limit_memory,
-        max_load=max_load,
-        out=out,
-    )
+    with progress() as report:
+        found = choose.select(
+            runs or [],
+            policy=policy,
+            max_drop=max_drop,
+            min_saving=min_saving,
+            bandwidth=bandwidth,
+            rtt=rtt,
+            images=images,
+            batch=batch,
+            cached=cached,
+            device=device,
+            limit_memory=limit_memory,
+            max_load=max_load,
+            out=out,
+            source=url,
+            names=name or [],
+            ship_to=ship_to,
+            ship_as=ship_as,
+            sign=sign,
+            load=load,
+            ship_anyway=ship_anyway,
+            progress=report,
+        )
     answer(found, lambda: show(found), asked=True)
     if out is not None:
         say(f"choice: {out}")
+    if ship_to is not None and found["shipped"] is None:
+        say("nothing was shipped" + (": --ship-anyway does all the same" if found["chosen"] else ""))
     if found["verdict"] != "PASS":
         raise GateError(f"{found['verdict']}: {found['why']}")
 
@@ -107,6 +148,9 @@ def show(found: Dict[str, Any]) -> None:
         line(f"not {one['target']}: {one['reason']}")
     for text in lines(found):
         line(text)
+    if found.get("shipped"):
+        line(f"shipped {found['chosen']} (build {found['shipped']['build_key'][:12]}):")
+        show_shipped(found["shipped"])
 
 
 def _marks(name: str, found: Dict[str, Any]) -> str:

@@ -9,7 +9,6 @@ from typing import Any, Dict, List, Optional
 import typer
 from typing_extensions import Annotated
 
-from engines.errors import UsageError
 from optimize.cli.command import command
 from optimize.cli.console import answer, line, progress, say
 
@@ -29,7 +28,8 @@ Sign = Annotated[Optional[Path], typer.Option("--sign", metavar="KEY", help="Pri
 def ship(
     bundles: Annotated[List[Path], typer.Argument(metavar="BUNDLE...", help="Of one model, each for another device.")],
     to: Annotated[
-        str, typer.Option("--to", metavar="URL", help="DIR, ssh://HOST/DIR, s3://BUCKET, oci://HOST/REPO, triton:DIR.")
+        str,
+        typer.Option("--to", metavar="URL", help="DIR, ssh://HOST/DIR, s3://BUCKET, oci://HOST/REPO, triton:DIR|URL."),
     ],
     name: Annotated[
         Optional[str], typer.Option("--name", help="What nodes pull it by [default: <model>-<precision>].")
@@ -41,24 +41,28 @@ def ship(
         typer.Option("--data", metavar="cifar10|DIR|NPZ", help="Images to send along: others calibrate INT8 by them."),
     ] = None,
     bandwidth: Bandwidth = None,
+    verify: Annotated[
+        Optional[bool],
+        typer.Option(
+            "--verify/--no-verify",
+            help="Check what is there by its hash, and send what is damaged anew [default: where it is a folder].",
+        ),
+    ] = None,
     load: Annotated[
-        Optional[str], typer.Option("--load", metavar="URL", help="With triton:DIR: tell this Triton to load them.")
+        Optional[str], typer.Option("--load", metavar="URL", help="With triton:...: tell this Triton to load them.")
     ] = None,
 ) -> None:
     """Send engines to a store: what it lacks of them, with what a node needs to check them or to build its own."""
-    if to.startswith(_TRITON):
-        if sign or data or bandwidth or tag != "latest":
-            raise UsageError("--tag, --sign, --data and --bandwidth are for stores, not for Triton", "leave them out")
-        _to_triton(bundles, to, name, load)
-        return
-    if load:
-        raise UsageError("--load is for a repository of Triton", "--to triton:DIR")
     from optimize.ship.send import ship as run
 
     with progress() as report:
-        done = run(bundles, to, name, tag, sign, _limit(bandwidth), data, report)
-    answer(done, lambda: _shipped(done))
-    say(f"next, on the node: optimize pull {_reference(done)} --from {done['url']}")
+        done = run(bundles, to, name, tag, sign, _limit(bandwidth), data, verify, load, report)
+    answer(done, lambda: show_shipped(done))
+    if "models" not in done:
+        say(f"next, on the node: optimize pull {_reference(done)} --from {done['url']}")
+    elif "loaded" not in done:
+        root = shlex.quote(done["repository"])
+        say(f"next: tritonserver --model-repository={root}, or --load http://HOST:8000 where one runs")
 
 
 def pull(
@@ -145,25 +149,12 @@ def _reference(done: Dict[str, Any]) -> str:
     return done["name"] if done["tag"] in ("latest", None) else f"{done['name']}:{done['tag']}"
 
 
-_TRITON = "triton:"
-
-
-def _to_triton(bundles: List[Path], to: str, name: Optional[str], server: Optional[str]) -> None:
-    from optimize.ship import triton
-
-    with progress() as report:
-        done = triton.write_repository(bundles, to, name, progress=report)
-        names = [one["name"] for one in done["models"]]
-        loaded = triton.load(server, names, report) if server else None
-    if loaded is not None:
-        done["loaded"] = loaded
-    root = done["repository"]
-    answer(done, [f"{root}/{one['name']}/{one['version']}: {_size(one['copied'])} copied" for one in done["models"]])
-    if loaded is None:
-        say(f"next: tritonserver --model-repository={shlex.quote(root)}, or --load http://HOST:8000 where one runs")
-
-
-def _shipped(done: Dict[str, Any]) -> None:
+def show_shipped(done: Dict[str, Any]) -> None:
+    """What was shipped, to a store or to a model repository."""
+    if "models" in done:
+        for one in done["models"]:
+            line(f"{done['repository']}/{one['name']}/{one['version']}: {_size(one['copied'])} copied")
+        return
     from engines.device import DeviceKey
     from optimize.ship.choose import describe
 

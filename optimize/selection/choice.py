@@ -5,6 +5,7 @@ History: 1, the first.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Dict
 
@@ -44,6 +45,9 @@ def validate(value: Any) -> None:
         raise DamagedError("choice: baseline, chosen and saving are there together, or none is")
     if value["interval"] is not None and not value["interval"][0] <= value["saving"] <= value["interval"][1]:
         raise DamagedError("choice.interval: low, saving, high is not their order")
+    _shipped("choice.shipped", value.get("shipped"))  # absent in files of earlier versions
+    if value.get("shipped") is not None and value["chosen"] is None:
+        raise DamagedError("choice.shipped: something was shipped, and nothing was chosen")
     if value["verdict"] == PASS and value["chosen"] is None:
         raise DamagedError("choice.verdict: PASS, and nothing was chosen")
 
@@ -90,6 +94,11 @@ def _pair(name: str, value: Any) -> None:
 _times = fields.an_object(
     **dict.fromkeys([*(f"{term}_s" for term in TERMS), "cold_s", "cached_s", "total_s"], _seconds),
     sources=fields.an_object(**dict.fromkeys(TERMS, fields.one_of("measured", "given", "unknown"))),
+)
+_shipped = fields.null_or(
+    fields.an_object(
+        build_key=fields.word, engine_sha256=fields.matching(re.compile(r"[0-9a-f]{64}"), "a SHA-256 in hex")
+    )
 )
 _CHOICE = fields.an_object(
     baseline=_name,

@@ -6,24 +6,25 @@ Baseline: the most accurate that the device can take. Advanced: what the policy 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Union
 
 from bench import runs as run_files
 from bench import stats
 from engines.errors import UsageError
+from engines.spec import Progress, quiet
 from optimize.selection import asked as words
 from optimize.selection import candidates as table
 from optimize.selection import choice, feasible, imported, policies, saving, sensitivity, total
 from optimize.selection.asked import Asked
 from optimize.selection.candidates import Candidate, Runs
 from optimize.selection.policies import Judged
-from optimize.selection.verdict import FAIL, Verdict, verdict
+from optimize.selection.verdict import FAIL, PASS, Verdict, verdict
 
 PathLike = Union[str, Path]
 
 
 def select(
-    runs: Sequence[PathLike],
+    runs: Sequence[PathLike] = (),
     policy: str = "budget",
     max_drop: Union[str, float] = 10,
     min_saving: Optional[Union[str, float]] = None,
@@ -36,11 +37,20 @@ def select(
     limit_memory: Optional[str] = None,
     max_load: Optional[Union[str, float]] = None,
     out: Optional[PathLike] = None,
+    source: Optional[str] = None,
+    names: Sequence[str] = (),
+    ship_to: Optional[str] = None,
+    ship_as: Optional[str] = None,
+    sign: Optional[PathLike] = None,
+    load: Optional[str] = None,
+    ship_anyway: bool = False,
+    progress: Progress = quiet,
 ) -> Dict[str, Any]:
-    """Choose a model for a device, hold it against the most accurate one, and give a verdict.
+    """Choose a model for a device, hold it against the most accurate one, give a verdict, and ship what was chosen.
 
     Args:
-        runs: Run files of `bench`, of one device; or tables of others (see `optimize.selection.imported`).
+        runs: Run files of `bench`, of one device; or tables of others (see `optimize.selection.imported`). None where
+            a repository tells the candidates.
         policy: budget (the fastest within the drop limit), greedy (the most accurate) or pareto (of the front over
             accuracy, latency, energy and size the member that is nearest to the best of each).
         max_drop: `10`: points of 100; `10%`: a share of the baseline's accuracy.
@@ -50,26 +60,55 @@ def select(
         images: Of the total time.
         batch: Images in a query; by default the smallest that all candidates have.
         cached: The models are on the device already: the total time is load, first inference and the images.
-        device: File of `optimize device show --json`, of the device.
+        device: File of `optimize device show --json` or of `optimize node status --facts --json`, of the device;
+            `this-device` for this one.
         limit_memory: That a candidate may take, such as `2GiB`.
         max_load: Share of the device's processor that others may take.
         out: File to write the choice to.
+        source: URL of a store of `optimize ship`: only what it holds, and the device takes, can be chosen. Without run
+            files the candidates are what it holds, by the accuracy and the latency recorded there.
+        names: NAME or NAME:TAG of it that count; by default all that it lists.
+        ship_to: Store or repository of Triton that the chosen engine is shipped to, if the verdict is PASS; see
+            `optimize.ship.send.ship`. It is the very engine that was judged, or nothing is shipped.
+        ship_as: NAME or NAME:TAG that it gets there.
+        sign, load: See `optimize.ship.send.ship`.
+        ship_anyway: Ship the chosen engine whatever the verdict is.
+        progress: Told what is read, and what is shipped.
 
     Returns:
-        `optimize.choice/1`; see docs/selecting.md and docs/formats.md.
+        `optimize.choice/1`, with `shipped`: what `optimize.ship` answered, with `build_key`, `engine_sha256` and
+        `from`; None where nothing was shipped. See docs/selecting.md and docs/formats.md.
 
     Raises:
         UsageError: A bad option, a file that is not there, or one candidate only.
         DamagedError, DataError: Not a run file, not a table, or not a device file.
-        IncompatibleError: Runs of unlike devices, accuracies of different test sets, or times of another device.
+        IncompatibleError: Runs of unlike devices, accuracies of different test sets, or times of another device; or
+            what would be shipped is another engine than was judged.
+        OptimizeError: A store failed.
     """
+    from optimize.selection import shipping, stock
+
     if out is not None and Path(out).is_dir():
         raise UsageError(f"{out} is a folder", "name a file with -o choice.json")
-    about = feasible.read(Path(device)) if device is not None else None
+    shipping.check(ship_to, ship_as, sign, load, ship_anyway, names, source)
+    about = feasible.told(device) if device is not None else None
     given = ask(policy, max_drop, min_saving, bandwidth, rtt, images, batch, cached, about, limit_memory, max_load)
-    found = decide([(str(path), read(path)) for path in runs], given, about)
+    taken: Runs = [(str(path), read(path)) for path in runs]
+    held: Sequence[stock.Held] = ()
+    allowed: Allowed = _anything
+    if source is not None:
+        held = stock.held(source, names, progress)
+        taken = taken or [stock.run(source, held, about)]
+        allowed = stock.allowed(source, held, taken, about)
+    found = {**decide(taken, given, about, allowed), "shipped": None}
+    if source is not None and not runs:
+        found["unknown"].append(stock.CAVEAT)
     if out is not None:
         choice.write(Path(out), found)
+    if ship_to is not None and found["chosen"] is not None and (found["verdict"] == PASS or ship_anyway):
+        found["shipped"] = shipping.ship_choice(found, held, source, ship_to, ship_as, sign, load, progress)
+        if out is not None:
+            choice.write(Path(out), found)
     return found
 
 
@@ -127,13 +166,24 @@ def ask(
     )
 
 
-def decide(runs: Runs, asked: Asked, device: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
+Allowed = Callable[[Candidate], str]
+"""Why a candidate is left out for something else than the device's limits; empty where it is not."""
+
+
+def _anything(one: Candidate) -> str:
+    return ""
+
+
+def decide(
+    runs: Runs, asked: Asked, device: Optional[Mapping[str, Any]] = None, allowed: Allowed = _anything
+) -> Dict[str, Any]:
     """The procedure itself, on runs that have been read.
 
     Args:
         runs: Name and run of each.
         asked: What is asked.
         device: What `optimize device show --json` told, if anything.
+        allowed: What else leaves one out.
 
     Returns, Raises:
         See `select`.
@@ -148,7 +198,9 @@ def decide(runs: Runs, asked: Asked, device: Optional[Mapping[str, Any]] = None)
             f"{found[0].name} is the only candidate: there is nothing to choose from",
             "give the run files of other models or engines too",
         )
-    refused = {one.name: feasible.refused(one, runs[one.run][1]["environment"], asked, device) for one in found}
+    refused = {
+        one.name: feasible.refused(one, runs[one.run][1]["environment"], asked, device) or allowed(one) for one in found
+    }
     able = [one for one in found if not refused[one.name]]
     unknown = [*table.unknown(found, runs), *feasible.unknown(found, runs, asked, device)]
     about = total.scope(able, asked, batch)
@@ -294,6 +346,7 @@ def _candidate(
         "run": runs[one.run][0],
         **{key: one.row[key] for key in ("role", "form", "precision", "backend", "origin", "flags")},
         "model_sha256": one.row.get("model_sha256"),
+        "bundle": one.row.get("bundle"),
         "top1": one.top1,
         "drop_points": None if best is None or one.top1 is None else 100 * (best - one.top1),
         "size_bytes": one.size_bytes,

@@ -6,7 +6,7 @@ A device is what `optimize device show --json` printed there. What it does not t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from engines import fields, jsonfile
 from engines.device import DeviceKey, mismatch
@@ -19,8 +19,20 @@ MORE_LOAD = 0.1
 """By which share of the processor the device may be busier than it was when the times were taken, unremarked."""
 
 
+THIS = "this-device"
+
+
+def told(device: Union[str, Path]) -> Dict[str, Any]:
+    """What a file tells of a device (see `read`), or, of `this-device`, this machine itself."""
+    if str(device) == THIS:
+        from optimize import device as machine
+
+        return machine.show()
+    return read(Path(device))
+
+
 def read(path: Path) -> Dict[str, Any]:
-    """Read what `optimize device show --json` printed.
+    """Read what `optimize device show --json` printed, or `optimize node status --facts --json`.
 
     Raises:
         UsageError: No such file.
@@ -29,6 +41,13 @@ def read(path: Path) -> Dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{path}: no such device file", "on the device: optimize device show --json > device.json")
     value = jsonfile.read(path)
+    if "node" in value and "active" in value:
+        facts = value.get("device")
+        if not isinstance(facts, dict):
+            raise DamagedError(
+                f"{path}: the state of a node, and not what its machine is", "optimize node status --facts --json"
+            )
+        value = facts
     try:
         _DEVICE("device", value)
         for name, check in _MORE.items():
@@ -133,11 +152,11 @@ def _other_backend(one: Candidate, environment: Mapping[str, Any], device: Mappi
         return ""
     if name not in keys:
         return f"the device has no {name}"
-    ran = _ran_on(name, environment)
+    ran = ran_on(name, environment)
     return mismatch(ran, keys[name]) if ran else ""
 
 
-def _ran_on(backend: str, environment: Mapping[str, Any]) -> Optional[DeviceKey]:
+def ran_on(backend: str, environment: Mapping[str, Any]) -> Optional[DeviceKey]:
     """What an engine was tied to where it was measured; None where the run does not tell."""
     version = (environment.get("packages") or {}).get(backend)
     if not version or not environment.get("os") or not environment.get("arch"):

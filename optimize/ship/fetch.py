@@ -17,7 +17,7 @@ from engines.device import DeviceKey
 from engines.errors import DamagedError, OptimizeError, UsageError
 from engines.spec import Progress, quiet
 from optimize.ship import oci, shipment, trust
-from optimize.ship.store import Store
+from optimize.ship.store import AGAIN, Store
 
 INCOMING = ".incoming"
 
@@ -53,7 +53,7 @@ def find(store: Store, name: str, tag: str = "latest", digest: Optional[str] = N
         raise UsageError(f"{name}:{tag}: no such shipment in {store.url}; {there}", "optimize ship BUNDLE --to URL")
     content = store.get_document(name, found, shipment.LARGEST_DOCUMENT)
     if oci.digest_of(content) != found:
-        raise DamagedError(f"{store.url}: the index of {name} is not what its digest says", "ship it again")
+        raise DamagedError(f"{store.url}: the index of {name} is not what its digest says", AGAIN)
     return oci.read_index(content, name, tag, found)
 
 
@@ -125,7 +125,7 @@ def contents(store: Store, name: str, entry: oci.Entry) -> List[oci.Blob]:
     """
     content = store.get_document(name, entry.digest, shipment.LARGEST_DOCUMENT)
     if oci.digest_of(content) != entry.digest:
-        raise DamagedError(f"{store.url}: the variant {entry.digest} is not what its digest says", "ship it again")
+        raise DamagedError(f"{store.url}: the variant {entry.digest} is not what its digest says", AGAIN)
     found = oci.read_variant(content)
     for blob in found:
         if blob.name == trust.NAME and blob.size > trust.LIMIT:
@@ -164,7 +164,7 @@ class _Bringer:
                 return path
             path.unlink()
             self.known.pop(blob.digest, None)
-        raise DamagedError(f"{self.store.url}: {blob.name} of {self.name} is not what its digest says", "ship it again")
+        raise DamagedError(f"{self.store.url}: {blob.name} of {self.name} is not what its digest says", AGAIN)
 
     def _get(self, blob: oci.Blob, path: Path) -> None:
         if blob.size == 0:

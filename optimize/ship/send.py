@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from engines import manifest, scratch
-from engines.errors import OptimizeError, UsageError
+from engines.errors import DamagedError, OptimizeError, UsageError
 from engines.spec import A_LINE, Progress, quiet
-from optimize.ship import choose, oci, shipment
+from optimize.ship import choose, oci, shipment, triton
 from optimize.ship.prepare import default_name, prepared
 from optimize.ship.store import Store
 from optimize.ship.url import open_store, shown
@@ -31,47 +32,66 @@ def ship(
     sign: Optional[Union[str, Path]] = None,
     limit: int = 0,
     data: Optional[str] = None,
+    verify: Optional[bool] = None,
+    load: Optional[str] = None,
     progress: Progress = quiet,
 ) -> Dict[str, Any]:
     """Send engines to a store under one name: each is the variant of a device.
 
-    Variants of other devices that are there already stay, if they come of the same model in the same precision.
+    Variants of other devices that are there already stay, if they come of the same model in the same precision. What
+    interrupted uploads have left there is removed when nobody has gone on with it for a day.
 
     Args:
         bundles: Bundles of one model and precision, each for another device; or shipments that were pulled.
-        to: URL of the store (`optimize.ship.url`).
+        to: URL of the store (`optimize.ship.url`), or of a model repository of Triton (`triton:DIR` and the other forms
+            of `optimize.ship.repository.place`), where name, limit and load are all that may be given.
         name: By default the manifest's, such as `resnet34-fp16`.
         tag: Which of the name's versions this is.
         sign: Private key that signs.
         limit: Bytes per second; 0 for none.
         data: Data set whose images go along, so that other machines can calibrate INT8 with them.
+        verify: Hold what is there already against its hash, and send what is damaged anew; by default where the store
+            is a folder, which is read as quickly as the bundle itself.
+        load: With a model repository: URL of a Triton in explicit mode that is told to load the models.
         progress: Told the bytes, and what is left out or replaced and why.
 
     Returns:
-        `name`, `tag`, `digest` (of the index), `url`, `variants`: `variant` (digest), `device`, `bytes` and
-        `sent_bytes` of each.
+        `name`, `tag`, `digest` (of the index), `url`, `variants`: `variant` (digest), `device`, `bytes`, `sent_bytes`,
+        `mended` (files that were damaged there) and `unverified` (files there that nobody could check) of each. Of a
+        model repository, see `triton.write_repository`, and `loaded` (see `triton.load`).
 
     Raises:
         UsageError: No bundle, two of one device or of two models, or a name, tag or URL that is none.
         DamagedError: A bundle is not what its manifest says.
         OptimizeError: The store failed; what was sent is kept there.
     """
+    if to.startswith(triton.SCHEME):
+        if sign or data or verify is not None or tag != "latest":
+            raise UsageError(
+                "--tag, --sign, --data and --verify are for stores, and not for Triton's repository", "leave them out"
+            )
+        return _to_triton(bundles, to, name, limit, load, progress)
+    if load:
+        raise UsageError("--load is for a repository of Triton", "--to triton:DIR")
     about = _manifests(bundles)
     name = default_name(about[0]) if name is None else name
     choose.parse_reference(f"{name}:{tag}")
     if limit < 0:
         raise UsageError(f"--bandwidth: {limit} bytes a second")
     store = open_store(to)
+    verify = store.near if verify is None else verify
     try:
-        store.resolve(name, tag)  # a store that cannot be reached is told before any work
+        _there(store, name, tag, verify)  # a store that cannot be reached is told before any work
         with scratch.folder() as room:
             done = []
             for number, bundle in enumerate(bundles):
                 place = Path(room, str(number))
                 place.mkdir()
                 folder = prepared(Path(bundle), place, name, Path(sign) if sign else None, progress, data)
-                done.append(_send(store, name, folder, limit, progress))
-        digest = publish(store, name, tag, [entry for entry, _, _ in done], progress)
+                done.append(_send(store, name, folder, limit, verify, progress))
+        digest = publish(store, name, tag, [one.entry for one in done], verify, progress)
+        with contextlib.suppress(OptimizeError):  # what a ship came for is done
+            store.sweep()
     finally:
         store.close()
     return {
@@ -80,10 +100,41 @@ def ship(
         "digest": digest,
         "url": shown(to),
         "variants": [
-            {"variant": entry.digest, "device": entry.device.to_json(), "bytes": size, "sent_bytes": sent}
-            for entry, size, sent in done
+            {
+                "variant": one.entry.digest,
+                "device": one.entry.device.to_json(),
+                "bytes": one.size,
+                "sent_bytes": one.sent,
+                "mended": one.mended,
+                "unverified": one.unverified,
+            }
+            for one in done
         ],
     }
+
+
+def _to_triton(
+    bundles: Sequence[Union[str, Path]],
+    to: str,
+    name: Optional[str],
+    limit: int,
+    server: Optional[str],
+    progress: Progress,
+) -> Dict[str, Any]:
+    done = triton.write_repository(bundles, to, name, limit=limit, progress=progress)
+    if server:
+        done["loaded"] = triton.load(server, [one["name"] for one in done["models"]], progress)
+    return done
+
+
+class _Sent(NamedTuple):
+    """A shipment that is in a store, its bytes, those that were sent, and what was found of those there already."""
+
+    entry: oci.Entry
+    size: int
+    sent: int
+    mended: List[str]
+    unverified: List[str]
 
 
 def _manifests(bundles: Sequence[Union[str, Path]]) -> List[Dict[str, Any]]:
@@ -107,50 +158,88 @@ def _manifests(bundles: Sequence[Union[str, Path]]) -> List[Dict[str, Any]]:
     return about
 
 
-def _send(store: Store, name: str, folder: Path, limit: int, progress: Progress) -> Tuple[oci.Entry, int, int]:
-    """Send what the store lacks of a shipment; its entry, its bytes, and those that were sent."""
+def _send(store: Store, name: str, folder: Path, limit: int, verify: bool, progress: Progress) -> _Sent:
+    """Send what the store lacks of a shipment, and what it holds damaged."""
     content = oci.variant(folder)
     blobs = oci.blobs(folder)
     digests = {blob.digest: blob for blob in blobs}
-    lacking = [blob for blob in digests.values() if store.size(name, blob.digest) != blob.size]
+    there = {digest: store.size(name, digest) for digest in digests}
+    whole = {digest: size == digests[digest].size for digest, size in there.items() if size is not None}
+    unverified: List[str] = []
+    if verify and any(whole.values()):
+        progress(f"checking what {store.url} has of {name}", 0, 0)
+        sources = {digest: folder / digests[digest].name for digest, right in whole.items() if right}
+        told = store.whole(name, sources)
+        whole.update(told)
+        unverified = [digests[digest].name for digest in sources if digest not in told]
+        if unverified:
+            progress(f"{store.url} tells no hash of {', '.join(unverified)}: not checked there", 0, A_LINE)
+    mended = [digests[digest].name for digest, right in whole.items() if not right]
+    if mended:
+        progress(f"damaged in {store.url}, and sent anew: {', '.join(mended)}", 0, A_LINE)
+    lacking = [blob for blob in digests.values() if not whole.get(blob.digest)]
     total, done = sum(blob.size for blob in lacking), 0
     for blob in lacking:
 
         def moved(count: int, before: int = done) -> None:
             progress(f"shipping {name}", before + count, total)
 
-        store.put(name, blob.digest, folder / blob.name, moved, limit)
+        store.put(name, blob.digest, folder / blob.name, moved, limit, blob.digest in whole)
         done += blob.size
         progress(f"shipping {name}", done, total)
     entry = oci.entry(folder, content)
-    if store.size(name, entry.digest) is None:
+    if not _has(store, name, entry.digest, verify):
         store.put_document(name, oci.MANIFEST, content)
         total += len(content)
-    return entry, sum(blob.size for blob in blobs) + len(content), total
+    return _Sent(entry, sum(blob.size for blob in blobs) + len(content), total, mended, unverified)
+
+
+def _has(store: Store, name: str, digest: str, verify: bool) -> bool:
+    """Whether a document is in a store; with `verify`, whole."""
+    if store.size(name, digest) is None:
+        return False
+    try:
+        return not verify or bool(store.get_document(name, digest, shipment.LARGEST_DOCUMENT))
+    except DamagedError:
+        return False
 
 
 def put(store: Store, name: str, folder: Path) -> oci.Entry:
     """Keep a whole shipment in a store, without a name that points to it."""
-    return _send(store, name, folder, 0, quiet)[0]
+    return _send(store, name, folder, 0, False, quiet).entry
 
 
-def publish(store: Store, name: str, tag: str, entries: Sequence[oci.Entry], progress: Progress = quiet) -> str:
+def publish(
+    store: Store,
+    name: str,
+    tag: str,
+    entries: Sequence[oci.Entry],
+    mend: bool = False,
+    progress: Progress = quiet,
+) -> str:
     """Let a name point to some variants, beside those of other devices that it points to already.
 
     No store changes a name only if nobody else did meanwhile, so the name is read back: where another writer's index
     has taken ours away, both are merged and published again.
 
+    Args:
+        store, name, tag: Where.
+        entries: The variants.
+        mend: Where the name points to something damaged, replace it. What else it pointed to is lost, and told.
+        progress: Told what the name loses.
+
     Returns:
         Digest of the index that the name points to.
 
     Raises:
+        DamagedError: The name points to something damaged, and `mend` is not asked for.
         OptimizeError: Others publish to it all the time.
     """
     told = False
     first: Optional[Tuple[oci.Entry, ...]] = None
     for _ in range(_TRIES):
         begun = time.monotonic()
-        before = _there(store, name, tag)
+        before = _there(store, name, tag, mend, progress)
         if first is None:
             first = before.entries if before else ()
         merged, dropped = merge(before, entries)
@@ -176,11 +265,18 @@ def _lost(entries: Sequence[oci.Entry], now: oci.Index, first: Sequence[oci.Entr
     return any(there.get(one.device) != one and there.get(one.device) in (None, *first) for one in entries)
 
 
-def _there(store: Store, name: str, tag: str) -> Optional[oci.Index]:
-    digest = store.resolve(name, tag)
-    if digest is None:
+def _there(store: Store, name: str, tag: str, mend: bool = False, progress: Progress = quiet) -> Optional[oci.Index]:
+    """The index that a name points to, if any; where it may be mended, a damaged one is none."""
+    try:
+        digest = store.resolve(name, tag)
+        if digest is None:
+            return None
+        return oci.read_index(store.get_document(name, digest, shipment.LARGEST_DOCUMENT), name, tag, digest)
+    except DamagedError as error:
+        if not mend:
+            raise
+        progress(f"{error.message}: {name}:{tag} is written anew; ship the variants of other devices again", 0, A_LINE)
         return None
-    return oci.read_index(store.get_document(name, digest, shipment.LARGEST_DOCUMENT), name, tag, digest)
 
 
 def merge(before: Optional[oci.Index], entries: Sequence[oci.Entry]) -> Tuple[List[oci.Entry], List[oci.Entry]]:

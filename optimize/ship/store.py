@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Optional, Protocol
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol
+
+AGAIN = "ship it again with --verify: what is damaged there is sent anew"
+"""What helps where a store does not hold what it should."""
 
 Moved = Callable[[int], None]
 """Told how many bytes of a blob are there after each block that was moved."""
@@ -21,14 +24,29 @@ class Store(Protocol):
     """A folder, an SSH host, a bucket or a registry. Blobs and documents are named by `sha256:<64 hex>`.
 
     A blob appears whole and with the right hash or not at all; names change in one step.
+
+    Attributes:
+        url: Without what may be secret in it.
+        near: What is there is read from a disk of this machine: to hash it costs no more than what is sent does anyway.
     """
 
     url: str
+    near: bool
 
     def size(self, name: str, digest: str) -> Optional[int]:
         """Bytes of a blob or document that is whole there; None where it is not."""
 
-    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
+    def whole(self, name: str, sources: Mapping[str, Path]) -> Dict[str, bool]:
+        """Whether blobs that are there are still what their digest says, by digest; nothing of them is moved.
+
+        A disk damages what was right when it came. Those of which the place cannot tell are left out.
+
+        Args:
+            name: Of the shipment.
+            sources: The same files here, by digest, for places that know other sums of theirs.
+        """
+
+    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int, anew: bool = False) -> None:
         """Send a file, going on where an earlier try stopped, and check its hash at the far side before it appears.
 
         Args:
@@ -37,6 +55,7 @@ class Store(Protocol):
             source: The file.
             moved: Told of progress.
             limit: Bytes per second; 0 for none.
+            anew: Put it in the place of what is there, which is damaged.
         """
 
     def get(self, name: str, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
@@ -59,6 +78,12 @@ class Store(Protocol):
 
     def refs(self) -> List[Ref]:
         """Every name and tag there; only one name's in a registry that does not list them."""
+
+    def sweep(self) -> None:
+        """Remove what interrupted uploads have left that nobody has gone on with for a day.
+
+        What is younger may be of another ship at work, or one that is going to be resumed.
+        """
 
     def close(self) -> None:
         """End connections."""

@@ -4,28 +4,27 @@
     <repository>/<model>/<version>/model.plan | model.onnx | model.xml + model.bin
 
 A version appears in one rename, whole, and the configuration is replaced after it, so that a Triton that reads at any
-time finds a model that it can load. Earlier versions stay: Triton serves the highest.
+time finds a model that it can load; in a bucket, which renames nothing, the configuration names the version instead.
+Earlier versions stay: Triton serves the highest, or the one that is named.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 from urllib.parse import quote
 
-from engines import jsonfile, kserve, manifest
+from engines import kserve, manifest
 from engines.errors import DamagedError, OptimizeError, UsageError
 from engines.spec import A_LINE, Progress, quiet
 from optimize.ship import tritonconfig
 from optimize.ship.prepare import default_name
+from optimize.ship.repository.place import SCHEME, Repository, Source, open_repository
+from optimize.ship.store import Moved
 
-SCHEME = "triton:"
+__all__ = ["SCHEME", "check_name", "load", "unload", "write_repository"]
 
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -35,23 +34,24 @@ class Model(NamedTuple):
     Attributes:
         name: Its folder.
         bundle: Where its engine comes from.
-        files: Names in the version's folder -> files of the bundle.
+        files: Names in the version's folder -> files of the bundle, the one that Triton is told of last.
         config: See `tritonconfig.config`.
         labels: Of the classes; empty where they are not known.
     """
 
     name: str
     bundle: Path
-    files: Dict[str, Path]
+    files: Dict[str, Source]
     config: Dict[str, Any]
     labels: Sequence[str]
 
 
 def write_repository(
-    bundles: Sequence[Path],
+    bundles: Sequence[Union[str, Path]],
     target: str,
     name: Optional[str] = None,
     queue_delay_us: int = tritonconfig.QUEUE_DELAY_US,
+    limit: int = 0,
     progress: Progress = quiet,
 ) -> Dict[str, Any]:
     """Put bundles into a model repository, as models that Triton serves as they are.
@@ -61,21 +61,23 @@ def write_repository(
 
     Args:
         bundles: Folders.
-        target: The repository: a folder or `file://` URL, also with `triton:` before it.
+        target: The repository: a folder, or a URL of `repository.place.FORMS`.
         name: Of the model, for one bundle; by default `<model>-<precision>`.
         queue_delay_us: How long Triton lets a request wait for others, microseconds.
-        progress: Told the files done, and remarks.
+        limit: Bytes per second; 0 for none.
+        progress: Told the bytes, and remarks.
 
     Returns:
         `repository` and `models`: `name`, `version`, `bundle`, `copied` (bytes), `remarks`.
 
     Raises:
-        UsageError: No bundle, a bad name, or two bundles of one name.
+        UsageError: No bundle, a bad name, two bundles of one name, or a target that is none.
         DamagedError: A bundle is not what its manifest says.
         IncompatibleError: The package tritonclient is missing.
-        OSError: The repository cannot be written.
+        OptimizeError, OSError: The repository cannot be written.
     """
-    root = folder_of(target)
+    if limit < 0:
+        raise UsageError(f"--bandwidth: {limit} bytes a second")
     if name is not None and len(bundles) != 1:
         raise UsageError("--name is for one bundle", "leave --name out")
     models = [model for bundle in bundles for model in _models(Path(bundle), name, queue_delay_us)]
@@ -88,50 +90,33 @@ def write_repository(
                 f"{taken[model.name]} and {model.bundle} are both {model.name}", "ship them apart, each with --name"
             )
         taken[model.name] = model.bundle
-    texts = {model.name: tritonconfig.text(model.config) for model in models}
-    done = []
-    for index, model in enumerate(models):
-        progress("writing the repository", index, len(models))
-        version, copied = _write(root, model, texts[model.name])
-        remarks = tritonconfig.remarks(manifest.read(model.bundle))
-        for line in remarks:
-            progress(f"{model.name}: {line}", 0, A_LINE)
-        done.append(
-            {
-                "name": model.name,
-                "version": version,
-                "bundle": str(model.bundle),
-                "copied": copied,
-                "remarks": remarks,
-            }
-        )
-    progress("writing the repository", len(models), len(models))
-    return {"repository": str(root), "models": done}
+    for model in models:
+        tritonconfig.text(model.config)  # what Triton would refuse is told before any work
+    repository = open_repository(target)
+    try:
+        done = [_shipped(repository, model, limit, progress) for model in models]
+    finally:
+        repository.close()
+    return {"repository": repository.root, "models": done}
 
 
-def folder_of(target: str) -> Path:
-    """The folder that `triton:DIR`, `triton:file:///DIR` or either without `triton:` names.
+def _shipped(repository: Repository, model: Model, limit: int, progress: Progress) -> Dict[str, Any]:
+    total = sum(source.path.stat().st_size for source in model.files.values())
 
-    Raises:
-        UsageError: Another scheme.
-    """
-    rest = target[len(SCHEME) :] if target.startswith(SCHEME) else target
-    if rest.startswith("file://"):
-        from urllib.parse import unquote, urlsplit
+    def moved(count: int) -> None:
+        progress(f"writing {model.name}", count, total)
 
-        parts = urlsplit(rest)
-        if parts.netloc not in ("", "localhost"):
-            raise UsageError(f"file://{parts.netloc}: a folder of this machine is expected", "triton:DIR")
-        rest = unquote(parts.path)
-    elif "://" in rest:
-        scheme = rest.partition("://")[0]
-        raise UsageError(
-            f"a model repository is written into a folder, not to {scheme}://",
-            "triton:DIR, a folder that Triton sees, or copy it there afterwards",
-        )
-    if not rest:
-        raise UsageError("triton: names no folder", "--to triton:models")
-    return Path(os.path.abspath(os.path.expanduser(rest)))
+    version, copied = _write(repository, model, moved, limit)
+    remarks = tritonconfig.remarks(manifest.read(model.bundle))
+    for line in remarks:
+        progress(f"{model.name}: {line}", 0, A_LINE)
+    return {
+        "name": model.name,
+        "version": version,
+        "bundle": str(model.bundle),
+        "copied": copied,
+        "remarks": remarks,
+    }
 
 
 def load(server: str, names: Sequence[str], progress: Progress = quiet) -> List[Dict[str, Any]]:
@@ -183,17 +168,21 @@ def _models(bundle: Path, name: Optional[str], queue_delay_us: int) -> Iterator[
     manifest.check_files(bundle)
     base = check_name(name or default_name(about))
     files = manifest.engine_files(about)
+    sums = {entry["path"]: entry["sha256"] for entry in about["files"]}
     labels = about["classes"] if about["task"] == "classify" else ()
     plans: Mapping[str, str] = about["options"].get("plans") or {}
     if plans:
         for batch, file in sorted(plans.items(), key=lambda item: int(item[0])):
             model = f"{base}-b{batch}"
             value = tritonconfig.config(about, model, int(batch), queue_delay_us)
-            yield Model(model, bundle, {"model.plan": bundle / file}, value, labels)
+            yield Model(model, bundle, {"model.plan": Source(bundle / file, sums[file])}, value, labels)
         return
     value = tritonconfig.config(about, base, queue_delay_us=queue_delay_us)
     main = value["default_model_filename"]
-    named = {Path(main).stem + Path(file).suffix: bundle / file for file in files}
+    named = {
+        Path(main).stem + Path(file).suffix: Source(bundle / file, sums[file])
+        for file in sorted(files, key=lambda file: Path(file).suffix == Path(main).suffix)
+    }
     yield Model(base, bundle, named, value, labels)
 
 
@@ -208,50 +197,18 @@ def check_name(name: str) -> str:
     return name
 
 
-def _write(root: Path, model: Model, config: str) -> Any:
+def _write(repository: Repository, model: Model, moved: Moved, limit: int) -> Tuple[int, int]:
     """Bring one model's folder up to date; its version, and the bytes that were copied."""
-    folder = root / model.name
-    for place in (root, folder):
-        if place.is_symlink() and not place.exists():
-            raise UsageError(f"{place} is a link to nothing", "name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    jsonfile.sweep(folder)
-    versions = sorted(int(one.name) for one in folder.iterdir() if _VERSION.fullmatch(one.name) and one.is_dir())
+    versions = repository.versions(model.name)
     copied = 0
-    if versions and _same(folder / str(versions[-1]), model.files):
+    if versions and repository.holds(model.name, versions[-1], model.files):
         version = versions[-1]
     else:
         version = versions[-1] + 1 if versions else 1
-        with jsonfile.replacing_folder(folder / str(version)) as part:
-            for name, source in model.files.items():
-                shutil.copyfile(source, part / name)
-                copied += source.stat().st_size
-            _check(model, part)
-            os.chmod(part, 0o755)  # noqa: S103  (Triton runs as a user of its own)
+        repository.add(model.name, version, model.files, moved, limit)
+        copied = sum(source.path.stat().st_size for source in model.files.values())
     if model.labels:
-        _replace(folder / tritonconfig.LABELS, "".join(f"{label}\n" for label in model.labels))
-    _replace(folder / "config.pbtxt", config)
+        repository.replace(model.name, tritonconfig.LABELS, "".join(f"{label}\n" for label in model.labels).encode())
+    pinned = {} if repository.at_once else {"version_policy": {"specific": {"versions": [version]}}}
+    repository.replace(model.name, "config.pbtxt", tritonconfig.text({**model.config, **pinned}).encode())
     return version, copied
-
-
-def _check(model: Model, part: Path) -> None:
-    """The copies against the manifest: the bundle may have been built anew meanwhile."""
-    listed = {entry["path"]: entry["sha256"] for entry in manifest.read(model.bundle)["files"]}
-    for name, source in model.files.items():
-        if jsonfile.sha256(part / name) != listed[source.name]:
-            raise DamagedError(f"{source}: changed while it was copied", "run the same command again")
-
-
-def _same(version: Path, files: Mapping[str, Path]) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return {one.name for one in version.iterdir()} == set(files) and all(
-            jsonfile.sha256(version / name) == jsonfile.sha256(source) for name, source in files.items()
-        )
-    return False
-
-
-def _replace(path: Path, text: str) -> None:
-    if path.is_file() and path.read_bytes() == text.encode("utf-8"):
-        return
-    with jsonfile.replacing_file(path) as part:
-        part.write_text(text, encoding="utf-8")

@@ -364,3 +364,14 @@ def test_any_byte_changed_is_accepted_or_an_error_of_ours(
             ask(folder)
         except OptimizeError as error:
             assert error.message
+
+
+def test_the_identity_is_of_the_engine_and_of_nothing_else(bundle: Path) -> None:
+    about = manifest.read(bundle)
+    same = manifest.identity(about)
+    assert same["build_key"] == about["build_key"] and len(same["engine_sha256"]) == 64
+    assert manifest.identity({**about, "created": "2030-01-01T00:00:00Z", "files": about["files"][::-1]}) == same
+    one, *rest = about["files"]
+    for changed in ({**one, "sha256": "0" * 64}, {**one, "path": "model.other"}):
+        assert manifest.identity({**about, "files": [changed, *rest]})["engine_sha256"] != same["engine_sha256"]
+    assert manifest.identity({**about, "build_key": "x"}) != same

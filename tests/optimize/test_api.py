@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import optimize
+from engines import manifest
 from engines.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +55,11 @@ def test_bench_returns_a_run(built: Any, tiny_onnx: Path, tmp_path: Path) -> Non
     )
     assert not failures and [row["role"] for row in run["rows"]] == ["engine", "original"]
     assert all(row["p50_ms"] > 0 and row["top1"] is None for row in run["rows"])
+    first = built.bundles[0]
+    assert [row["bundle"] for row in run["rows"]] == [
+        {"path": str(first.path.resolve()), **manifest.identity(first.manifest)},
+        None,
+    ]
     (report,) = optimize.report([tmp_path / "runs.json"], "md", tmp_path)
     assert "unmeasured" in report.read_text()
 

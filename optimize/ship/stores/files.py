@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Iterable, List, Optional, Protocol, Tuple
+from typing import Dict, Iterable, List, Mapping, Optional, Protocol, Tuple
 
 from engines.errors import DamagedError
-from optimize.ship.store import Moved, Ref
+from optimize.ship.store import AGAIN, Moved, Ref
 from optimize.ship.stores import keys
 
 
@@ -15,9 +15,14 @@ class Place(Protocol):
     """What differs between a folder, an SSH host and a bucket. Keys are relative paths of `keys.py`."""
 
     url: str
+    near: bool
+    """See `Store`."""
 
     def size(self, key: str) -> Optional[int]:
         """Bytes of a file; None where there is none."""
+
+    def whole(self, sources: Mapping[str, Path]) -> Dict[str, bool]:
+        """See `Store.whole`."""
 
     def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
         """Send a blob, going on where an earlier try stopped; durable and checked before it appears.
@@ -38,6 +43,9 @@ class Place(Protocol):
     def refs(self) -> Iterable[Tuple[str, bytes]]:
         """Key and content of every file below `refs`."""
 
+    def sweep(self) -> None:
+        """See `Store.sweep`."""
+
     def close(self) -> None:
         """See `Store.close`."""
 
@@ -48,6 +56,7 @@ class FileStore:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.url = place.url
+        self.near = place.near
         self._known: Optional[bool] = None
 
     def size(self, name: str, digest: str) -> Optional[int]:
@@ -55,10 +64,14 @@ class FileStore:
         key = keys.blob(digest)
         return self.place.size(key) if self._is_store() else None
 
-    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
+    def whole(self, name: str, sources: Mapping[str, Path]) -> Dict[str, bool]:
+        """See `Store.whole`."""
+        return self.place.whole(sources) if sources and self._is_store() else {}
+
+    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int, anew: bool = False) -> None:
         """See `Store.put`."""
         self._make()
-        send_checked(self.place, digest, source, moved, limit)
+        send_checked(self.place, digest, source, moved, limit, anew)
 
     def get(self, name: str, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
         """See `Store.get`."""
@@ -100,6 +113,10 @@ class FileStore:
                 found.append(Ref(name, tag, keys.from_ref(data, f"{self.url}: {key}")))
         return sorted(found)
 
+    def sweep(self) -> None:
+        """See `Store.sweep`."""
+        self.place.sweep()
+
     def close(self) -> None:
         """See `Store.close`."""
         self.place.close()
@@ -119,13 +136,13 @@ class FileStore:
             self._known = True
 
 
-def send_checked(place: Place, digest: str, source: Path, moved: Moved, limit: int) -> None:
-    """Send a blob that may be there already.
+def send_checked(place: Place, digest: str, source: Path, moved: Moved, limit: int, anew: bool = False) -> None:
+    """Send a blob that may be there already; `anew` in the place of what is there.
 
     Raises:
         DamagedError: It does not arrive as what it is.
     """
-    there = place.size(keys.blob(digest))
+    there = None if anew else place.size(keys.blob(digest))
     if there is not None:
         moved(there)
         return
@@ -144,9 +161,9 @@ def whole(data: Optional[bytes], digest: str, limit: int, url: str) -> bytes:
         DamagedError: It is missing, larger than `limit` bytes, or has another digest.
     """
     if data is None:
-        raise DamagedError(f"{url}: {digest} is missing there", "ship it again")
+        raise DamagedError(f"{url}: {digest} is missing there", AGAIN)
     if len(data) > limit:
         raise DamagedError(f"{url}: {digest} is larger than {limit} bytes, no document of optimize")
     if hashlib.sha256(data).hexdigest() != keys.hexadecimal(digest):
-        raise DamagedError(f"{url}: {digest} has another content than its name says", "ship it again")
+        raise DamagedError(f"{url}: {digest} has another content than its name says", AGAIN)
     return data

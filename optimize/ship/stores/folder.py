@@ -7,8 +7,9 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from pathlib import Path
-from typing import IO, Iterator, List, Optional, Tuple
+from typing import IO, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from engines import jsonfile
 from engines.errors import IncompatibleError, OptimizeError
@@ -32,6 +33,8 @@ class FolderPlace:
     Two writers of one blob do no harm: both write the same bytes at the same offsets, and either may rename them.
     """
 
+    near = True
+
     def __init__(self, root: Path, url: str) -> None:
         self.root = root
         self.url = url
@@ -40,6 +43,14 @@ class FolderPlace:
         """See `Place.size`."""
         with self._told():
             return _size(self.root / key)
+
+    def whole(self, sources: Mapping[str, Path]) -> Dict[str, bool]:
+        """See `Place.whole`."""
+        found = {}
+        for digest in sources:
+            with self._told(), contextlib.suppress(FileNotFoundError):
+                found[digest] = jsonfile.sha256(self.root / keys.blob(digest)) == keys.hexadecimal(digest)
+        return found
 
     def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
         """See `Place.send`."""
@@ -103,6 +114,14 @@ class FolderPlace:
             data = self.read(key, keys.DOCUMENT)
             if data is not None:
                 yield key, data
+
+    def sweep(self) -> None:
+        """See `Place.sweep`; what cannot be removed stays."""
+        for pattern in keys.PARTS:
+            for part in self.root.glob(pattern):
+                with contextlib.suppress(OSError):
+                    if time.time() - part.lstat().st_mtime > keys.FORGOTTEN_S:
+                        part.unlink()
 
     def close(self) -> None:
         """See `Place.close`."""

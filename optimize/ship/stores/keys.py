@@ -8,12 +8,19 @@ from typing import Any, Dict, Tuple
 
 from engines import jsonfile
 from engines.errors import DamagedError, IncompatibleError, UsageError
+from optimize.ship.store import AGAIN
 
 STORE = "store.json"
 STORE_SCHEMA = "optimize.store/1"
 REF_SCHEMA = "optimize.ref/1"
 BLOBS = "blobs/sha256"
 REFS = "refs"
+
+PARTS = (".*.part", f"{BLOBS}/.*.part", f"{REFS}/*/.*.part")
+"""What is not whole yet: of blobs (`part`), and of documents under names of their own."""
+
+FORGOTTEN_S = 24 * 3600
+"""Seconds after which a part that nobody has added to is one that nobody goes on with."""
 
 DOCUMENT = 4 << 20
 """Largest document, bytes: no manifest of a registry is larger (the distribution specification's bound)."""
@@ -109,7 +116,7 @@ def from_ref(data: bytes, where: str) -> str:
     """
     digest = document(data, REF_SCHEMA, where).get("digest")
     if not isinstance(digest, str):
-        raise DamagedError(f"{where}: the digest is missing", "ship it again")
+        raise DamagedError(f"{where}: the digest is missing", AGAIN)
     hexadecimal(digest)
     return digest
 

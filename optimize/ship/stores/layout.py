@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 from filelock import FileLock
 
@@ -40,6 +40,8 @@ def open_layout(url: str) -> LayoutStore:
 class LayoutStore:
     """See `optimize.ship.store.Store`. A name and tag are `name:tag` in the index."""
 
+    near = True
+
     def __init__(self, root: Path, url: str) -> None:
         self.url = url
         self._root = root
@@ -49,10 +51,14 @@ class LayoutStore:
         """See `Store.size`."""
         return self._place.size(keys.blob(digest))
 
-    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
+    def whole(self, name: str, sources: Mapping[str, Path]) -> Dict[str, bool]:
+        """See `Store.whole`."""
+        return self._place.whole(sources)
+
+    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int, anew: bool = False) -> None:
         """See `Store.put`."""
         self._make()
-        send_checked(self._place, digest, source, moved, limit)
+        send_checked(self._place, digest, source, moved, limit, anew)
 
     def get(self, name: str, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
         """See `Store.get`."""
@@ -100,6 +106,10 @@ class LayoutStore:
                 keys.hexadecimal(digest)
                 found.append(Ref(name, tag, digest))
         return sorted(found)
+
+    def sweep(self) -> None:
+        """See `Store.sweep`."""
+        self._place.sweep()
 
     def close(self) -> None:
         """See `Store.close`."""

@@ -6,12 +6,12 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Optional, Set, Tuple
+from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 from urllib.parse import urljoin, urlsplit
 
 from engines import jsonfile
 from engines.errors import DamagedError, IncompatibleError, OptimizeError, UsageError
-from optimize.ship.store import Moved, Ref
+from optimize.ship.store import AGAIN, Moved, Ref
 from optimize.ship.stores import keys
 from optimize.ship.stores.files import whole
 from optimize.ship.stores.flow import BLOCK, block_size, paced, receive
@@ -65,6 +65,8 @@ def open_registry(url: str) -> RegistryStore:
 class RegistryStore:
     """See `optimize.ship.store.Store`."""
 
+    near = False
+
     def __init__(self, http: Http, repository: str, url: str) -> None:
         self.url = url
         self._http = http
@@ -80,10 +82,14 @@ class RegistryStore:
                 return int(found["Content-Length"])
         return None
 
-    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
+    def whole(self, name: str, sources: Mapping[str, Path]) -> Dict[str, bool]:
+        """See `Store.whole`; a registry answers for its blobs by itself, and tells no sum."""
+        return {}
+
+    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int, anew: bool = False) -> None:
         """See `Store.put`."""
         size = source.stat().st_size
-        if self._head(name, f"blobs/{digest}", {}) is not None:
+        if not anew and self._head(name, f"blobs/{digest}", {}) is not None:
             moved(size)
             return
         kept = _kept(self.url, name, digest)
@@ -105,9 +111,7 @@ class RegistryStore:
             try:
                 answer = self._ask("GET", name, f"blobs/{digest}", headers)
             except Refused as error:
-                raise (
-                    DamagedError(f"{what} is missing there", "ship it again") if error.status == 404 else error
-                ) from None
+                raise (DamagedError(f"{what} is missing there", AGAIN) if error.status == 404 else error) from None
             with answer:
                 skip = offset if answer.status == 200 else 0  # a registry may send all of it
                 while True:
@@ -176,6 +180,9 @@ class RegistryStore:
                 if digest:
                     found.append(Ref(name, tag, digest))
         return sorted(found)
+
+    def sweep(self) -> None:
+        """See `Store.sweep`; a registry ends uploads by itself."""
 
     def close(self) -> None:
         """See `Store.close`."""

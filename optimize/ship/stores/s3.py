@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
 import hashlib
 import io
 import re
 import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
 from engines.errors import DamagedError, UsageError
-from optimize.ship.store import Moved
+from optimize.ship.store import AGAIN, Moved
 from optimize.ship.stores import keys
 from optimize.ship.stores.files import FileStore
 from optimize.ship.stores.flow import BLOCK, receive
@@ -38,6 +40,11 @@ def open_s3(url: str) -> FileStore:
         UsageError: A malformed URL.
         IncompatibleError: The package boto3 is missing.
     """
+    return FileStore(place_of(url))
+
+
+def place_of(url: str) -> S3Place:
+    """The part of a bucket that such a URL names, of whatever it is; see `open_s3`."""
     from optimize.ship.url import shown
 
     parts, safe = urlsplit(url), shown(url)
@@ -46,11 +53,13 @@ def open_s3(url: str) -> FileStore:
         raise UsageError(f"{safe}: s3://BUCKET/PREFIX is expected", "credentials come from the environment or ~/.aws")
     if any(not c.isprintable() for c in prefix) or ".." in prefix.split("/") or "//" in prefix:
         raise UsageError(f"{safe}: a prefix of plain words between slashes is expected")
-    return FileStore(S3Place(parts.netloc, prefix + "/" if prefix else "", safe))
+    return S3Place(parts.netloc, prefix + "/" if prefix else "", safe)
 
 
 class S3Place:
     """See `files.Place`."""
+
+    near = False
 
     def __init__(self, bucket: str, prefix: str, url: str) -> None:
         self.bucket = bucket
@@ -68,17 +77,51 @@ class S3Place:
         found = self._asked("head_object", Key=self.prefix + key)
         return None if found is None else int(found["ContentLength"])
 
+    def whole(self, sources: Mapping[str, Path]) -> Dict[str, bool]:
+        """See `Place.whole`: by the sum that the server keeps of what was sent, or of its parts.
+
+        It tells whether the object is another one by now. That the disks there keep it is the server's to see to.
+        """
+        found = {}
+        for digest, source in sources.items():
+            told = self.about(keys.blob(digest)) or {}
+            if "ChecksumSHA256" in told:
+                found[digest] = told["ChecksumSHA256"].partition("-")[0] == _sum_of(source)
+        return found
+
     def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
         """See `Place.send`."""
-        key, size = self.prefix + keys.blob(digest), source.stat().st_size
+        return self.upload(keys.blob(digest), keys.hexadecimal(digest), source, moved, limit)
+
+    def upload(
+        self,
+        name: str,
+        sha256: str,
+        source: Path,
+        moved: Moved,
+        limit: int,
+        metadata: Optional[Mapping[str, str]] = None,
+    ) -> bool:
+        """Send a file, going on with the parts of it that are there; checked before it appears.
+
+        Args:
+            name: Below the prefix.
+            sha256: Of the file, in hex.
+            source, moved, limit: See `Place.send`.
+            metadata: That the object has.
+
+        Returns:
+            False where the file has another hash: nothing of it is kept.
+        """
+        key, size, notes = self.prefix + name, source.stat().st_size, {"Metadata": metadata} if metadata else {}
         with open(source, "rb") as handle:
             if size <= PART:
                 data = handle.read(PART + 1)
-                if hashlib.sha256(data).hexdigest() != keys.hexadecimal(digest):
+                if hashlib.sha256(data).hexdigest() != sha256:
                     return False
-                self._give("put_object", data, 0, moved, limit, Key=key)
+                self._give("put_object", data, 0, moved, limit, Key=key, ChecksumAlgorithm="SHA256", **notes)
                 return True
-            upload, there = self._upload(key)
+            upload, there = self._upload(key, notes)
             whole, parts = hashlib.sha256(), []
             for number in range(1, -(-size // PART) + 1):
                 data = handle.read(PART)
@@ -92,7 +135,7 @@ class S3Place:
                     words = {"Key": key, "UploadId": upload, "PartNumber": number}
                     part["ETag"] = self._give("upload_part", data, start, moved, limit, **words)["ETag"]
                 parts.append(part)
-        if whole.hexdigest() != keys.hexadecimal(digest):
+        if whole.hexdigest() != sha256:
             self._asked("abort_multipart_upload", Key=key, UploadId=upload)
             return False
         self._ask("complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
@@ -104,7 +147,7 @@ class S3Place:
         def start(offset: int) -> Iterator[bytes]:
             found = self._asked("get_object", Key=self.prefix + keys.blob(digest), Range=f"bytes={offset}-")
             if found is None:
-                raise DamagedError(f"{self.url}: {digest} is missing there", "ship it again")
+                raise DamagedError(f"{self.url}: {digest} is missing there", AGAIN)
             with contextlib.closing(found["Body"]) as body, translated(self.url):
                 yield from iter(lambda: body.read(BLOCK), b"")
 
@@ -125,38 +168,70 @@ class S3Place:
 
     def refs(self) -> Iterator[Tuple[str, bytes]]:
         """See `Place.refs`."""
-        start = f"{self.prefix}{keys.REFS}/"
-        words: Dict[str, Any] = {"Prefix": start}
+        for key in self.listed(f"{keys.REFS}/"):
+            data = self.read(key, keys.DOCUMENT)
+            if data is not None:
+                yield key, data
+
+    def about(self, key: str) -> Optional[Dict[str, Any]]:
+        """What the server tells of an object, its SHA-256 and metadata among it; None where there is none."""
+        return self._asked("head_object", Key=self.prefix + key, ChecksumMode="ENABLED")
+
+    def remove(self, key: str) -> None:
+        """Remove an object."""
+        self._asked("delete_object", Key=self.prefix + key)
+
+    def listed(self, begin: str) -> Iterator[str]:
+        """Every key that begins so, less the prefix."""
+        words: Dict[str, Any] = {"Prefix": self.prefix + begin}
         while True:
             page = self._ask("list_objects_v2", **words)
             for item in page.get("Contents", []):
-                key = item["Key"][len(self.prefix) :]
-                data = self.read(key, keys.DOCUMENT)
-                if data is not None:
-                    yield key, data
+                yield item["Key"][len(self.prefix) :]
             if not page.get("IsTruncated"):
                 return
             words["ContinuationToken"] = page["NextContinuationToken"]
+
+    def sweep(self) -> None:
+        """See `Place.sweep`: by the server's own clock, where it tells one."""
+        page: Dict[str, Any] = {"IsTruncated": True}
+        while page.get("IsTruncated"):
+            marks = {name: page[f"Next{name}"] for name in ("KeyMarker", "UploadIdMarker") if page.get(f"Next{name}")}
+            page = self._ask("list_multipart_uploads", Prefix=self.prefix + keys.BLOBS, **marks)
+            told = page["ResponseMetadata"]["HTTPHeaders"].get("date")
+            now = parsedate_to_datetime(told) if told else datetime.datetime.now(datetime.timezone.utc)
+            for item in page.get("Uploads", []):
+                words = {name: item[name] for name in ("Key", "UploadId")}
+                parts = self._parts(**words) or {}
+                last = max([item["Initiated"], *(part["LastModified"] for part in parts.values())])
+                if (now - last).total_seconds() > keys.FORGOTTEN_S:
+                    self._asked("abort_multipart_upload", **words)
 
     def close(self) -> None:
         """See `Place.close`."""
         self._client.close()
 
-    def _upload(self, key: str) -> Tuple[str, Dict[int, Dict[str, Any]]]:
+    def _upload(self, key: str, notes: Mapping[str, Any]) -> Tuple[str, Dict[int, Dict[str, Any]]]:
         """An upload of this key that was begun, or a new one; the parts that it has, by number."""
         found = self._ask("list_multipart_uploads", Prefix=key).get("Uploads", [])
         for upload in (item["UploadId"] for item in found if item["Key"] == key):
-            there: Dict[int, Dict[str, Any]] = {}
-            words: Dict[str, Any] = {"Key": key, "UploadId": upload}
-            page: Optional[Dict[str, Any]] = {"IsTruncated": True}
-            while page and page.get("IsTruncated"):
-                page = self._asked("list_parts", **words)
-                for part in page.get("Parts", []) if page else []:
-                    there[part["PartNumber"]] = part
-                words["PartNumberMarker"] = max(there, default=0)
-            if page is not None:
+            there = self._parts(Key=key, UploadId=upload)
+            if there is not None:
                 return upload, there
-        return self._ask("create_multipart_upload", Key=key, ChecksumAlgorithm="SHA256")["UploadId"], {}
+        begun = self._ask("create_multipart_upload", Key=key, ChecksumAlgorithm="SHA256", **notes)
+        return begun["UploadId"], {}
+
+    def _parts(self, **upload: str) -> Optional[Dict[int, Dict[str, Any]]]:
+        """The parts that an upload has, by number; None where it is gone."""
+        found: Dict[int, Dict[str, Any]] = {}
+        words: Dict[str, Any] = dict(upload)
+        page: Optional[Dict[str, Any]] = {"IsTruncated": True}
+        while page and page.get("IsTruncated"):
+            page = self._asked("list_parts", **words)
+            for part in page.get("Parts", []) if page else []:
+                found[part["PartNumber"]] = part
+            words["PartNumberMarker"] = max(found, default=0)
+        return None if page is None else found
 
     def _give(self, call: str, data: bytes, start: int, moved: Moved, limit: int, **words: Any) -> Dict[str, Any]:
         self._body = _Body(data, start, moved, limit)
@@ -233,6 +308,17 @@ def _is(part: Dict[str, Any], data: bytes, checksum: str) -> bool:
     if "ChecksumSHA256" in part:
         return bool(part["ChecksumSHA256"] == checksum)
     return str(part.get("ETag")).strip('"') == hashlib.md5(data).hexdigest()  # noqa: S324  (SHA-256 follows)
+
+
+def _sum_of(source: Path) -> str:
+    """What S3 keeps as the SHA-256 of a file that was sent to it: of one in parts, that of their sums.
+
+    Their number follows, after a dash, from Amazon's server and not from all. Source: "Checking object integrity",
+    composite checksums, in the manual of Amazon S3.
+    """
+    with open(source, "rb") as handle:
+        sums: List[bytes] = [hashlib.sha256(data).digest() for data in iter(lambda: handle.read(PART), b"")]
+    return base64.b64encode(sums[0]).decode() if len(sums) == 1 else _checksum(b"".join(sums))
 
 
 def _checksum(data: bytes) -> str:

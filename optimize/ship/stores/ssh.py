@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from pathlib import Path
-from typing import Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
 from engines.errors import DamagedError, OptimizeError, UsageError
@@ -19,6 +19,8 @@ from optimize.ship.stores.sshwords import Host
 _HOST = re.compile(r"[A-Za-z0-9_:%][A-Za-z0-9_.:%-]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
 
+_HASH = re.compile(r"[0-9a-f]{64}")
+
 _UNIT = 1 << 16
 """Bytes of the unit that `dd` counts in: an upload goes on at a multiple of it."""
 
@@ -30,25 +32,34 @@ _LIST = (
 )
 _FETCH = 'tail -c "+$2" "$1"'
 
-_SYNC = 'synced() { sync "$1" 2> /dev/null || sync; }; '
+SYNC = 'synced() { sync "$1" 2> /dev/null || sync; }; '
 """Without names it syncs everything, which is all that an old `sync` can do."""
 
 _WRITE = (
-    _SYNC + 'mkdir -p "$1" && cat > "$2" && if [ "$(wc -c < "$2")" -eq "$4" ]; '
+    SYNC + 'mkdir -p "$1" && cat > "$2" && if [ "$(wc -c < "$2")" -eq "$4" ]; '
     'then synced "$2" && mv -f "$2" "$3" && synced "$1"; else rm -f "$2"; exit 1; fi'
 )
 """Folder, temporary file, file, bytes: input that ends early, with the connection, changes nothing."""
 
 _PART = 'mkdir -p "$1" && if [ -f "$2" ]; then wc -c < "$2"; else echo 0; fi'
 
-_SHA256 = (
+HASHED = (
     "hashed() { if command -v openssl > /dev/null; then openssl dgst -sha256 -r; "
     "elif command -v sha256sum > /dev/null; then sha256sum; else shasum -a 256; fi; }; "
 )
 """OpenSSL's first, which uses the processor's instructions: on a board four times as fast."""
 
+_WHOLE = (
+    HASHED + 'cd "$1" || exit 1; shift; for f in "$@"; do if [ -f "$f" ]; then sum=$(hashed < "$f"); '
+    'echo "${sum%% *}"; else echo none; fi; done'
+)
+"""Folder, files: a line for each."""
+
+_SWEEP = 'cd "$1" 2> /dev/null && find blobs refs -type f -name ".*.part" -mtime +0 -exec rm -f {} + 2> /dev/null; :'
+"""`+0` is more than a day by the far clock, find(1). What cannot be removed stays."""
+
 _SEND = (
-    _SYNC + _SHA256 + f'dd of="$2" bs={_UNIT} seek="$4" conv=notrunc || exit 1; '
+    SYNC + HASHED + f'dd of="$2" bs={_UNIT} seek="$4" conv=notrunc || exit 1; '
     'if [ ! -f "$2" ]; then if [ -f "$3" ]; then echo whole; fi; exit 0; fi; '
     'if [ "$(wc -c < "$2")" -lt "$5" ]; then exit 0; fi; '
     'sum=$(hashed < "$2"); '
@@ -64,8 +75,13 @@ def open_ssh(url: str) -> FileStore:
     Raises:
         UsageError: A malformed URL.
     """
+    return FileStore(place_of(url))
+
+
+def place_of(url: str) -> SshPlace:
+    """The folder that such a URL names, of whatever it is; see `open_ssh`."""
     host, root, shown = _parse(url)
-    return FileStore(SshPlace(Connection(host, shown), root, shown))
+    return SshPlace(Connection(host, shown), root, shown)
 
 
 def _parse(url: str) -> Tuple[Host, str, str]:
@@ -96,6 +112,8 @@ def _parse(url: str) -> Tuple[Host, str, str]:
 class SshPlace:
     """See `files.Place`."""
 
+    near = False
+
     def __init__(self, connection: Connection, root: str, url: str) -> None:
         self.connection = connection
         self.root = root
@@ -106,15 +124,36 @@ class SshPlace:
         found = self.connection.ask(_SIZE, self._path(key))
         return self._number(found) if found else None
 
+    def whole(self, sources: Mapping[str, Path]) -> Dict[str, bool]:
+        """See `Place.whole`: the far side hashes, if it has a program for that."""
+        names = [keys.hexadecimal(digest) for digest in sources]
+        lines = self.connection.ask(_WHOLE, self._path(keys.BLOBS), *names).decode("ascii", "replace").split("\n")
+        told = zip(sources, names, lines)
+        return {digest: line == name for digest, name, line in told if _HASH.fullmatch(line)}
+
     def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
         """See `Place.send`."""
-        folder, part, target = (self._path(key) for key in (keys.BLOBS, keys.part(digest), keys.blob(digest)))
+        names = (self._path(keys.BLOBS), self._path(keys.part(digest)), self._path(keys.blob(digest)))
+        return self.upload(names, keys.hexadecimal(digest), source, moved, limit)
+
+    def upload(self, names: Tuple[str, str, str], sha256: str, source: Path, moved: Moved, limit: int) -> bool:
+        """Send a file, going on with what is there of it; durable and checked before it appears.
+
+        Args:
+            names: On the host: of its folder, of the file while it is not whole, and of the file.
+            sha256: Of the file, in hex.
+            source, moved, limit: See `Place.send`.
+
+        Returns:
+            False where the bytes that arrived have another hash: nothing of them is kept.
+        """
+        folder, part, target = names
         whole = source.stat().st_size
         units = min(self._number(self.connection.ask(_PART, folder, part)), whole) // _UNIT
         said = b""
         with open(source, "rb") as handle:
             have = handle.seek(units * _UNIT)
-            words = (folder, part, target, str(units), str(whole), keys.hexadecimal(digest))
+            words = (folder, part, target, str(units), str(whole), sha256)
             with self.connection.started(_SEND, *words) as process:
                 assert process.stdin is not None
                 for block in paced(blocks(handle, limit), limit):
@@ -157,6 +196,10 @@ class SshPlace:
             key, _, data = line.partition(b" ")
             found.append((key.decode("utf-8", "replace"), data))
         return found
+
+    def sweep(self) -> None:
+        """See `Place.sweep`."""
+        self.connection.ask(_SWEEP, self.root or "/")
 
     def close(self) -> None:
         """See `Place.close`."""

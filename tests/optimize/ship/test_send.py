@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -41,6 +43,16 @@ def bundle(tmp_path: Path) -> Callable[..., Path]:
         return small.bundle(tmp_path / place / f"fp32-{seed}", seed, **changes)
 
     return make
+
+
+def _blob(folder: Path, content: bytes) -> Path:
+    return folder / "store/blobs/sha256" / oci.digest_of(content)[7:]
+
+
+def _flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
 
 
 def _entry(number: int, model: str = "a", precision: str = "fp32", **device: Any) -> oci.Entry:
@@ -265,6 +277,97 @@ def test_provenance_says_what_built_the_engine(bundle: Callable[..., Path], tmp_
     assert record["graph"] == about["onnx"]["sha256"]
     assert record["build_key"] == about["build_key"]
     assert record["packages"]["onnxruntime"] == about["device"]["version"]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "shortened"])
+def test_shipping_again_mends_what_the_folder_has_damaged(
+    bundle: Callable[..., Path], tmp_path: Path, store: FileStore, damage: str
+) -> None:
+    source = bundle()
+    first = send.ship([source], str(tmp_path / "store"))
+    blob = _blob(tmp_path, (source / "model.onnx").read_bytes())
+    if damage == "flipped":
+        _flipped(blob)
+    else:
+        blob.write_bytes(blob.read_bytes()[:-1])
+    with pytest.raises(OptimizeError, match=r"model\.onnx|ended after 7\d+ of") as caught:
+        fetch.fetch(store, "linear-fp32", fetch.find(store, "linear-fp32").entries[0], tmp_path / "one")
+    if damage == "flipped":
+        assert "--verify" in (caught.value.hint or "")
+    heard: List[str] = []
+    again = send.ship([source], str(tmp_path / "store"), progress=lambda what, *_: heard.append(what))
+    (one,) = again["variants"]
+    assert again["digest"] == first["digest"] and one["mended"] == ["model.onnx"] and one["unverified"] == []
+    assert one["sent_bytes"] == (source / "model.onnx").stat().st_size
+    assert any("damaged in" in text and "model.onnx" in text for text in heard)
+    shipment.check(fetch.fetch(store, "linear-fp32", fetch.find(store, "linear-fp32").entries[0], tmp_path / "two"))
+
+
+def test_without_verify_only_the_size_is_looked_at(bundle: Callable[..., Path], tmp_path: Path) -> None:
+    source = bundle()
+    send.ship([source], str(tmp_path / "store"))
+    blob = _blob(tmp_path, (source / "model.onnx").read_bytes())
+    _flipped(blob)
+    (one,) = send.ship([source], str(tmp_path / "store"), verify=False)["variants"]
+    assert one["mended"] == [] and one["sent_bytes"] == 0
+    assert blob.read_bytes() != (source / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("which", ["variant", "index", "name"])
+def test_documents_of_a_store_are_mended_too(
+    bundle: Callable[..., Path], tmp_path: Path, store: FileStore, which: str
+) -> None:
+    source = bundle()
+    first = send.ship([source], str(tmp_path / "store"))
+    digest = {"variant": first["variants"][0]["variant"], "index": first["digest"], "name": ""}[which]
+    reference = tmp_path / "store/refs/linear-fp32/latest.json"
+    _flipped(tmp_path / "store/blobs/sha256" / digest[7:] if digest else reference)
+    heard: List[str] = []
+    with pytest.raises(DamagedError):
+        entry = fetch.find(store, "linear-fp32").entries[0]
+        fetch.fetch(store, "linear-fp32", entry, tmp_path / "one")
+    again = send.ship([source], str(tmp_path / "store"), progress=lambda what, *_: heard.append(what))
+    assert again["digest"] == first["digest"]
+    assert any("ship the variants of other devices again" in text for text in heard) == (which != "variant")
+    shipment.check(fetch.fetch(store, "linear-fp32", fetch.find(store, "linear-fp32").entries[0], tmp_path / "two"))
+
+
+def test_parts_that_nobody_went_on_with_for_a_day_are_swept_and_younger_ones_stay(
+    bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = bundle()
+    send.ship([source], str(tmp_path / "store"))
+    blobs, names = tmp_path / "store/blobs/sha256", tmp_path / "store/refs/linear-fp32"
+    old = [blobs / f".{'0' * 64}.part", blobs / f".{'1' * 64}.0123456789abcdef.part", names / ".latest.json.01.part"]
+    young = [blobs / f".{'2' * 64}.part", names / ".latest.json.02.part"]
+    kept = [blobs / "notes.part", tmp_path / "store/other.part"]  # not of ours
+    now = time.time()
+    for path, age in [*((p, 90_000) for p in [*old, *kept]), *((p, 80_000) for p in young)]:
+        path.write_bytes(b"x")
+        os.utime(path, (now - age, now - age))
+    send.ship([source], str(tmp_path / "store"))
+    assert [path.exists() for path in [*old, *young, *kept]] == [False] * 3 + [True] * 4
+
+
+def test_an_old_part_of_what_is_shipped_now_is_gone_on_with(bundle: Callable[..., Path], tmp_path: Path) -> None:
+    source = bundle()
+    data = (source / "model.onnx").read_bytes()
+    part = _blob(tmp_path, data).with_name(f".{oci.digest_of(data)[7:]}.part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(data[:5000])
+    os.utime(part, (1e9, 1e9))
+    begun: List[int] = []
+    real = FolderPlace.send
+
+    def send_(self: FolderPlace, digest: str, path: Path, moved: Callable[[int], None], limit: int) -> bool:
+        begun.append(part.stat().st_size if path.name == "model.onnx" else 0)
+        return real(self, digest, path, moved, limit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FolderPlace, "send", send_)
+        send.ship([source], str(tmp_path / "store"))
+    assert 5000 in begun and not part.exists()
+    assert _blob(tmp_path, data).read_bytes() == data
 
 
 def test_a_read_only_build_folder_is_no_hindrance(bundle: Callable[..., Path], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+import optimize
 from engines import jsonfile
 from engines.errors import DamagedError, OptimizeError, UsageError
 from optimize.ship import triton
@@ -92,7 +93,7 @@ def test_a_bundle_that_changes_while_it_is_copied_is_refused_and_the_old_version
         real(source, copy)
         copy.write_bytes(copy.read_bytes() + b"x")
 
-    monkeypatch.setattr(triton.shutil, "copyfile", changed)
+    monkeypatch.setattr(shutil, "copyfile", changed)
     with pytest.raises(DamagedError, match="changed while it was copied"):
         triton.write_repository([bundle], str(target), "m")
     assert {name: (target / name).read_bytes() for name in names(target)} == before
@@ -107,7 +108,7 @@ def test_a_full_disk_leaves_the_old_version(built, bundle, tmp_path, monkeypatch
         copy.write_bytes(b"part")
         raise OSError(28, "No space left on device", str(copy))
 
-    monkeypatch.setattr(triton.shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(OSError, match="No space"):
         triton.write_repository([bundle], str(target), "m")
     assert names(target) == before
@@ -125,20 +126,22 @@ def test_bundles_of_one_name_and_names_that_escape_are_refused(bundle, tmp_path)
     assert not (tmp_path / "models").exists()
 
 
-@pytest.mark.parametrize("target", ["triton:{}", "triton:file://{}", "file://localhost{}", "{}"])
-def test_a_folder_is_named_in_several_ways(target, tmp_path):
-    assert triton.folder_of(target.format(tmp_path / "models")) == tmp_path / "models"
-
-
-@pytest.mark.parametrize("target", ["triton:", "triton:s3://bucket/models", "triton:file://elsewhere/models"])
-def test_a_target_that_is_no_folder_is_refused(target):
-    with pytest.raises(UsageError):
-        triton.folder_of(target)
-
-
 def test_a_server_that_is_not_there_is_told():
     with pytest.raises(OptimizeError, match="does not answer"):
         triton.load("http://127.0.0.1:9", ["m"])
+
+
+def test_python_ships_there_by_the_same_function(bundle, tmp_path):
+    done = optimize.ship([bundle], to=f"triton:{tmp_path / 'models'}", name="m", limit=100 << 20)
+    assert done["repository"] == str(tmp_path / "models") and done["models"][0]["copied"] > 0
+    assert optimize.ship([bundle], to=f"triton:file://{tmp_path / 'models'}", name="m")["models"][0]["copied"] == 0
+    for more in ({"tag": "v1"}, {"sign": "key"}, {"data": "cifar10"}, {"verify": True}):
+        with pytest.raises(UsageError, match="for stores"):
+            optimize.ship([bundle], to=f"triton:{tmp_path / 'models'}", **more)
+    with pytest.raises(UsageError, match="--bandwidth"):
+        optimize.ship([bundle], to=f"triton:{tmp_path / 'models'}", limit=-1)
+    with pytest.raises(UsageError, match="--load"):
+        optimize.ship([bundle], to=str(tmp_path / "store"), load="http://127.0.0.1:9")
 
 
 def test_the_command_writes_a_repository_and_says_what_is_next(bundle, optimize_command, tmp_path):

@@ -9,7 +9,7 @@ from typing import Iterator, List
 import pytest
 
 from engines.errors import IncompatibleError, OptimizeError, UsageError
-from optimize.ship.stores import s3words
+from optimize.ship.stores import keys, s3words
 from optimize.ship.url import open_store
 from tests.optimize.ship.stores.conftest import blob_of, still
 from tests.servers import s3
@@ -47,6 +47,47 @@ def test_a_cut_connection_is_told_and_the_next_try_sends_only_the_parts_that_lac
     assert moved[0] == 8 << 20 and moved[1] < 9 << 20  # the first part was there
     again.get("net", blob.digest, 20 << 20, tmp_path / "back", still, 0)
     assert (tmp_path / "back").read_bytes() == blob.data
+
+
+def test_what_was_sent_in_parts_is_checked_too(url: str, bucket: S3, tmp_path: Path) -> None:
+    blob = blob_of(tmp_path, 17 << 20)
+    store = open_store(url)
+    store.put("net", blob.digest, blob.path, still, 0)
+    key = f"{url.rpartition('/')[2]}/blobs/sha256/{blob.digest[7:]}"
+    assert len(bucket.client.head_object(Bucket="models", Key=key)["ETag"].strip('"').partition("-")[2]) == 1
+    assert store.whole("net", {blob.digest: blob.path}) == {blob.digest: True}
+    other = blob_of(tmp_path, 17 << 20)
+    assert store.whole("net", {blob.digest: other.path}) == {blob.digest: False}
+
+
+def test_an_object_without_a_sum_is_not_judged(url: str, bucket: S3, tmp_path: Path) -> None:
+    blob = blob_of(tmp_path, 1000)
+    store = open_store(url)
+    store.put("net", blob.digest, blob.path, still, 0)
+    key = f"{url.rpartition('/')[2]}/blobs/sha256/{blob.digest[7:]}"
+    bucket.client.put_object(Bucket="models", Key=key, Body=blob.data, ChecksumAlgorithm="CRC32")
+    assert store.whole("net", {blob.digest: blob.path}) == {}
+
+
+def test_uploads_that_nobody_went_on_with_for_a_day_are_ended(
+    url: str, bucket: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun() -> int:
+        return len(
+            bucket.client.list_multipart_uploads(Bucket="models", Prefix=url.rpartition("/")[2]).get("Uploads", [])
+        )
+
+    prefix = f"{url.rpartition('/')[2]}/blobs/sha256"
+    for name in ("0" * 64, "1" * 64):
+        words = {"Bucket": "models", "Key": f"{prefix}/{name}"}
+        upload = bucket.client.create_multipart_upload(**words)["UploadId"]
+        bucket.client.upload_part(**words, UploadId=upload, PartNumber=1, Body=b"x" * 1000)
+    store = open_store(url)
+    store.sweep()
+    assert begun() == 2, "they are young"
+    monkeypatch.setattr(keys, "FORGOTTEN_S", -1)
+    store.sweep()
+    assert begun() == 0
 
 
 def test_parts_of_another_content_are_not_taken_over(url: str, bucket: S3, tmp_path: Path) -> None:

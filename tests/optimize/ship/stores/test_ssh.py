@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 from typing import Callable, List, Type
 
@@ -221,3 +222,23 @@ def test_a_limit_is_kept_in_blocks(ssh: sshd.Sshd, tmp_path: Path) -> None:
     store.put("net", blob.digest, blob.path, moved.append, 400_000)
     store.close()
     assert moved == [50_000, 100_000]
+
+
+def test_a_host_without_a_program_that_hashes_checks_nothing(tmp_path: Path) -> None:
+    if sshd.missing():
+        pytest.skip(sshd.missing())
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "cat", "dd", "head", "mkdir", "mv", "rm", "tail", "tr", "wc", "sync"):
+        (tools / name).symlink_to(shutil.which(name) or "/nowhere")
+    blob = blob_of(tmp_path, 1000)
+    there = tmp_path / "store/blobs/sha256" / blob.digest[7:]
+    there.parent.mkdir(parents=True)
+    there.write_bytes(blob.data)
+    (tmp_path / "store/store.json").write_text('{"schema": "optimize.store/1"}')
+    with sshd.running(tmp_path / "server", f"PATH={tools}") as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPTIMIZE_SSH_CONFIG", str(server.config))
+        store = open_store(f"{server.url}{tmp_path}/store")
+        assert store.whole("net", {blob.digest: blob.path}) == {}
+        store.sweep()  # without `find` there is nothing to sweep with
+        store.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from pathlib import Path
 from typing import List
 
@@ -92,6 +94,57 @@ def test_what_is_there_is_not_sent_again(store: Store, tmp_path: Path) -> None:
     blob.path.write_bytes(b"")  # not even read
     store.put("net", blob.digest, blob.path, still, 0)
     assert store.size("net", blob.digest) == 5_000
+
+
+def test_what_is_damaged_there_is_known_and_sent_anew(kind: str, store: Store, url: str, tmp_path: Path) -> None:
+    """A registry keeps its blobs itself, and tells nothing of them."""
+    good, bad, lacking = (blob_of(tmp_path, size) for size in (5_000, 70_000, 10))
+    assert store.whole("net", {good.digest: good.path}) == {}
+    for blob in (good, bad):
+        store.put("net", blob.digest, blob.path, still, 0)
+    sources = {blob.digest: blob.path for blob in (good, bad, lacking)}
+    if kind == "registry":
+        assert store.whole("net", sources) == {}
+        return
+    assert store.whole("net", sources) == {good.digest: True, bad.digest: True}
+    damage(kind, url, tmp_path, bad.digest)
+    assert store.whole("net", sources) == {good.digest: True, bad.digest: False}
+    store.put("net", bad.digest, bad.path, still, 0)
+    assert store.whole("net", sources)[bad.digest] is False, "it is there, and nobody asked"
+    store.put("net", bad.digest, bad.path, still, 0, anew=True)
+    assert store.whole("net", sources) == {good.digest: True, bad.digest: True}
+    store.get("net", bad.digest, 70_000, tmp_path / "back", still, 0)
+    assert (tmp_path / "back").read_bytes() == bad.data
+
+
+def damage(kind: str, url: str, folder: Path, digest: str) -> None:
+    """Other bytes of the same size in the place of a blob."""
+    if kind == "s3":
+        import boto3
+
+        bucket, _, prefix = url[len("s3://") :].partition("/")
+        words = {"Bucket": bucket, "Key": f"{prefix}/blobs/sha256/{digest[7:]}"}
+        boto3.client("s3", region_name="us-east-1").put_object(**words, Body=b"x" * 70_000, ChecksumAlgorithm="SHA256")
+    else:
+        (folder / "the store/blobs/sha256" / digest[7:]).write_bytes(b"x" * 70_000)
+
+
+def test_what_was_left_a_day_ago_is_swept(kind: str, store: Store, tmp_path: Path) -> None:
+    published(store, tmp_path, "net", "latest", "x")
+    blobs = tmp_path / "the store/blobs/sha256"
+    old, young = blobs / f".{'0' * 64}.part", blobs / f".{'1' * 64}.part"
+    if blobs.is_dir():
+        for path, age in ((old, 90_000), (young, 80_000)):
+            path.write_bytes(b"x")
+            os.utime(path, (time.time() - age, time.time() - age))
+    store.sweep()
+    assert not old.exists() and young.exists() == blobs.is_dir()
+    assert store.resolve("net", "latest") is not None
+
+
+def test_an_empty_store_is_swept(store: Store) -> None:
+    store.sweep()
+    assert store.refs() == []
 
 
 def test_a_name_points_to_the_index_that_was_kept_last(store: Store, tmp_path: Path) -> None:

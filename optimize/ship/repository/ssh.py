@@ -1,0 +1,94 @@
+"""A model repository in a folder of an SSH host: a hidden folder becomes a version in one rename.
+
+Triton looks into folders only whose name is a number. What an interrupted upload has left is gone on with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import List, Mapping
+
+from engines.errors import OptimizeError
+from optimize.ship.repository.place import VERSION, Source, changed
+from optimize.ship.store import Moved
+from optimize.ship.stores.ssh import HASHED, SYNC, SshPlace
+
+_VERSIONS = 'cd "$1" 2> /dev/null || exit 0; for f in [1-9]*; do if [ -d "$f" ]; then echo "$f"; fi; done'
+
+_LEFT = 'cd "$1" 2> /dev/null && find . -name ".*.part" -mtime +0 -prune -exec rm -rf {} + 2> /dev/null; :'
+"""More than a day old, find(1): what is younger may be of another who is at work."""
+
+_SUMS = (
+    HASHED + 'cd "$1" 2> /dev/null || exit 0; for f in * .[A-Za-z0-9]*; do if [ -e "$f" ]; then '
+    'sum=$(hashed < "$f"); echo "${sum%% *} $f"; fi; done'
+)
+
+_APPEAR = (
+    SYNC + 'chmod 755 "$2" && if [ -e "$3" ]; then echo taken; else synced "$2" && mv "$2" "$3" && synced "$1"; fi'
+)
+"""Folder of the model, hidden folder, version."""
+
+
+class SshRepository:
+    """See `place.Repository`."""
+
+    at_once = True
+
+    def __init__(self, place: SshPlace) -> None:
+        self.place = place
+        self.root = place.root or "/"
+
+    def versions(self, model: str) -> List[int]:
+        """See `Repository.versions`."""
+        self.place.connection.ask(_LEFT, self._path(model))
+        lines = self.place.connection.ask(_VERSIONS, self._path(model)).decode("utf-8", "replace").splitlines()
+        return sorted(int(line) for line in lines if VERSION.fullmatch(line))
+
+    def holds(self, model: str, version: int, files: Mapping[str, Source]) -> bool:
+        """See `Repository.holds`."""
+        return self._sums(self._path(model, str(version))) == sorted(_line(*item) for item in files.items())
+
+    def add(self, model: str, version: int, files: Mapping[str, Source], moved: Moved, limit: int) -> None:
+        """See `Repository.add`."""
+        what = hashlib.sha256(repr(sorted((name, one.sha256) for name, one in files.items())).encode()).hexdigest()
+        part, have = self._path(model, f".{version}.{what[:16]}.part"), 0
+        there = self._sums(part)
+        for name, source in files.items():
+
+            def sent(count: int, before: int = have) -> None:
+                moved(before + count)
+
+            if _line(name, source) not in there and not self._sent(part, name, source, sent, limit):
+                raise changed(source)
+            have += source.path.stat().st_size
+            moved(have)
+        if self.place.connection.ask(_APPEAR, self._path(model), part, self._path(model, str(version))):
+            raise OptimizeError(
+                f"{self.place.url}: version {version} of {model} was written by another meanwhile",
+                "run the same command again",
+            )
+
+    def _sent(self, part: str, name: str, source: Source, moved: Moved, limit: int) -> bool:
+        """Send a file, a second time where what was left of an earlier try may have been damaged."""
+        names = (part, f"{part}/.{name}.part", f"{part}/{name}")
+        return any(self.place.upload(names, source.sha256, source.path, moved, limit) for _ in range(2))
+
+    def replace(self, model: str, name: str, data: bytes) -> None:
+        """See `Repository.replace`."""
+        if self.place.read(f"{model}/{name}", len(data)) != data:
+            self.place.write(f"{model}/{name}", data)
+
+    def close(self) -> None:
+        """See `Repository.close`."""
+        self.place.close()
+
+    def _sums(self, folder: str) -> List[str]:
+        """A line for each file in a folder, sorted; none where there is no such folder."""
+        return sorted(self.place.connection.ask(_SUMS, folder).decode("utf-8", "replace").splitlines())
+
+    def _path(self, *names: str) -> str:
+        return "/".join((self.place.root, *names))
+
+
+def _line(name: str, source: Source) -> str:
+    return f"{source.sha256} {name}"
