@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Optional, Protocol
+from typing import Callable, ContextManager, List, NamedTuple, Optional, Protocol
 
 Moved = Callable[[int], None]
 """Told how many bytes of a blob are there after each block that was moved."""
@@ -59,6 +59,9 @@ class Store(Protocol):
 
     def refs(self) -> List[Ref]:
         """Every name and tag there; only one name's in a registry that does not list them."""
+
+    def alone(self) -> ContextManager[None]:
+        """Keep other writers of names away meanwhile, where that can be done."""
 
     def close(self) -> None:
         """End connections."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Iterable, List, Optional, Protocol, Tuple
+from typing import ContextManager, Iterable, List, Optional, Protocol, Tuple
 
 from engines.errors import DamagedError
 from optimize.ship.store import Moved, Ref
@@ -37,6 +37,9 @@ class Place(Protocol):
 
     def refs(self) -> Iterable[Tuple[str, bytes]]:
         """Key and content of every file below `refs`."""
+
+    def alone(self) -> ContextManager[None]:
+        """See `Store.alone`."""
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -99,6 +102,10 @@ class FileStore:
             if name:
                 found.append(Ref(name, tag, keys.from_ref(data, f"{self.url}: {key}")))
         return sorted(found)
+
+    def alone(self) -> ContextManager[None]:
+        """See `Store.alone`."""
+        return self.place.alone()
 
     def close(self) -> None:
         """See `Store.close`."""

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import IO, Iterator, List, Optional, Tuple
 
@@ -16,6 +17,9 @@ from optimize.ship.store import Moved
 from optimize.ship.stores import keys
 from optimize.ship.stores.files import FileStore
 from optimize.ship.stores.flow import blocks, paced, receive
+
+if sys.platform != "win32":
+    import fcntl
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -103,6 +107,19 @@ class FolderPlace:
             data = self.read(key, keys.DOCUMENT)
             if data is not None:
                 yield key, data
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """See `Place.alone`; some shares have no locks."""
+        with self._told():
+            self._folder(self.root)
+        with contextlib.ExitStack() as stack:
+            if sys.platform != "win32":
+                handle = os.open(self.root, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                with contextlib.suppress(OSError):
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
     def close(self) -> None:
         """See `Place.close`."""

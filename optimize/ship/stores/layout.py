@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, ContextManager, Dict, List, Optional
 
 from filelock import FileLock
 
@@ -100,6 +100,10 @@ class LayoutStore:
                 keys.hexadecimal(digest)
                 found.append(Ref(name, tag, digest))
         return sorted(found)
+
+    def alone(self) -> ContextManager[None]:
+        """See `Store.alone`."""
+        return self._place.alone()
 
     def close(self) -> None:
         """See `Store.close`."""

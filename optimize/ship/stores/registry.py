@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Optional, Set, Tuple
+from typing import IO, Any, ContextManager, Dict, Iterator, List, Optional, Set, Tuple
 from urllib.parse import urljoin, urlsplit
 
 from engines import jsonfile
@@ -176,6 +177,10 @@ class RegistryStore:
                 if digest:
                     found.append(Ref(name, tag, digest))
         return sorted(found)
+
+    def alone(self) -> ContextManager[None]:
+        """See `Store.alone`: nobody can be kept away."""
+        return contextlib.nullcontext()
 
     def close(self) -> None:
         """See `Store.close`."""

@@ -14,7 +14,7 @@ import io
 import re
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, ContextManager, Dict, Iterator, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
 from engines.errors import DamagedError, UsageError
@@ -137,6 +137,10 @@ class S3Place:
             if not page.get("IsTruncated"):
                 return
             words["ContinuationToken"] = page["NextContinuationToken"]
+
+    def alone(self) -> ContextManager[None]:
+        """See `Place.alone`: nobody can be kept away."""
+        return contextlib.nullcontext()
 
     def close(self) -> None:
         """See `Place.close`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -162,6 +163,25 @@ def test_many_who_publish_at_once_lose_nobody(tmp_path: Path) -> None:
     assert not wrong
     found = fetch.find(open_folder(tmp_path / "store", "store"), "it")
     assert {entry.device.version for entry in found.entries} == {str(number) for number in range(6)}
+
+
+def test_a_slow_writer_takes_nobody_away(tmp_path: Path) -> None:
+    writing = threading.Event()
+
+    class Slow(FileStore):
+        def tag(self, name: str, tag: str, media_type: str, text: bytes) -> str:
+            writing.set()
+            time.sleep(0.7)  # longer than another waits before it reads its name back
+            return super().tag(name, tag, media_type, text)
+
+    slow = Slow(FolderPlace(tmp_path / "store", "store"))
+    thread = threading.Thread(target=send.publish, args=(slow, "it", "latest", [_entry(1, version="slow")]))
+    thread.start()
+    writing.wait()
+    quick = open_folder(tmp_path / "store", "store")
+    send.publish(quick, "it", "latest", [_entry(2, version="quick")])
+    thread.join()
+    assert {entry.device.version for entry in fetch.find(quick, "it").entries} == {"slow", "quick"}
 
 
 class _Robbed(FileStore):
