@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import select
 from pathlib import Path
-from typing import ContextManager, Iterator, List, Optional, Tuple
+from typing import IO, ContextManager, Iterator, List, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
 from engines.errors import DamagedError, OptimizeError, UsageError
@@ -22,6 +23,12 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
 
 _UNIT = 1 << 16
 """Bytes of the unit that `dd` counts in: an upload goes on at a multiple of it."""
+
+_SMALL = 16 << 20
+"""Bytes up to which a file goes through the shell that is there, which costs less than an `ssh` of its own."""
+
+_LOOK_S = 0.1
+"""How often a file is looked at that is being sent."""
 
 _SIZE = 'if [ -f "$1" ]; then wc -c < "$1"; fi'
 _READ = 'if [ -f "$1" ]; then echo found; head -c "$2" "$1"; fi'
@@ -52,11 +59,14 @@ _SEND = (
     _SYNC + _SHA256 + f'dd of="$2" bs={_UNIT} seek="$4" conv=notrunc || exit 1; '
     'if [ ! -f "$2" ]; then if [ -f "$3" ]; then echo whole; fi; exit 0; fi; '
     'if [ "$(wc -c < "$2")" -lt "$5" ]; then exit 0; fi; '
-    'sum=$(hashed < "$2"); '
-    'if [ "${sum%% *}" = "$6" ]; then synced "$2" && mv -f "$2" "$3" && synced "$1" && echo whole; '
+    'synced "$2" & sum=$(hashed < "$2"); '
+    'if [ "${sum%% *}" = "$6" ]; then wait $! && mv -f "$2" "$3" && synced "$1" && echo whole; '
     'else rm -f "$2"; echo damaged; fi'
 )
-"""Folder, part, blob, units to skip, bytes, hash. Writes by offset, so that two writers of one blob do no harm."""
+"""Folder, part, blob, units to skip, bytes, hash. Writes by offset, so that two writers of one blob do no harm.
+
+Hashed while it is synced: the one needs the processor, the other the disk.
+"""
 
 
 def open_ssh(url: str) -> FileStore:
@@ -112,21 +122,40 @@ class SshPlace:
         folder, part, target = (self._path(key) for key in (keys.BLOBS, keys.part(digest), keys.blob(digest)))
         whole = source.stat().st_size
         units = min(self._number(self.connection.ask(_PART, folder, part)), whole) // _UNIT
-        said = b""
-        with open(source, "rb") as handle:
+        with open(source, "rb", buffering=0) as handle:
             have = handle.seek(units * _UNIT)
             words = (folder, part, target, str(units), str(whole), keys.hexadecimal(digest))
-            with self.connection.started(_SEND, *words) as process:
-                assert process.stdin is not None
+            if whole - have <= _SMALL and not limit:
+                data = handle.read(_SMALL)
+                said = self.connection.ask(_SEND, *words, data=data, given=lambda count: moved(have + count))
+            else:
+                said = self._stream(words, handle, whole, moved, limit)
+        said = said.strip()
+        if said not in (b"whole", b"damaged"):
+            raise OptimizeError(f"{self.url}: the transfer ended early", "run the same command again: it goes on there")
+        return said == b"whole"
+
+    def _stream(self, words: Tuple[str, ...], handle: IO[bytes], whole: int, moved: Moved, limit: int) -> bytes:
+        """What `_SEND` says after the rest of a file; nothing where it ended before that.
+
+        Without a limit `ssh` reads the file itself, and how far it has come is the place that both have in it.
+        """
+        said = b""
+        with self.connection.started(_SEND, *words, source=None if limit else handle) as process:
+            assert process.stdout is not None
+            if process.stdin is None:
+                while not select.select([process.stdout], [], [], _LOOK_S)[0]:
+                    moved(min(handle.tell(), whole))
+                moved(min(handle.tell(), whole))
+            else:
+                have = handle.tell()
                 for block in paced(blocks(handle, limit), limit):
                     process.stdin.write(block)
                     have += len(block)
                     moved(have)
                 process.stdin.close()
-                said = printed(process, _UNIT).strip()
-        if said not in (b"whole", b"damaged"):
-            raise OptimizeError(f"{self.url}: the transfer ended early", "run the same command again: it goes on there")
-        return said == b"whole"
+            said = printed(process, _UNIT)
+        return said
 
     def fetch(self, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
         """See `Place.fetch`."""

@@ -48,7 +48,9 @@ def test_a_cut_connection_is_told_and_the_next_try_goes_on(ssh: sshd.Sshd, tmp_p
     blob = blob_of(tmp_path, 24 << 20)
     store = open_store(f"{ssh.url}{tmp_path}/store")
     with pytest.raises(OptimizeError) as caught:
-        store.put("net", blob.digest, blob.path, cut(ssh, 12 << 20), 0)
+        store.put(
+            "net", blob.digest, blob.path, cut(ssh, 12 << 20), 1 << 30
+        )  # a limit is kept in blocks, so they are seen
     assert caught.value.exit_code == 1 and caught.value.hint
     store.close()
     left = part_of(tmp_path / "store", blob.digest)
@@ -58,9 +60,23 @@ def test_a_cut_connection_is_told_and_the_next_try_goes_on(ssh: sshd.Sshd, tmp_p
     moved: List[int] = []
     again.put("net", blob.digest, blob.path, moved.append, 0)
     again.close()
-    assert moved[0] > there
+    assert min(moved) > there - (1 << 16)
     assert (tmp_path / "store" / "blobs" / "sha256" / blob.digest[7:]).read_bytes() == blob.data
     assert not left.exists()
+
+
+def test_a_large_file_is_read_by_ssh_itself_and_goes_on_where_it_stopped(ssh: sshd.Sshd, tmp_path: Path) -> None:
+    blob = blob_of(tmp_path, (18 << 20) + 7)
+    part = part_of(tmp_path / "store", blob.digest)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(blob.data[: 1 << 20])
+    store = open_store(f"{ssh.url}{tmp_path}/store")
+    moved: List[int] = []
+    store.put("net", blob.digest, blob.path, moved.append, 0)
+    store.close()
+    assert moved == sorted(moved) and moved[0] >= 1 << 20 and moved[-1] == len(blob.data)
+    assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
+    assert not part.exists()
 
 
 def test_a_part_that_was_damaged_is_sent_anew(ssh: sshd.Sshd, tmp_path: Path) -> None:
@@ -187,8 +203,9 @@ def test_a_file_where_the_folder_should_be_is_told(ssh: sshd.Sshd, tmp_path: Pat
         written(open_store(f"{ssh.url}{tmp_path}/file/store"))
 
 
-def test_a_full_disk_there_is_told_and_nothing_appears(ssh: sshd.Sshd, tmp_path: Path) -> None:
-    blob = blob_of(tmp_path, 5 << 20)
+@pytest.mark.parametrize("size", [5 << 20, 17 << 20])
+def test_a_full_disk_there_is_told_and_nothing_appears(ssh: sshd.Sshd, tmp_path: Path, size: int) -> None:
+    blob = blob_of(tmp_path, size)
     part = part_of(tmp_path / "store", blob.digest)
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")  # the kernel's own answer to every write: no space left
