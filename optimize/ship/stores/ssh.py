@@ -47,8 +47,6 @@ _WRITE = (
 )
 """Folder, temporary file, file, bytes: input that ends early, with the connection, changes nothing."""
 
-_PART = 'mkdir -p "$1" && if [ -f "$2" ]; then wc -c < "$2"; else echo 0; fi'
-
 _SHA256 = (
     "hashed() { if command -v openssl > /dev/null; then openssl dgst -sha256 -r; "
     "elif command -v sha256sum > /dev/null; then sha256sum; else shasum -a 256; fi; }; "
@@ -56,7 +54,7 @@ _SHA256 = (
 """OpenSSL's first, which uses the processor's instructions: on a board four times as fast."""
 
 _SEND = (
-    _SYNC + _SHA256 + f'dd of="$2" bs={_UNIT} seek="$4" conv=notrunc || exit 1; '
+    _SYNC + _SHA256 + f'mkdir -p "$1" && dd of="$2" bs={_UNIT} seek="$4" conv=notrunc || exit 1; '
     'if [ ! -f "$2" ]; then if [ -f "$3" ]; then echo whole; fi; exit 0; fi; '
     'if [ "$(wc -c < "$2")" -lt "$5" ]; then exit 0; fi; '
     'synced "$2" & sum=$(hashed < "$2"); '
@@ -121,7 +119,8 @@ class SshPlace:
         """See `Place.send`."""
         folder, part, target = (self._path(key) for key in (keys.BLOBS, keys.part(digest), keys.blob(digest)))
         whole = source.stat().st_size
-        units = min(self._number(self.connection.ask(_PART, folder, part)), whole) // _UNIT
+        there = self.size(keys.part(digest)) if whole > _UNIT else None
+        units = min(there or 0, whole) // _UNIT
         with open(source, "rb", buffering=0) as handle:
             have = handle.seek(units * _UNIT)
             words = (folder, part, target, str(units), str(whole), keys.hexadecimal(digest))
