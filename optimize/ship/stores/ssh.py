@@ -55,11 +55,11 @@ _SHA256 = (
 
 _SEND = (
     _SYNC + _SHA256 + f'mkdir -p "$1" && dd of="$2" bs={_UNIT} seek="$4" conv=notrunc || exit 1; '
-    'if [ ! -f "$2" ]; then if [ -f "$3" ]; then echo whole; fi; exit 0; fi; '
+    '[ -f "$2" ] || { if [ -f "$3" ]; then echo whole; fi; exit 0; }; '
     'if [ "$(wc -c < "$2")" -lt "$5" ]; then exit 0; fi; '
-    'synced "$2" & sum=$(hashed < "$2"); '
-    'if [ "${sum%% *}" = "$6" ]; then wait $! && mv -f "$2" "$3" && synced "$1" && echo whole; '
-    'else rm -f "$2"; echo damaged; fi'
+    'sum=$({ synced "$2" && echo synced; } | { hashed < "$2"; cat; }); '
+    'case "$sum" in "$6 "*synced) mv -f "$2" "$3" && synced "$1" && echo whole;; '
+    '"$6 "*) exit 1;; *) rm -f "$2"; echo damaged;; esac'
 )
 """Folder, part, blob, units to skip, bytes, hash. Writes by offset, so that two writers of one blob do no harm.
 

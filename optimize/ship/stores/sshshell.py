@@ -10,9 +10,7 @@ from typing import IO, Callable, List, Optional, Tuple
 
 GREETING = b"optimize\n"
 
-_SCRIPT = (
-    'echo optimize; while IFS=" " read -r word line; do if [ "$word" != {token} ]; then exit 1; fi; eval "$line"; done'
-)
+_SCRIPT = 'echo optimize; while IFS=" " read -r word line; do [ "$word" = {token} ] || exit 1; eval "$line"; done'
 """Ends with its input, which ends with this process, however that goes; and runs no line that was cut short.
 
 Input of scripts passes through the same pipe: each line begins with a word that nobody knew before, so that nothing of

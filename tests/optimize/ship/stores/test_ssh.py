@@ -12,6 +12,8 @@ import pytest
 
 from engines.errors import IncompatibleError, OptimizeError, UsageError
 from optimize.ship.store import Store
+from optimize.ship.stores import ssh as ssh_store
+from optimize.ship.stores import sshshell
 from optimize.ship.url import open_store
 from tests.optimize.ship.stores.conftest import blob_of, still
 from tests.servers import sshd
@@ -88,6 +90,13 @@ def test_a_part_that_was_damaged_is_sent_anew(ssh: sshd.Sshd, tmp_path: Path) ->
     store.put("net", blob.digest, blob.path, still, 0)
     store.close()
     assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
+
+
+def test_no_script_has_what_a_login_shell_may_take_for_its_own() -> None:
+    scripts = [value for name, value in vars(ssh_store).items() if name.isupper() and isinstance(value, str)]
+    assert len(scripts) >= 7
+    for script in (*scripts, sshshell._SCRIPT):
+        assert not set("'!\n") & set(script), script
 
 
 def test_one_connection_serves_every_command(ssh: sshd.Sshd, tmp_path: Path) -> None:
@@ -222,10 +231,8 @@ def test_a_document_that_ends_early_changes_nothing(ssh: sshd.Sshd, tmp_path: Pa
     digest = store.tag("net", "latest", "application/json", b"{}")
     place = store.place  # type: ignore[attr-defined]
     path = f"{tmp_path}/store/refs/net"
-    from optimize.ship.stores import ssh as module
-
     with pytest.raises(OptimizeError):
-        place.connection.ask(module._WRITE, path, f"{path}/.part", f"{path}/latest.json", "100", data=b"{")
+        place.connection.ask(ssh_store._WRITE, path, f"{path}/.part", f"{path}/latest.json", "100", data=b"{")
     assert store.resolve("net", "latest") == digest
     store.close()
     assert os.listdir(path) == ["latest.json"]
