@@ -24,7 +24,7 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
 _UNIT = 1 << 16
 """Bytes of the unit that `dd` counts in: an upload goes on at a multiple of it."""
 
-_SMALL = 16 << 20
+_SMALL = 4 << 20
 """Bytes up to which a file goes through the shell that is there, which costs less than an `ssh` of its own."""
 
 _LOOK_S = 0.1

@@ -68,7 +68,7 @@ def test_a_cut_connection_is_told_and_the_next_try_goes_on(ssh: sshd.Sshd, tmp_p
 
 
 def test_a_large_file_is_read_by_ssh_itself_and_goes_on_where_it_stopped(ssh: sshd.Sshd, tmp_path: Path) -> None:
-    blob = blob_of(tmp_path, (18 << 20) + 7)
+    blob = blob_of(tmp_path, (8 << 20) + 7)
     part = part_of(tmp_path / "store", blob.digest)
     part.parent.mkdir(parents=True)
     part.write_bytes(blob.data[: 1 << 20])
@@ -212,7 +212,7 @@ def test_a_file_where_the_folder_should_be_is_told(ssh: sshd.Sshd, tmp_path: Pat
         written(open_store(f"{ssh.url}{tmp_path}/file/store"))
 
 
-@pytest.mark.parametrize("size", [5 << 20, 17 << 20])
+@pytest.mark.parametrize("size", [3 << 20, 7 << 20])
 def test_a_full_disk_there_is_told_and_nothing_appears(ssh: sshd.Sshd, tmp_path: Path, size: int) -> None:
     blob = blob_of(tmp_path, size)
     part = part_of(tmp_path / "store", blob.digest)
