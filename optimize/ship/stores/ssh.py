@@ -54,7 +54,8 @@ _SHA256 = (
 """OpenSSL's first, which uses the processor's instructions: on a board four times as fast."""
 
 _SEND = (
-    _SYNC + _SHA256 + f'mkdir -p "$1" && dd of="$2" bs={_UNIT} seek="$4" conv=notrunc || exit 1; '
+    _SYNC + _SHA256 + 'mkdir -p "$1" && '
+    f'{{ dd bs={_UNIT} skip="$4" count=0 <&3 > /dev/null && cat >&3; }} 3<> "$2" || exit 1; '
     '[ -f "$2" ] || { if [ -f "$3" ]; then echo whole; fi; exit 0; }; '
     'if [ "$(wc -c < "$2")" -lt "$5" ]; then exit 0; fi; '
     'sum=$({ synced "$2" && echo synced; } | { hashed < "$2"; cat; }); '
@@ -63,7 +64,8 @@ _SEND = (
 )
 """Folder, part, blob, units to skip, bytes, hash. Writes by offset, so that two writers of one blob do no harm.
 
-Hashed while it is synced: the one needs the processor, the other the disk.
+`dd` only moves to the place, since `cat` is quicker. Hashed while it is synced: the one needs the processor, the other
+the disk.
 """
 
 
