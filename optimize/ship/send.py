@@ -219,8 +219,8 @@ def publish(
 ) -> str:
     """Let a name point to some variants, beside those of other devices that it points to already.
 
-    No store changes a name only if nobody else did meanwhile, so the name is read back: where another writer's index
-    has taken ours away, both are merged and published again.
+    In a folder one writer waits for the other. No other store changes a name only if nobody else did meanwhile, so the
+    name is read back: where another writer's index has taken ours away, both are merged and published again.
 
     Args:
         store, name, tag: Where.
@@ -237,25 +237,26 @@ def publish(
     """
     told = False
     first: Optional[Tuple[oci.Entry, ...]] = None
-    for _ in range(_TRIES):
-        begun = time.monotonic()
-        before = _there(store, name, tag, mend, progress)
-        if first is None:
-            first = before.entries if before else ()
-        merged, dropped = merge(before, entries)
-        if dropped and not told:
-            told = True
-            words = "; ".join(f"{choose.describe(one.device)} ({one.precision})" for one in dropped)
-            progress(f"{name}:{tag} no longer has the variants of another model or precision: {words}", 0, A_LINE)
-        text = oci.index(merged)
-        digest = oci.digest_of(text)
-        if before is None or before.digest != digest:
-            store.tag(name, tag, oci.INDEX, text)
-            took = time.monotonic() - begun
-            time.sleep(max(_SETTLE_S, _SETTLE_TIMES * took) * (1 + random.random()))  # noqa: S311  (no secret)
-            before = _there(store, name, tag)
-        if before is not None and not _lost(entries, before, first):
-            return before.digest
+    with store.alone():
+        for _ in range(_TRIES):
+            begun = time.monotonic()
+            before = _there(store, name, tag, mend, progress)
+            if first is None:
+                first = before.entries if before else ()
+            merged, dropped = merge(before, entries)
+            if dropped and not told:
+                told = True
+                words = "; ".join(f"{choose.describe(one.device)} ({one.precision})" for one in dropped)
+                progress(f"{name}:{tag} no longer has the variants of another model or precision: {words}", 0, A_LINE)
+            text = oci.index(merged)
+            digest = oci.digest_of(text)
+            if before is None or before.digest != digest:
+                store.tag(name, tag, oci.INDEX, text)
+                took = time.monotonic() - begun
+                time.sleep(max(_SETTLE_S, _SETTLE_TIMES * took) * (1 + random.random()))  # noqa: S311  (no secret)
+                before = _there(store, name, tag)
+            if before is not None and not _lost(entries, before, first):
+                return before.digest
     raise OptimizeError(f"{name}:{tag} is published by others all the time", "run the same command again")
 
 

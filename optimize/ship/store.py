@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol
+from typing import Callable, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Protocol
 
 AGAIN = "ship it again with --verify: what is damaged there is sent anew"
 """What helps where a store does not hold what it should."""
@@ -84,6 +84,9 @@ class Store(Protocol):
 
         What is younger may be of another ship at work, or one that is going to be resumed.
         """
+
+    def alone(self) -> ContextManager[None]:
+        """Keep other writers of names away meanwhile, where that can be done."""
 
     def close(self) -> None:
         """End connections."""

@@ -64,7 +64,8 @@ def running(folder: Path, environment: str = "", command: str = "", config: str 
         f"ListenAddress 127.0.0.1:{port}\nHostKey {folder}/host\nPidFile none\nAuthorizedKeysFile {folder}/authorized\n"
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
         f"PermitRootLogin yes\nAllowUsers {getpass.getuser()}\nSubsystem sftp internal-sftp\n"
-        + (f"SetEnv {environment}\n" if environment else "")
+        # Where it is 1 or more, bash does not read the user's .bashrc.
+        + f"SetEnv SHLVL=1 {environment}\n"
         + (f"ForceCommand {command}\n" if command else "")
     )
     (folder / "config").write_text(

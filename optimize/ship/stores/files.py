@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Dict, Iterable, List, Mapping, Optional, Protocol, Tuple
+from typing import ContextManager, Dict, Iterable, List, Mapping, Optional, Protocol, Tuple
 
 from engines.errors import DamagedError
 from optimize.ship.store import AGAIN, Moved, Ref
@@ -45,6 +45,9 @@ class Place(Protocol):
 
     def sweep(self) -> None:
         """See `Store.sweep`."""
+
+    def alone(self) -> ContextManager[None]:
+        """See `Store.alone`."""
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -116,6 +119,10 @@ class FileStore:
     def sweep(self) -> None:
         """See `Store.sweep`."""
         self.place.sweep()
+
+    def alone(self) -> ContextManager[None]:
+        """See `Store.alone`."""
+        return self.place.alone()
 
     def close(self) -> None:
         """See `Store.close`."""

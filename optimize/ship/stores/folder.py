@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import stat
+import sys
 import time
 from pathlib import Path
 from typing import IO, Dict, Iterator, List, Mapping, Optional, Tuple
@@ -17,6 +18,9 @@ from optimize.ship.store import Moved
 from optimize.ship.stores import keys
 from optimize.ship.stores.files import FileStore
 from optimize.ship.stores.flow import blocks, paced, receive
+
+if sys.platform != "win32":
+    import fcntl
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -122,6 +126,19 @@ class FolderPlace:
                 with contextlib.suppress(OSError):
                     if time.time() - part.lstat().st_mtime > keys.FORGOTTEN_S:
                         part.unlink()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """See `Place.alone`; some shares have no locks."""
+        with self._told():
+            self._folder(self.root)
+        with contextlib.ExitStack() as stack:
+            if sys.platform != "win32":
+                handle = os.open(self.root, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                with contextlib.suppress(OSError):
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
     def close(self) -> None:
         """See `Place.close`."""

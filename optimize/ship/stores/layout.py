@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, ContextManager, Dict, List, Mapping, Optional
 
 from filelock import FileLock
 
@@ -110,6 +110,10 @@ class LayoutStore:
     def sweep(self) -> None:
         """See `Store.sweep`."""
         self._place.sweep()
+
+    def alone(self) -> ContextManager[None]:
+        """See `Store.alone`."""
+        return self._place.alone()
 
     def close(self) -> None:
         """See `Store.close`."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
+from typing import IO, Any, ContextManager, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 from urllib.parse import urljoin, urlsplit
 
 from engines import jsonfile
@@ -183,6 +184,10 @@ class RegistryStore:
 
     def sweep(self) -> None:
         """See `Store.sweep`; a registry ends uploads by itself."""
+
+    def alone(self) -> ContextManager[None]:
+        """See `Store.alone`: nobody can be kept away."""
+        return contextlib.nullcontext()
 
     def close(self) -> None:
         """See `Store.close`."""

@@ -16,7 +16,7 @@ import re
 import time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
 from engines.errors import DamagedError, UsageError
@@ -206,6 +206,10 @@ class S3Place:
                 last = max([item["Initiated"], *(part["LastModified"] for part in parts.values())])
                 if (now - last).total_seconds() > keys.FORGOTTEN_S:
                     self._asked("abort_multipart_upload", **words)
+
+    def alone(self) -> ContextManager[None]:
+        """See `Place.alone`: nobody can be kept away."""
+        return contextlib.nullcontext()
 
     def close(self) -> None:
         """See `Place.close`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
+import select
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import IO, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
 from engines.errors import DamagedError, OptimizeError, UsageError
@@ -24,6 +26,12 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _UNIT = 1 << 16
 """Bytes of the unit that `dd` counts in: an upload goes on at a multiple of it."""
 
+_SMALL = 4 << 20
+"""Bytes up to which a file goes through the shell that is there, which costs less than an `ssh` of its own."""
+
+_LOOK_S = 0.1
+"""How often a file is looked at that is being sent."""
+
 _SIZE = 'if [ -f "$1" ]; then wc -c < "$1"; fi'
 _READ = 'if [ -f "$1" ]; then echo found; head -c "$2" "$1"; fi'
 _LIST = (
@@ -41,8 +49,6 @@ _WRITE = (
 )
 """Folder, temporary file, file, bytes: input that ends early, with the connection, changes nothing."""
 
-_PART = 'mkdir -p "$1" && if [ -f "$2" ]; then wc -c < "$2"; else echo 0; fi'
-
 HASHED = (
     "hashed() { if command -v openssl > /dev/null; then openssl dgst -sha256 -r; "
     "elif command -v sha256sum > /dev/null; then sha256sum; else shasum -a 256; fi; }; "
@@ -59,14 +65,19 @@ _SWEEP = 'cd "$1" 2> /dev/null && find blobs refs -type f -name ".*.part" -mtime
 """`+0` is more than a day by the far clock, find(1). What cannot be removed stays."""
 
 _SEND = (
-    SYNC + HASHED + f'dd of="$2" bs={_UNIT} seek="$4" conv=notrunc || exit 1; '
-    'if [ ! -f "$2" ]; then if [ -f "$3" ]; then echo whole; fi; exit 0; fi; '
+    SYNC + HASHED + 'mkdir -p "$1" && '
+    f'{{ dd bs={_UNIT} skip="$4" count=0 <&3 > /dev/null && cat >&3; }} 3<> "$2" || exit 1; '
+    '[ -f "$2" ] || { if [ -f "$3" ]; then echo whole; fi; exit 0; }; '
     'if [ "$(wc -c < "$2")" -lt "$5" ]; then exit 0; fi; '
-    'sum=$(hashed < "$2"); '
-    'if [ "${sum%% *}" = "$6" ]; then synced "$2" && mv -f "$2" "$3" && synced "$1" && echo whole; '
-    'else rm -f "$2"; echo damaged; fi'
+    'sum=$({ synced "$2" && echo synced; } | { hashed < "$2"; cat; }); '
+    'case "$sum" in "$6 "*synced) mv -f "$2" "$3" && synced "$1" && echo whole;; '
+    '"$6 "*) exit 1;; *) rm -f "$2"; echo damaged;; esac'
 )
-"""Folder, part, blob, units to skip, bytes, hash. Writes by offset, so that two writers of one blob do no harm."""
+"""Folder, part, blob, units to skip, bytes, hash. Writes by offset, so that two writers of one blob do no harm.
+
+`dd` only moves to the place, since `cat` is quicker. Hashed while it is synced: the one needs the processor, the other
+the disk.
+"""
 
 
 def open_ssh(url: str) -> FileStore:
@@ -121,8 +132,7 @@ class SshPlace:
 
     def size(self, key: str) -> Optional[int]:
         """See `Place.size`."""
-        found = self.connection.ask(_SIZE, self._path(key))
-        return self._number(found) if found else None
+        return self._size(self._path(key))
 
     def whole(self, sources: Mapping[str, Path]) -> Dict[str, bool]:
         """See `Place.whole`: the far side hashes, if it has a program for that."""
@@ -149,22 +159,42 @@ class SshPlace:
         """
         folder, part, target = names
         whole = source.stat().st_size
-        units = min(self._number(self.connection.ask(_PART, folder, part)), whole) // _UNIT
-        said = b""
-        with open(source, "rb") as handle:
+        there = self._size(part) if whole > _UNIT else None
+        units = min(there or 0, whole) // _UNIT
+        with open(source, "rb", buffering=0) as handle:
             have = handle.seek(units * _UNIT)
             words = (folder, part, target, str(units), str(whole), sha256)
-            with self.connection.started(_SEND, *words) as process:
-                assert process.stdin is not None
+            if whole - have <= _SMALL and not limit:
+                data = handle.read(_SMALL)
+                said = self.connection.ask(_SEND, *words, data=data, given=lambda count: moved(have + count))
+            else:
+                said = self._stream(words, handle, whole, moved, limit)
+        said = said.strip()
+        if said not in (b"whole", b"damaged"):
+            raise OptimizeError(f"{self.url}: the transfer ended early", "run the same command again: it goes on there")
+        return said == b"whole"
+
+    def _stream(self, words: Tuple[str, ...], handle: IO[bytes], whole: int, moved: Moved, limit: int) -> bytes:
+        """What `_SEND` says after the rest of a file; nothing where it ended before that.
+
+        Without a limit `ssh` reads the file itself, and how far it has come is the place that both have in it.
+        """
+        said = b""
+        with self.connection.started(_SEND, *words, source=None if limit else handle) as process:
+            assert process.stdout is not None
+            if process.stdin is None:
+                while not select.select([process.stdout], [], [], _LOOK_S)[0]:
+                    moved(min(handle.tell(), whole))
+                moved(min(handle.tell(), whole))
+            else:
+                have = handle.tell()
                 for block in paced(blocks(handle, limit), limit):
                     process.stdin.write(block)
                     have += len(block)
                     moved(have)
                 process.stdin.close()
-                said = printed(process, _UNIT).strip()
-        if said not in (b"whole", b"damaged"):
-            raise OptimizeError(f"{self.url}: the transfer ended early", "run the same command again: it goes on there")
-        return said == b"whole"
+            said = printed(process, _UNIT)
+        return said
 
     def fetch(self, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
         """See `Place.fetch`."""
@@ -201,9 +231,17 @@ class SshPlace:
         """See `Place.sweep`."""
         self.connection.ask(_SWEEP, self.root or "/")
 
+    def alone(self) -> ContextManager[None]:
+        """See `Place.alone`: nobody can be kept away."""
+        return contextlib.nullcontext()
+
     def close(self) -> None:
         """See `Place.close`."""
         self.connection.close()
+
+    def _size(self, path: str) -> Optional[int]:
+        found = self.connection.ask(_SIZE, path)
+        return self._number(found) if found else None
 
     def _path(self, key: str) -> str:
         return f"{self.root}/{key}"

@@ -14,10 +14,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from typing import IO, Iterator, List, Optional, Tuple
+from typing import IO, Callable, Iterator, List, Optional, Tuple
 
 from engines import scratch
 from engines.errors import DamagedError, IncompatibleError, OptimizeError
+from optimize.ship.stores import sshshell
 from optimize.ship.stores.sshwords import Host, refusal, shortened
 
 CONFIG = "OPTIMIZE_SSH_CONFIG"
@@ -62,30 +63,53 @@ class Connection:
         self.shown = shown
         self._stack = contextlib.ExitStack()
         self._socket = ""
+        self._shell: Optional[sshshell.Shell] = None
 
-    def ask(self, script: str, *arguments: str, data: bytes = b"", limit: int = 1 << 16) -> bytes:
+    def ask(
+        self,
+        script: str,
+        *arguments: str,
+        data: bytes = b"",
+        limit: int = 1 << 16,
+        given: Callable[[int], None] = sshshell.still,
+    ) -> bytes:
         """What a script prints.
 
         Args:
-            script: For `sh -c`.
+            script: For `sh -c`; it may run twice.
             arguments: Its `$1`, `$2`, …
             data: Its input.
             limit: Most bytes that it may print.
+            given: Told how many bytes of the input were sent.
 
         Raises:
             OptimizeError: It failed; see `_REFUSALS` and `_THERE`.
             DamagedError: It prints more.
         """
+        if not self._socket:
+            self._connect()
+        answer = self._shell.ask(script, arguments, data, limit, given) if self._shell else None
+        if answer is not None:
+            return answer
+        found = b""  # else an `ssh` of its own, which tells why it fails
         with self.started(script, *arguments) as process:
-            give(process, data)
+            assert process.stdin is not None
+            sshshell.give(process.stdin, data, given)
+            process.stdin.close()
             found = printed(process, limit + 1)
             if len(found) > limit:
                 raise DamagedError(f"{self.shown}: the far side answers with more than {limit} bytes")
-            return found
+        return found
 
     @contextlib.contextmanager
-    def started(self, script: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    def started(
+        self, script: str, *arguments: str, source: Optional[IO[bytes]] = None
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """A script that runs, with its pipes; on the way out it has ended, and what failed is told.
+
+        Args:
+            script, arguments: See `ask`.
+            source: File that is its input, from where it stands; by default a pipe.
 
         Raises:
             OptimizeError: See `ask`.
@@ -93,7 +117,7 @@ class Connection:
         if not self._socket:
             self._connect()
         with tempfile.TemporaryFile() as errors:
-            process = self._start(["-S", self._socket, "-o", "ControlMaster=no"], script, arguments, errors)
+            process = self._start(["-S", self._socket, "-o", "ControlMaster=no"], script, arguments, errors, source)
             try:
                 with contextlib.suppress(BrokenPipeError):  # it ended before it had read all, and says why
                     yield process
@@ -106,7 +130,7 @@ class Connection:
 
     def close(self) -> None:
         """End the connection."""
-        self._socket = ""
+        self._socket, self._shell = "", None
         self._stack.close()
 
     def _connect(self) -> None:
@@ -119,24 +143,29 @@ class Connection:
             place = None if short else "/tmp"  # noqa: S108  (a private folder is made in it)
             socket = os.path.join(stack.enter_context(scratch.folder(place)), "ssh")
             errors = stack.enter_context(tempfile.TemporaryFile())
-            # It ends with its input, which ends with this process, however that goes.
-            process = self._start(["-S", socket, "-M"], "echo optimize; exec cat > /dev/null", (), errors)
+            shell = sshshell.Shell(lambda script: self._start(["-S", socket, "-M"], script, (), errors))
+            process = shell.process
             stack.callback(_end, process)
             assert process.stdout is not None
             said = process.stdout.readline(1 << 10)
             if not said:
                 raise self._refused(process.wait(), errors)
-            if said != b"optimize\n":
+            if said != sshshell.GREETING:
                 words = shortened(said.decode("utf-8", "replace"))
                 raise IncompatibleError(
                     f"{self.shown}: the account there prints where a program is expected to: {words}",
                     "scripts such as .bashrc must print nothing where there is no terminal",
                 )
             opening.pop_all()
-        self._socket, self._stack = socket, stack
+        self._socket, self._stack, self._shell = socket, stack, shell
 
     def _start(
-        self, options: List[str], script: str, arguments: Tuple[str, ...], errors: IO[bytes]
+        self,
+        options: List[str],
+        script: str,
+        arguments: Tuple[str, ...],
+        errors: IO[bytes],
+        source: Optional[IO[bytes]] = None,
     ) -> subprocess.Popen[bytes]:
         config = os.environ.get(CONFIG)
         command = ["ssh", *(["-F", config] if config else []), "-T"]
@@ -150,18 +179,11 @@ class Connection:
             command += ["-p", str(self.host.port)]
         words = ["sh", "-c", "LC_ALL=C; export LC_ALL; " + script, "sh", *arguments]
         command += ["--", self.host.name, shlex.join(words)]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        return subprocess.Popen(command, stdin=source or subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
 
     def _refused(self, status: int, errors: IO[bytes]) -> OptimizeError:
         errors.seek(0)
         return refusal(self.host, self.shown, status, errors.read(1 << 16).decode("utf-8", "replace"))
-
-
-def give(process: subprocess.Popen[bytes], data: bytes) -> None:
-    """Write all input of a script."""
-    assert process.stdin is not None
-    process.stdin.write(data)
-    process.stdin.close()
 
 
 def printed(process: subprocess.Popen[bytes], size: int) -> bytes:
@@ -171,8 +193,8 @@ def printed(process: subprocess.Popen[bytes], size: int) -> bytes:
 
 
 def _close(pipe: Optional[IO[bytes]]) -> None:
-    assert pipe is not None
-    pipe.close()
+    if pipe is not None:
+        pipe.close()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

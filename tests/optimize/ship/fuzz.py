@@ -74,7 +74,7 @@ def mutated(good: Any, rng: random.Random) -> bytes:
                 taken = taken[key] if isinstance(taken, (dict, list)) else taken
             holder[path[-1]] = copy.deepcopy(taken) if other and taken is not value else None
         else:
-            holder[path[-1]] = rng.choice(_HOSTILE)
+            holder[path[-1]] = copy.deepcopy(rng.choice(_HOSTILE))  # the next mutation may change it
     text = bytearray(json.dumps(value).encode())
     if rng.random() < 0.3:
         _spoil(text, rng)

@@ -176,6 +176,25 @@ def test_many_who_publish_at_once_lose_nobody(tmp_path: Path) -> None:
     assert {entry.device.version for entry in found.entries} == {str(number) for number in range(6)}
 
 
+def test_a_slow_writer_takes_nobody_away(tmp_path: Path) -> None:
+    writing = threading.Event()
+
+    class Slow(FileStore):
+        def tag(self, name: str, tag: str, media_type: str, text: bytes) -> str:
+            writing.set()
+            time.sleep(0.7)  # longer than another waits before it reads its name back
+            return super().tag(name, tag, media_type, text)
+
+    slow = Slow(FolderPlace(tmp_path / "store", "store"))
+    thread = threading.Thread(target=send.publish, args=(slow, "it", "latest", [_entry(1, version="slow")]))
+    thread.start()
+    writing.wait()
+    quick = open_folder(tmp_path / "store", "store")
+    send.publish(quick, "it", "latest", [_entry(2, version="quick")])
+    thread.join()
+    assert {entry.device.version for entry in fetch.find(quick, "it").entries} == {"slow", "quick"}
+
+
 class _Robbed(FileStore):
     """Another writer, who read the index before us, puts theirs over ours so many times."""
 

@@ -13,6 +13,8 @@ import pytest
 
 from engines.errors import IncompatibleError, OptimizeError, UsageError
 from optimize.ship.store import Store
+from optimize.ship.stores import ssh as ssh_store
+from optimize.ship.stores import sshshell
 from optimize.ship.url import open_store
 from tests.optimize.ship.stores.conftest import blob_of, still
 from tests.servers import sshd
@@ -49,7 +51,9 @@ def test_a_cut_connection_is_told_and_the_next_try_goes_on(ssh: sshd.Sshd, tmp_p
     blob = blob_of(tmp_path, 24 << 20)
     store = open_store(f"{ssh.url}{tmp_path}/store")
     with pytest.raises(OptimizeError) as caught:
-        store.put("net", blob.digest, blob.path, cut(ssh, 12 << 20), 0)
+        store.put(
+            "net", blob.digest, blob.path, cut(ssh, 12 << 20), 1 << 30
+        )  # a limit is kept in blocks, so they are seen
     assert caught.value.exit_code == 1 and caught.value.hint
     store.close()
     left = part_of(tmp_path / "store", blob.digest)
@@ -59,9 +63,23 @@ def test_a_cut_connection_is_told_and_the_next_try_goes_on(ssh: sshd.Sshd, tmp_p
     moved: List[int] = []
     again.put("net", blob.digest, blob.path, moved.append, 0)
     again.close()
-    assert moved[0] > there
+    assert min(moved) > there - (1 << 16)
     assert (tmp_path / "store" / "blobs" / "sha256" / blob.digest[7:]).read_bytes() == blob.data
     assert not left.exists()
+
+
+def test_a_large_file_is_read_by_ssh_itself_and_goes_on_where_it_stopped(ssh: sshd.Sshd, tmp_path: Path) -> None:
+    blob = blob_of(tmp_path, (8 << 20) + 7)
+    part = part_of(tmp_path / "store", blob.digest)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(blob.data[: 1 << 20])
+    store = open_store(f"{ssh.url}{tmp_path}/store")
+    moved: List[int] = []
+    store.put("net", blob.digest, blob.path, moved.append, 0)
+    store.close()
+    assert moved == sorted(moved) and moved[0] >= 1 << 20 and moved[-1] == len(blob.data)
+    assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
+    assert not part.exists()
 
 
 def test_a_part_that_was_damaged_is_sent_anew(ssh: sshd.Sshd, tmp_path: Path) -> None:
@@ -73,6 +91,13 @@ def test_a_part_that_was_damaged_is_sent_anew(ssh: sshd.Sshd, tmp_path: Path) ->
     store.put("net", blob.digest, blob.path, still, 0)
     store.close()
     assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
+
+
+def test_no_script_has_what_a_login_shell_may_take_for_its_own() -> None:
+    scripts = [value for name, value in vars(ssh_store).items() if name.isupper() and isinstance(value, str)]
+    assert len(scripts) >= 7
+    for script in (*scripts, sshshell._SCRIPT):
+        assert not set("'!\n") & set(script), script
 
 
 def test_one_connection_serves_every_command(ssh: sshd.Sshd, tmp_path: Path) -> None:
@@ -188,8 +213,9 @@ def test_a_file_where_the_folder_should_be_is_told(ssh: sshd.Sshd, tmp_path: Pat
         written(open_store(f"{ssh.url}{tmp_path}/file/store"))
 
 
-def test_a_full_disk_there_is_told_and_nothing_appears(ssh: sshd.Sshd, tmp_path: Path) -> None:
-    blob = blob_of(tmp_path, 5 << 20)
+@pytest.mark.parametrize("size", [3 << 20, 7 << 20])
+def test_a_full_disk_there_is_told_and_nothing_appears(ssh: sshd.Sshd, tmp_path: Path, size: int) -> None:
+    blob = blob_of(tmp_path, size)
     part = part_of(tmp_path / "store", blob.digest)
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")  # the kernel's own answer to every write: no space left
@@ -206,10 +232,8 @@ def test_a_document_that_ends_early_changes_nothing(ssh: sshd.Sshd, tmp_path: Pa
     digest = store.tag("net", "latest", "application/json", b"{}")
     place = store.place  # type: ignore[attr-defined]
     path = f"{tmp_path}/store/refs/net"
-    from optimize.ship.stores import ssh as module
-
     with pytest.raises(OptimizeError):
-        place.connection.ask(module._WRITE, path, f"{path}/.part", f"{path}/latest.json", "100", data=b"{")
+        place.connection.ask(ssh_store._WRITE, path, f"{path}/.part", f"{path}/latest.json", "100", data=b"{")
     assert store.resolve("net", "latest") == digest
     store.close()
     assert os.listdir(path) == ["latest.json"]
