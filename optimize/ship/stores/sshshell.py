@@ -18,13 +18,13 @@ such input is ever taken for a line.
 """
 
 _QUESTION = (
-    "{token} {feed} | {{ (set -- {words}; {script}) 2> /dev/null; printf '\\n%d' $?; cat > /dev/null; }} "
-    "| od -An -v -tx1; echo ."
+    "{token} {before} {{ (set -- {words}; {script}) 2> /dev/null; printf '\\n%d' $?; {after} | od -An -v -tx1; echo ."
 )
 """Answered by output and status, in hexadecimal lines up to a full stop. Not `od -w`, which POSIX lacks."""
 
-_FEED = "{{ head -c {size} || kill -9 $$; }}"
-"""No more is sent before the answer, so that a `head` which reads ahead does no harm."""
+_WITHOUT = "", "}} < /dev/null"
+_WITH = "{{ head -c {size} || kill -9 $$; }} |", "cat > /dev/null; }}"
+"""Around a script. No more is sent before the answer, so that a `head` which reads ahead does no harm."""
 
 _PER_LINE = 16
 """Bytes in a line of `od`, as POSIX has it."""
@@ -63,8 +63,9 @@ class Shell:
         Returns:
             None where the script failed or printed more, or the shell is gone.
         """
-        feed = _FEED.format(size=len(data)) if data else ":"
-        line = _QUESTION.format(token=self._token, feed=feed, words=shlex.join(arguments), script=script)
+        before, after = (text.format(size=len(data)) for text in (_WITH if data else _WITHOUT))
+        words = shlex.join(arguments)
+        line = _QUESTION.format(token=self._token, before=before, words=words, script=script, after=after)
         if not self._well or "\n" in line:
             return None
         assert self.process.stdin is not None and self.process.stdout is not None
