@@ -139,7 +139,7 @@ def test_modes_and_machines_that_are_not_there(tmp_path: Path, monkeypatch: pyte
     highest = desktop["clocks"]["gpu"]["max_hz"] // 10**6
     assert device.lock_commands(desktop, store) == [["nvidia-smi", f"--lock-gpu-clocks={highest},{highest}"]]
     assert device.restore_commands(desktop, store) == [["nvidia-smi", "--reset-gpu-clocks"]]
-    with pytest.raises(UsageError, match="a Jetson's power mode"):
+    with pytest.raises(UsageError, match="only a Jetson has power modes"):
         device.lock_commands(desktop, store, "15W")
     with pytest.raises(IncompatibleError, match="no clocks here"):
         device.lock_commands(shown(tmp_path), store)

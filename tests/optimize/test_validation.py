@@ -77,7 +77,7 @@ def test_a_device_whose_best_is_its_fastest_saves_nothing_for_sure(plan: Plan, t
     assert done["verdict"] == "PASS" and "rounds" not in done["why"]
 
 
-@pytest.mark.journey
+@pytest.mark.slow
 def test_what_a_plan_asks_is_built_and_judged(plan: Plan, tiny_onnx: Path, cifar: Path, tmp_path: Path) -> None:
     out = tmp_path / "work" / "runs.json"
     file = plan(models=[{"name": "tiny", "file": str(tiny_onnx)}], data=str(cifar))

@@ -20,6 +20,7 @@ def there(place: Path) -> List[str]:
     return [record["variant"] for record in records.all_of(place)][::-1]
 
 
+@pytest.mark.slow
 def test_the_active_one_and_the_one_before_are_kept_however_old(place: Path, pulled: Pulled) -> None:
     node.set_policy(place, keep=1)
     one, two = pulled(1), pulled(2)

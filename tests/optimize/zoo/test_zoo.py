@@ -195,7 +195,7 @@ def evaluate(spec, data, folder):
     return child.call("bench.accuracy:evaluate", arguments, env=child_env(spec))["top1"]
 
 
-@pytest.mark.journey
+@pytest.mark.slow
 @needs_tensorflow
 def test_the_command_tells_each_epoch(tmp_path, cifar, optimize_command):
     words = ("zoo", "train", "resnet18", "--data", cifar, "--images", "64", "--batch", "32", "--epochs", "2")
