@@ -57,7 +57,7 @@ def compare(
 
     Returns:
         `model`, `batch`, `inference_precision`, `rounds`, `ours_ms`, `ours_alike_ms` and `theirs_ms` (medians by
-        round), `ratio` of the first to the last with its `interval` (90%; None with fewer than five rounds), `alike`
+        round), `ratio` of the first to the last with its `interval` (`bench.peers.slices.ratio`), `alike`
         ({`ratio`, `interval`} of the second to the last), `within` ([low, high]) and `verdict` (of `bench.peers.turns`,
         by `alike`). While that is open, as many rounds are added, twice at most.
 
@@ -80,7 +80,7 @@ def compare(
             alike.append(mine["request_ms"])
             theirs.append(other["median_ms"])
         progress("rounds", most, most)
-        said = turns.verdict(turns.ratio(alike, theirs), LOW, HIGH)
+        said = turns.verdict(slices.ratio(alike, theirs), LOW, HIGH)
         if said != turns.OPEN:
             break
     return {
@@ -91,8 +91,8 @@ def compare(
         "ours_ms": ours,
         "ours_alike_ms": alike,
         "theirs_ms": theirs,
-        **turns.ratio(ours, theirs),
-        "alike": turns.ratio(alike, theirs),
+        **slices.ratio(ours, theirs),
+        "alike": slices.ratio(alike, theirs),
         "within": [LOW, HIGH],
         "verdict": said,
     }

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Any, Dict, List, Sequence, Tuple
 
+from bench.peers import turns
 from engines import child
 from engines.errors import IncompatibleError
 from engines.spec import Progress
@@ -75,6 +76,11 @@ def measure(calls: Sequence[Tuple[str, Dict[str, Any]]]) -> List[Any]:
         if run.error:
             raise run.error[0]
     return [run.returned[0] for run in runs]
+
+
+def ratio(first: Sequence[float], second: Sequence[float]) -> Dict[str, Any]:
+    """`ratio`: the median over the rounds of the ratio within each, which ran at the same time; and its `interval`."""
+    return turns.ratio([a / b for a, b in zip(first, second)], [1.0] * len(first))
 
 
 class _Run:

@@ -67,6 +67,12 @@ def test_slow_queries_get_longer_slices() -> None:
     assert max(b - a for a, b in zip(first, first[1:])) >= 0.3
 
 
+def test_a_machine_that_changes_between_rounds_leaves_the_ratio_alone() -> None:
+    second = [1.0, 5.0, 1.1, 4.9, 1.0, 5.2, 3.0]
+    found = slices.ratio([1.01 * ms for ms in second], second)
+    assert found["ratio"] == pytest.approx(1.01) and found["interval"] == [pytest.approx(1.01)] * 2
+
+
 @pytest.mark.parametrize("name", ["fail", "fail_late"])
 @pytest.mark.parametrize("turn", [1, -1])
 def test_the_error_of_one_is_raised_when_the_other_has_ended(name: str, turn: int) -> None:
