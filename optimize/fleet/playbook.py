@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 from engines import jsonfile, process, scratch
 from engines.errors import IncompatibleError, OptimizeError, UsageError
 from engines.spec import Progress, quiet
+from engines.text import plain
 
 OLDEST, NEWEST = (2, 16), (2, 19)
 """Ansible that is known to work; newer ones do not manage boards with Python 3.8."""
@@ -216,11 +217,11 @@ def _quoted(text: str) -> str:
 def _answer(file: Path, log: Path) -> Answer:
     """What a board has answered; one that has not was lost on the way."""
     try:
-        told = jsonfile.read(file)
+        told = _unicode(jsonfile.read(file))
     except FileNotFoundError:
         return Answer(True, f"the connection was lost; the log is {log}", [], {})
-    except OptimizeError as error:
-        return Answer(False, f"its answer cannot be read: {error.message}", [], {})
+    except (OptimizeError, ValueError) as error:
+        return Answer(False, f"its answer cannot be read: {plain(str(error))[:200]}", [], {})
     if told.get("unreachable") is True:
         words = re.sub(
             r"^(Task failed: )?(Failed to connect to the host via ssh: )?", "", str(told.get("message") or "")
@@ -267,14 +268,26 @@ def error_of(command: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
 def document(command: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
     """The JSON object that a command has printed on stdout; None where it did not."""
     try:
-        value = jsonfile.loads(str(command.get("stdout") or ""))
+        value = _unicode(jsonfile.loads(str(command.get("stdout") or "")))
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
 
 
+def _unicode(value: Any) -> Any:
+    """A JSON value without lone surrogates, which no file and no terminal takes: a question mark stands for each.
+
+    Raises:
+        ValueError: It is nested too deeply, or keys are the same then.
+    """
+    try:
+        return jsonfile.loads(jsonfile.dumps(value).encode("utf-8", "replace").decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def _short(text: str, log: Path) -> str:
-    words = " ".join(text.split())
+    words = plain(" ".join(text.split()))
     return words if len(words) <= 400 else f"{words[:400]}... (the log is {log})"
 
 

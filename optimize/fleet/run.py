@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
-from engines.errors import OptimizeError, PartialError
-from engines.spec import Progress, quiet
+from engines.errors import DamagedError, OptimizeError, PartialError
+from engines.spec import A_LINE, Progress, quiet
 from optimize.fleet import boards as kinds
 from optimize.fleet import journal, playbook, publish, results
 from optimize.fleet import plan as plans
@@ -179,7 +179,14 @@ def _told(campaign: Campaign) -> Dict[str, Any]:
 
 
 def _report(campaign: Campaign) -> List[str]:
-    files = {board.name: campaign.run_file(board.name) for board in campaign.boards}
-    there = {name: file for name, file in files.items() if file.is_file()}
+    there: Dict[str, Path] = {}
+    for board in campaign.boards:
+        file = campaign.run_file(board.name)
+        try:
+            if file.is_file():
+                results.measured(file)
+                there[board.name] = file
+        except DamagedError as error:  # the board was left behind for it, and the others' report is written
+            campaign.progress(f"{board.name} is not in the report: {error.message}", 0, A_LINE)
     again = ["optimize", "fleet", "run", "-i", str(campaign.ansible.inventory), str(campaign.plan.path)]
     return [str(path) for path in results.report(there, campaign.work / "report", again)]
