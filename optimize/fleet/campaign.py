@@ -33,6 +33,7 @@ class Campaign:
         boards: All that the inventory and the limit give, as they were probed.
         failed: Why a board or a class was left behind, by its name.
         lost: Boards that stopped answering.
+        serving: What the node of each board has active, by its name, as far as it was asked.
         signer: Id of the plan's key; empty where nothing is signed.
 
     Raises:
@@ -48,6 +49,7 @@ class Campaign:
         self.built: Dict[str, Dict[str, Any]] = {}
         self.published: Dict[str, Dict[str, Any]] = {}
         self.places: Dict[str, Any] = {}
+        self.serving: Dict[str, Any] = {}
         self.signer = trust.signer(plan.sign) if plan.sign else ""
         self._onnx: Optional[Path] = None
 
@@ -258,7 +260,7 @@ class Campaign:
             return publish.active(answer, name, self.published[board.kind][name])
 
         ready = [b for b in self.alive() if chosen.get(b.kind)]
-        self.each(ACTIVATE, ready, made, read)
+        self.serving = self.each(ACTIVATE, ready, made, read)
 
     def each(
         self,
@@ -336,16 +338,14 @@ class Campaign:
             came.append(name)
         return came
 
-    def active(self) -> Dict[str, Any]:
-        """What the node of each board has active."""
+    def ask(self) -> None:
+        """Ask the node of each board what it has active."""
         asked = {b.name: jobs.status(b, self.plan) for b in self.alive() if b.by == kinds.OPTIMIZE}
-        found: Dict[str, Any] = {}
         for name, answer in self.ansible.step("status", "job", asked, self.progress).items():
             try:
-                found[name] = publish.serving(answer)
+                self.serving[name] = publish.serving(answer)
             except OptimizeError as error:
                 self.progress(f"{name}: {error.message}", 0, A_LINE)
-        return found
 
     def folder(self, name: str) -> Path:
         """Of a class."""

@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 from engines import jsonfile, process, scratch
 from engines.errors import IncompatibleError, OptimizeError, UsageError
-from engines.spec import Progress, quiet
+from engines.spec import A_LINE, Progress, quiet
 from engines.text import plain
 
 OLDEST, NEWEST = (2, 16), (2, 19)
@@ -119,7 +119,7 @@ class Ansible:
             name: Of the step, for the log and the progress.
             play: Tasks of the role: `facts`, `job` or `raw`.
             jobs: By board, what its tasks need (`optimize.fleet.jobs`).
-            progress: Told how many boards have answered.
+            progress: Told which boards have answered.
 
         Returns:
             What each board has answered.
@@ -176,20 +176,29 @@ class Ansible:
 def _wait(
     started: subprocess.Popen[bytes], name: str, answers: Mapping[str, str], most_s: float, progress: Progress
 ) -> None:
-    """Wait for the end, and tell how many boards have answered."""
+    """Wait for the end, and tell which boards have answered."""
     deadline = time.monotonic() + most_s
-    seen = -1
+    what = f"{name} on {_some(list(answers))}"
+    waiting = dict(answers)
+    if answers:
+        progress(what, 0, len(answers))
     while True:
         ended = started.poll() is not None
-        here = sum(os.path.exists(file) for file in answers.values())
-        if answers and here != seen:
-            progress(name, here, len(answers))
-            seen = here
+        for host in [host for host, file in waiting.items() if os.path.exists(file)]:
+            del waiting[host]
+            here = len(answers) - len(waiting)
+            progress(f"{name}: {host} has answered, {here} of {len(answers)}", 0, A_LINE)
+            progress(what, here, len(answers))
         if ended:
             return
         if time.monotonic() > deadline:
             raise OptimizeError(f"{name} took longer than {most_s:.0f} s", "raise [limits] step in the plan")
         time.sleep(_BEAT)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names for a reader, the first few of many."""
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def _environment() -> Dict[str, str]:
