@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
@@ -73,12 +74,18 @@ def test_a_board_with_odd_answers_is_left_behind_and_the_others_go_on(fleet, pla
     assert ": good" in done.stdout
 
 
-def test_what_a_run_has_activated_is_shown(fleet, plan, tmp_path, capsys):
+def test_what_a_run_has_activated_is_shown(tmp_path, capsys):
     serving = {"name": "net-fp16", "tag": "latest", "variant": "sha256:" + "0" * 64}
-    fleet.host("a")
-    campaign = fleets._campaign(plan(), fleet.inventory(), "", None, lambda what, done, total: None)
-    campaign.boards = [Board(name, "optimize") for name in ("a", "[/b]")]
-    campaign.serving = {"a": serving}
+    campaign: Any = SimpleNamespace(
+        boards=[Board(name, "optimize") for name in ("a", "[/b]")],
+        serving={"a": serving},
+        failed={},
+        lost=[],
+        journal=journal.Journal(tmp_path / "journal.jsonl"),
+        plan=SimpleNamespace(path="plan.toml"),
+        ansible=SimpleNamespace(inventory="hosts.yml", version="2.19.0"),
+        work=tmp_path,
+    )
     found = fleets._told(campaign)
     assert [one["active"] for one in found["boards"]] == [serving, None]
     show(found)
