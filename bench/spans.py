@@ -6,7 +6,6 @@ of `bench.loop` is another quantity and stands beside it.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Protocol, Sequence, Tu
 import numpy as np
 import numpy.typing as npt
 
+from engines import jsonfile
 from engines.errors import DamagedError, OptimizeError, UsageError
 
 _UNSTABLE_PERCENT = (((10, 16), 2.5), ((0, 0), 1.0))
@@ -274,12 +274,12 @@ def read_export(path: Path, batch: int = 1, warmup_ms: float = 0.0) -> Trace:
         FileNotFoundError: No such file.
     """
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        entries = jsonfile.loads(Path(path).read_text(encoding="utf-8"))
         old = bool(entries) and _EXPORT_8_2[0] in entries[0]
         keys = _EXPORT_8_2 if old else _EXPORT
         spans = np.array([[float(one[key]) for key in keys] for one in entries], np.float64)
         enqueue = np.array([float(one["endEnqMs"]) - float(one["startEnqMs"]) for one in entries], np.float64)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DamagedError(
             f"{path}: not the times of trtexec --exportTimes ({type(error).__name__}: {error})"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any, Callable, Pattern
 
 from engines.errors import DamagedError
@@ -10,9 +11,13 @@ Check = Callable[[str, Any], None]
 """`check(name, value)` raises DamagedError naming the field, or returns."""
 
 
+_REPR = reprlib.Repr()  # of what is nested deeply or very long, repr itself would fail or fill the memory
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200
+
+
 def wrong(name: str, value: Any, expected: str) -> DamagedError:
     """The error that names the field, what is expected and what is there."""
-    shown = repr(value)
+    shown = _REPR.repr(value)
     return DamagedError(f"{name}: {expected} is expected, not {shown if len(shown) < 60 else shown[:57] + '...'}")
 
 

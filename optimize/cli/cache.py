@@ -11,7 +11,7 @@ import typer
 from typing_extensions import Annotated
 
 from engines.errors import Interrupted, UsageError
-from engines.text import plain
+from engines.text import counted, plain
 from optimize.cli.command import command
 from optimize.cli.console import answer, console, line, say
 
@@ -60,7 +60,7 @@ def cache_rm(
         answer({"removed": []}, ["nothing was removed"])
         return
     removed = cache.remove(folder) if found else []
-    answer({"removed": [str(p) for p in removed]}, [f"removed {len(removed)} stages, {_size(size)}"])
+    answer({"removed": [str(p) for p in removed]}, [f"removed {counted(len(removed), 'stage')}, {_size(size)}"])
     say("bundles were kept")
 
 

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional
 import typer
 from typing_extensions import Annotated
 
+from engines.text import counted, plain
 from optimize.cli.command import command
 from optimize.cli.console import answer, console, line, progress, say
 
@@ -95,16 +96,18 @@ def fleet_collect(plan: Plan, inventory: Inventory, limit: Limit = "", out: Out 
 
 def _show(found: Dict[str, Any]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{len(found['boards'])} boards", title_justify="left")
+    table = Table(title=counted(len(found["boards"]), "board"), title_justify="left")
     for column in ("board", "class", "python", "steps", "active", "state"):
         table.add_column(column, overflow="fold")
     for one in found["boards"]:
         steps = " ".join(step["step"] for step in one["steps"] if step["state"] == "done")
-        active = one.get("active") or {}
-        serves = f"{active.get('name')}:{active.get('tag')}" if active.get("name") else ""
+        active = one["active"] or {}
+        tag = f":{active['tag']}" if active.get("tag") else ""
+        serves = plain(f"{active['name'] or active['variant'][:12]}{tag}") if active else ""
         state = "lost" if one["lost"] else one["failed"] or "ok"
-        table.add_row(one["board"], one["class"], one["python"], steps, serves, state)
+        table.add_row(*map(Text, [one["board"], one["class"], one["python"], steps, serves, plain(state)]))
     console().print(table)
     for one in found["classes"]:
         line(_class(one))

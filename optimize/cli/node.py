@@ -9,9 +9,9 @@ import typer
 from typing_extensions import Annotated
 
 from engines.errors import DamagedError, UsageError
-from engines.text import plain
+from engines.text import counted, plain
 from optimize.cli.command import command
-from optimize.cli.console import answer, console, line, progress, say, warn
+from optimize.cli.console import VOICE, answer, console, line, progress, say, warn
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -55,6 +55,8 @@ def status(
     """Which engine is active, what a rollback goes back to, and which versions are there."""
     from optimize.ship import node
 
+    if facts and not VOICE.json:
+        raise UsageError("--facts is for a file that another program reads", "optimize node status --facts --json")
     with progress() as report:
         found = node.status(node.home(folder), check, report)
     if facts:
@@ -136,7 +138,7 @@ def remove(
     with progress() as report:
         if version is None:
             left = node.remove_unfinished(place, wait, report)
-            answer({"node": str(place), "unfinished": left}, [f"removed {len(left)} unfinished downloads"])
+            answer({"node": str(place), "unfinished": left}, [f"removed {counted(len(left), 'unfinished download')}"])
             return
         found = node.remove(place, version, force, wait, report)
     answer({"node": str(place), "removed": found}, [f"removed {_title(found)}"])
@@ -245,7 +247,7 @@ def _show(found: Dict[str, Any]) -> None:
         line(f"unfinished downloads: {len(found['unfinished'])}, {size / 1e6:.1f} MB")
     asked = found["policy"]
     signed = "signatures required" if asked["require_signature"] else "signatures not required"
-    line(f"{signed}, {len(found['trusted'])} keys trusted, keeps {asked['keep']} more versions")
+    line(f"{signed}, {counted(len(found['trusted']), 'key')} trusted, keeps {counted(asked['keep'], 'more version')}")
 
 
 _COLUMNS: Dict[str, Callable[[Dict[str, Any]], str]] = {

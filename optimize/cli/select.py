@@ -83,7 +83,11 @@ def select(
         Optional[str], typer.Option("--load", metavar="URL", help="With triton:...: tell this Triton to load it.")
     ] = None,
     ship_anyway: Annotated[
-        bool, typer.Option("--ship-anyway", help="Ship the chosen engine whatever the verdict is.")
+        bool,
+        typer.Option(
+            "--ship-anyway",
+            help="Ship the chosen engine whatever the verdict is; the exit code stays that of the verdict.",
+        ),
     ] = False,
 ) -> None:
     """Choose which model should run on a device, against the most accurate, with a verdict; ship it with --ship-to.
@@ -91,6 +95,7 @@ def select(
     Exit code 3 where the verdict is not PASS.
     """
     from optimize.selection import choose
+    from optimize.selection.words import next_step
 
     with progress() as report:
         found = choose.select(
@@ -122,7 +127,7 @@ def select(
     if ship_to is not None and found["shipped"] is None:
         say("nothing was shipped" + (": --ship-anyway does all the same" if found["chosen"] else ""))
     if found["verdict"] != "PASS":
-        raise GateError(f"{found['verdict']}: {found['why']}")
+        raise GateError(f"the verdict is {found['verdict']}", next_step(found))  # the answer has said why
 
 
 def show(found: Dict[str, Any]) -> None:

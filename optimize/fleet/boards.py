@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from engines import board, jsonfile
+from engines import board, fields, jsonfile
 from engines.backend import ORDER
 from engines.device import DeviceKey
 from engines.errors import DamagedError
@@ -23,8 +23,33 @@ OLDEST_PYTHON = (3, 8)
 _TEXT = 1 << 20
 """Characters of a board's own words that are read at most."""
 
-_PATH = re.compile(r"/[A-Za-z0-9_@%+=:,./ ~-]*")
+_PATH = re.compile(r"/[A-Za-z0-9_@%+=:,./ ~-]{0,1000}")
 """Paths of a board that its commands are made of."""
+
+_FILE = re.compile(r"(?:(?!\.{1,2}/)[A-Za-z0-9_.@:+,-]{1,100}/){0,12}(?!\.{1,2}$)[A-Za-z0-9_.@:+,-]{1,100}")
+"""Names of files that a board sends."""
+
+_MOST_FILES = 4096
+
+_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}[0-9A-Za-z.+]{0,32}")
+"""Of a Python."""
+
+_WORD = re.compile(r"[ -~]{0,64}")
+_KEY = fields.an_object(
+    backend=fields.one_of(*ORDER),
+    version=fields.matching(_WORD, "a version of at most 64 characters"),  # it is in the name of a folder
+    features=fields.a_list(fields.matching(_WORD, "a short word")),
+    **dict.fromkeys(("os", "arch", "compute_capability", "l4t", "gpu"), fields.matching(_WORD, "a short word")),
+)
+"""A DeviceKey that a board tells."""
+
+_DOCTOR: Dict[str, fields.Check] = {
+    "facts": fields.null_or(fields.an_object()),
+    "board": fields.null_or(fields.an_object()),
+    "backends": fields.a_list(fields.an_object(name=fields.word, works=fields.truth)),
+}
+_SHOW: Dict[str, fields.Check] = {"backends": fields.a_list(fields.an_object(backend=fields.word))}
+"""What is read of `optimize doctor --json` and `optimize device show --json`, where it is there."""
 
 _STRINGS = ("proc/device-tree/model", "proc/device-tree/compatible")
 """Files whose strings end in a zero byte."""
@@ -118,11 +143,11 @@ def examine(name: str, told: Mapping[str, Any], backend: str = "auto") -> Board:
         return found
     try:
         words, files = _read(str(told.get("facts") or ""))
-        found.python, found.flock = words.get("python", ""), bool(words.get("flock"))
+        found.python, found.flock = _python(words.get("python", "")), bool(words.get("flock"))
         found.folder = words.get("folder", "")
-        for name in ("folder", "optimize", "trtexec"):
-            if words.get(name) and not _PATH.fullmatch(words[name]):
-                raise DamagedError(f"{name} {words[name]!r} is no plain path")
+        for path in ("folder", "optimize", "trtexec"):
+            if words.get(path):
+                fields.matching(_PATH, "a plain path")(path, words[path])
         if not found.folder:
             found.why, found.fix = "its folder cannot be made", "set optimize_folder in the inventory"
             return found
@@ -130,7 +155,10 @@ def examine(name: str, told: Mapping[str, Any], backend: str = "auto") -> Board:
             return _served_by_optimize(found, words, told, backend)
         return _served_by_trtexec(found, words, files, backend)
     except DamagedError as error:
-        found.why = f"what it tells of itself is not understood: {error.message}"
+        found.why = _line(f"what it tells of itself is not understood: {error.message}")
+        found.fix = (
+            "run `optimize doctor --json` and `optimize device show --json` on the board, or update optimize there"
+        )
         return found
 
 
@@ -141,8 +169,10 @@ def _served_by_optimize(found: Board, words: Mapping[str, str], told: Mapping[st
         found.why = _line(str(told.get("error") or "`optimize doctor --json` does not answer there"))
         found.fix = f"run {found.command} doctor on the board"
         return found
-    found.python = str((doctor.get("facts") or {}).get("python") or found.python)
-    states = {str(one.get("name")): one for one in _objects(doctor.get("backends"))}
+    _check("doctor", doctor, _DOCTOR)
+    _check("device show", show, _SHOW)
+    found.python = _python((doctor.get("facts") or {}).get("python") or found.python)
+    states: Dict[str, Dict[str, Any]] = {one["name"]: one for one in doctor.get("backends", [])}
     working = [name for name in ORDER if states.get(name, {}).get("works") is True]
     if backend == "auto" and _broken(states.get("tensorrt", {}), doctor):
         backend = "tensorrt"  # not measured on the processor instead, as if that were what the board is for
@@ -152,19 +182,48 @@ def _served_by_optimize(found: Board, words: Mapping[str, str], told: Mapping[st
         found.why = _line(str(about.get("why") or "no backend works there"))
         found.fix = _line(str(about.get("fix") or doctor.get("fix") or ""))
         return found
-    keys = [DeviceKey.from_json(one) for one in _objects(show.get("backends"))]
-    found.key = next((key for key in keys if key.backend == chosen), None)
-    if found.key is None:
+    told_key = next((one for one in show.get("backends", []) if one["backend"] == chosen), None)
+    if told_key is None:
         found.why = f"`optimize device show` tells nothing of {chosen}"
+    else:
+        found.key = _checked(DeviceKey.from_json(told_key))
     return found
+
+
+def _check(name: str, value: Mapping[str, Any], table: Mapping[str, fields.Check]) -> None:
+    for field_, check in table.items():
+        if field_ in value:
+            check(f"{name}.{field_}", value[field_])
+
+
+def _checked(key: DeviceKey) -> DeviceKey:
+    """A key whose words are short and plain: it names a folder, and is told to the board's own commands.
+
+    Raises:
+        DamagedError: They are not.
+    """
+    _KEY("device", key.to_json())
+    return key
+
+
+def _python(version: Any) -> str:
+    """A version of Python as it is told; empty where none is.
+
+    Raises:
+        DamagedError: It is no version.
+    """
+    if version != "":
+        fields.matching(_VERSION, "a version")("python", version)
+    return str(version)
 
 
 def _broken(tensorrt: Mapping[str, Any], doctor: Mapping[str, Any]) -> bool:
     """Whether a board that is meant for TensorRT has one that does not work."""
     if tensorrt.get("works") is not False:
         return False
-    facts = (doctor.get("board") or {}).get("facts") or {}
-    return bool(facts.get("jetson")) or str(tensorrt.get("why")).startswith(_UNLOADED)
+    facts = (doctor.get("board") or {}).get("facts")
+    fields.null_or(fields.an_object())("doctor.board.facts", facts)
+    return bool((facts or {}).get("jetson")) or str(tensorrt.get("why")).startswith(_UNLOADED)
 
 
 _UNLOADED = "the Python package tensorrt does not load"
@@ -172,7 +231,7 @@ _UNLOADED = "the Python package tensorrt does not load"
 
 
 def _served_by_trtexec(found: Board, words: Mapping[str, str], files: Mapping[str, str], backend: str) -> Board:
-    version = tuple(int(n) for n in found.python.split(".")[:2] if n.isdigit())
+    version = tuple(map(int, re.findall("[0-9]+", found.python)[:2]))
     old = version < OLDEST_PYTHON
     if not words.get("trtexec") or (version and not old):
         found.why = f"`optimize` is not there, and its Python is {found.python or 'missing'}"
@@ -191,7 +250,7 @@ def _served_by_trtexec(found: Board, words: Mapping[str, str], files: Mapping[st
         found.why, found.fix = "trtexec is there, but no package of libnvinfer tells its version", ""
         return found
     found.by, found.command = TRTEXEC, words["trtexec"]
-    found.key = DeviceKey(
+    key = DeviceKey(
         backend="tensorrt",
         version=about["tensorrt"],
         os="linux",
@@ -201,17 +260,18 @@ def _served_by_trtexec(found: Board, words: Mapping[str, str], files: Mapping[st
         l4t=about["l4t"],
         gpu=about["soc"],
     )
+    found.key = _checked(key)
     cores = words.get("cores", "")
     found.environment = {
         "cpu": "",
         "features": [],
-        "cores": int(cores) if cores.isdigit() else None,
+        "cores": int(cores) if re.fullmatch(r"[0-9]{1,4}", cores) else None,
         "physical_cores": None,
         "memory_bytes": about["memory"]["total_bytes"],
         "os": "linux",
-        "kernel": words.get("kernel", ""),
+        "kernel": _line(words.get("kernel", "")),
         "arch": words.get("arch", ""),
-        "board": about["model"],
+        "board": _line(about["model"]),
         "l4t": about["l4t"],
         "gpu": None,
         "python": found.python,
@@ -219,7 +279,7 @@ def _served_by_trtexec(found: Board, words: Mapping[str, str], files: Mapping[st
         "container": False,
         "before": {
             "clocks": about["clocks"]["state"],
-            "power_mode": about["power"]["name"] or None,
+            "power_mode": _line(about["power"]["name"]) or None,
             "device_clocks": about["clocks"],
         },
         "after": {},
@@ -236,7 +296,8 @@ def _facts(files: Mapping[str, str]) -> Dict[str, Any]:
                 continue
             target = root / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text.replace("\n", "\0") if name in _STRINGS else text, encoding="utf-8")
+            sent = text.replace("\n", "\0") if name in _STRINGS else text
+            target.write_text(sent, encoding="utf-8", errors="replace")
         return board.facts(root, lambda words: files.get("dpkg-query", "") if words[0] == "dpkg-query" else "")
 
 
@@ -244,7 +305,7 @@ def _read(text: str) -> Tuple[Dict[str, str], Dict[str, str]]:
     """The words and files that files/facts.sh prints.
 
     Raises:
-        DamagedError: Too much, or a file that would lie elsewhere.
+        DamagedError: Too much, or a file that would lie elsewhere or in another's place.
     """
     if len(text) > _TEXT:
         raise DamagedError("too much")
@@ -254,21 +315,21 @@ def _read(text: str) -> Tuple[Dict[str, str], Dict[str, str]]:
     for line in text.replace("\r\n", "\n").split("\n"):
         if line.startswith("@file "):
             name, body = line[len("@file ") :], []
-            parts = PurePosixPath(name).parts
-            if not parts or name.startswith("/") or ".." in parts or "\0" in name:
-                raise DamagedError(f"a file {name!r}")
-        elif line == "@end":
+            fields.matching(_FILE, "a plain name")("a file", name)
+        elif line == "@end" and name:
             files[name], name = "\n".join(body), ""
         elif name:
             body.append(line)
         elif " " in line:
             key, _, value = line.partition(" ")
             words[key] = plain(value.strip())
+    if len(files) > _MOST_FILES:
+        raise DamagedError("too many files")
+    folders = {str(folder) for name in files for folder in PurePosixPath(name.lower()).parents}
+    both = next((name for name in files if name.lower() in folders), None)
+    if both is not None:
+        raise DamagedError(f"{both[:60]!r} is a file and a folder")
     return words, files
-
-
-def _objects(value: Any) -> List[Dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _line(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from engines.errors import OptimizeError
 from engines.spec import A_LINE, Progress, quiet
+from engines.text import plain
 from optimize.fleet import boards as kinds
 from optimize.fleet import graph, jobs, journal, olds, playbook, publish, results
 from optimize.fleet import plan as plans
@@ -32,6 +33,7 @@ class Campaign:
         boards: All that the inventory and the limit give, as they were probed.
         failed: Why a board or a class was left behind, by its name.
         lost: Boards that stopped answering.
+        serving: What the node of each board has active, by its name, as far as it was asked.
         signer: Id of the plan's key; empty where nothing is signed.
 
     Raises:
@@ -47,6 +49,7 @@ class Campaign:
         self.built: Dict[str, Dict[str, Any]] = {}
         self.published: Dict[str, Dict[str, Any]] = {}
         self.places: Dict[str, Any] = {}
+        self.serving: Dict[str, Any] = {}
         self.signer = trust.signer(plan.sign) if plan.sign else ""
         self._onnx: Optional[Path] = None
 
@@ -69,6 +72,7 @@ class Campaign:
 
     def _leave(self, board: Board, step: str, lost: bool, why: str, key: str = "") -> None:
         """Go on without a board."""
+        why = plain(why)
         self.failed[board.name] = f"{step}: {why}"
         if lost:
             self.lost.append(board.name)
@@ -256,7 +260,7 @@ class Campaign:
             return publish.active(answer, name, self.published[board.kind][name])
 
         ready = [b for b in self.alive() if chosen.get(b.kind)]
-        self.each(ACTIVATE, ready, made, read)
+        self.serving = self.each(ACTIVATE, ready, made, read)
 
     def each(
         self,
@@ -334,14 +338,14 @@ class Campaign:
             came.append(name)
         return came
 
-    def active(self) -> Dict[str, Any]:
-        """What the node of each board has active."""
+    def ask(self) -> None:
+        """Ask the node of each board what it has active."""
         asked = {b.name: jobs.status(b, self.plan) for b in self.alive() if b.by == kinds.OPTIMIZE}
-        found: Dict[str, Any] = {}
         for name, answer in self.ansible.step("status", "job", asked, self.progress).items():
-            value = playbook.document(answer.commands[-1]) if answer.commands else None
-            found[name] = (value or {}).get("active")
-        return found
+            try:
+                self.serving[name] = publish.serving(answer)
+            except OptimizeError as error:
+                self.progress(f"{name}: {error.message}", 0, A_LINE)
 
     def folder(self, name: str) -> Path:
         """Of a class."""
@@ -349,9 +353,9 @@ class Campaign:
 
     def run_file(self, name: str) -> Path:
         """Of a board, whatever its name is made of."""
-        plain = "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in name).lstrip(".-") or "board"
-        mark = "" if plain == name else "-" + hashlib.sha256(name.encode()).hexdigest()[:6]
-        return self.work / "runs" / f"{plain}{mark}.json"
+        safe = "".join(c if (c.isalnum() and c.isascii()) or c in "._-" else "-" for c in name).lstrip(".-") or "board"
+        mark = "" if safe == name else "-" + hashlib.sha256(name.encode()).hexdigest()[:6]
+        return self.work / "runs" / f"{safe}{mark}.json"
 
 
 def _told(answer: playbook.Answer) -> Dict[str, Any]:
@@ -361,7 +365,8 @@ def _told(answer: playbook.Answer) -> Dict[str, Any]:
     asked = told.get("asked")
     for place, text in enumerate(asked[:2] if isinstance(asked, list) else []):
         documents[place] = playbook.document({"stdout": text})
-    words = [str(one).strip() for one in told.get("words") or [] if str(one).strip()]
+    said = told.get("words")
+    words = [str(one).strip() for one in said if str(one).strip()] if isinstance(said, list) else []
     return {
         "unreachable": answer.lost,
         "error": answer.message or (words[-1].splitlines()[-1] if words else ""),

@@ -17,7 +17,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 from engines import jsonfile, process, scratch
 from engines.errors import IncompatibleError, OptimizeError, UsageError
-from engines.spec import Progress, quiet
+from engines.spec import A_LINE, Progress, quiet
+from engines.text import plain
 
 OLDEST, NEWEST = (2, 16), (2, 19)
 """Ansible that is known to work; newer ones do not manage boards with Python 3.8."""
@@ -118,7 +119,7 @@ class Ansible:
             name: Of the step, for the log and the progress.
             play: Tasks of the role: `facts`, `job` or `raw`.
             jobs: By board, what its tasks need (`optimize.fleet.jobs`).
-            progress: Told how many boards have answered.
+            progress: Told which boards have answered.
 
         Returns:
             What each board has answered.
@@ -175,20 +176,29 @@ class Ansible:
 def _wait(
     started: subprocess.Popen[bytes], name: str, answers: Mapping[str, str], most_s: float, progress: Progress
 ) -> None:
-    """Wait for the end, and tell how many boards have answered."""
+    """Wait for the end, and tell which boards have answered."""
     deadline = time.monotonic() + most_s
-    seen = -1
+    what = f"{name} on {_some(list(answers))}"
+    waiting = dict(answers)
+    if answers:
+        progress(what, 0, len(answers))
     while True:
         ended = started.poll() is not None
-        here = sum(os.path.exists(file) for file in answers.values())
-        if answers and here != seen:
-            progress(name, here, len(answers))
-            seen = here
+        for host in [host for host, file in waiting.items() if os.path.exists(file)]:
+            del waiting[host]
+            here = len(answers) - len(waiting)
+            progress(f"{name}: {host} has answered, {here} of {len(answers)}", 0, A_LINE)
+            progress(what, here, len(answers))
         if ended:
             return
         if time.monotonic() > deadline:
             raise OptimizeError(f"{name} took longer than {most_s:.0f} s", "raise [limits] step in the plan")
         time.sleep(_BEAT)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names for a reader, the first few of many."""
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def _environment() -> Dict[str, str]:
@@ -216,11 +226,11 @@ def _quoted(text: str) -> str:
 def _answer(file: Path, log: Path) -> Answer:
     """What a board has answered; one that has not was lost on the way."""
     try:
-        told = jsonfile.read(file)
+        told = _unicode(jsonfile.read(file))
     except FileNotFoundError:
         return Answer(True, f"the connection was lost; the log is {log}", [], {})
-    except OptimizeError as error:
-        return Answer(False, f"its answer cannot be read: {error.message}", [], {})
+    except (OptimizeError, ValueError) as error:
+        return Answer(False, f"its answer cannot be read: {plain(str(error))[:200]}", [], {})
     if told.get("unreachable") is True:
         words = re.sub(
             r"^(Task failed: )?(Failed to connect to the host via ssh: )?", "", str(told.get("message") or "")
@@ -267,14 +277,26 @@ def error_of(command: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
 def document(command: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
     """The JSON object that a command has printed on stdout; None where it did not."""
     try:
-        value = jsonfile.loads(str(command.get("stdout") or ""))
+        value = _unicode(jsonfile.loads(str(command.get("stdout") or "")))
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
 
 
+def _unicode(value: Any) -> Any:
+    """A JSON value without lone surrogates, which no file and no terminal takes: a question mark stands for each.
+
+    Raises:
+        ValueError: It is nested too deeply, or keys are the same then.
+    """
+    try:
+        return jsonfile.loads(jsonfile.dumps(value).encode("utf-8", "replace").decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def _short(text: str, log: Path) -> str:
-    words = " ".join(text.split())
+    words = plain(" ".join(text.split()))
     return words if len(words) <= 400 else f"{words[:400]}... (the log is {log})"
 
 

@@ -9,10 +9,10 @@ import re
 import shutil
 import tarfile
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 from urllib.parse import unquote, urlsplit
 
-from engines import jsonfile, manifest
+from engines import fields, jsonfile, manifest
 from engines.errors import DamagedError, GateError, OptimizeError
 from engines.spec import Progress, quiet
 from optimize.fleet import jobs, playbook
@@ -49,7 +49,9 @@ def bundles(answer: playbook.Answer, plan: plans.Plan) -> Dict[str, Any]:
     for one in _objects(value.get("bundles")):
         precision, gate = jobs.plain(one.get("precision")), one.get("gate")
         if isinstance(gate, dict) and gate.get("passed") is not True:
-            failures[precision] = "; ".join(map(str, gate.get("reasons") or ["the gate was not met"]))
+            reasons = gate.get("reasons")
+            failures[precision] = "; ".join(map(str, reasons if isinstance(reasons, list) else []))
+            failures[precision] = failures[precision] or "the gate was not met"
             continue
         names[f"{plan.name}-{precision}"] = jobs.plain(Path(str(one.get("path"))).name)
     if names:
@@ -216,7 +218,7 @@ def _unpack(archive: Path, target: Path) -> None:
                 if member.isdir():
                     continue
                 left, count = left - member.size, count + 1
-                if not member.isreg() or not _KEPT.fullmatch(name):
+                if not member.isreg() or member.size < 0 or not _KEPT.fullmatch(name):
                     raise DamagedError(f"{archive}: {member.name[:80]!r} is no file of a store")
                 if left < 0 or count > 16 * shipment.MOST_FILES:
                     raise DamagedError(f"{archive}: more than a store of this plan may hold")
@@ -226,7 +228,7 @@ def _unpack(archive: Path, target: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with source, open(path, "xb") as out:
                     shutil.copyfileobj(source, out, 1 << 20)
-    except (tarfile.TarError, EOFError, FileExistsError, FileNotFoundError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, FileExistsError, FileNotFoundError) as error:
         raise DamagedError(f"{archive}: not a whole archive ({error})") from None
 
 
@@ -274,12 +276,29 @@ def active(answer: playbook.Answer, name: str, expected: Mapping[str, Any]) -> D
     Raises:
         DamagedError: It serves something else.
     """
-    value = (playbook.document(answer.commands[-1]) or {}).get("active")
-    serves = str(value.get("variant")) if isinstance(value, dict) else ""
-    if serves.replace("sha256:", "") != expected["variant"].replace("sha256:", ""):
+    value = serving(answer)
+    serves = value["variant"] if value else ""
+    if value is None or serves.replace("sha256:", "") != expected["variant"].replace("sha256:", ""):
         raise DamagedError(f"{name}: the node serves {serves[:80] or 'nothing'}, not {expected['variant']}")
-    assert isinstance(value, dict)
     return {key: value.get(key) for key in ("name", "tag", "digest", "variant", "verified")}
+
+
+def serving(answer: playbook.Answer) -> Optional[Dict[str, Any]]:
+    """What the node of a board has active, by the answer of `optimize node status --json`; None where nothing is.
+
+    Raises:
+        DamagedError: It does not tell that.
+    """
+    value: Optional[Dict[str, Any]] = None
+    if answer.commands:
+        value = (playbook.document(answer.commands[-1]) or {}).get("active")
+    _ACTIVE("active", value)
+    return value
+
+
+_ACTIVE = fields.null_or(
+    fields.an_object(variant=fields.word, **dict.fromkeys(("name", "tag"), fields.null_or(fields.word)))
+)
 
 
 def told(built: Mapping[str, Any], published: Mapping[str, Mapping[str, Any]]) -> List[Dict[str, Any]]:

@@ -21,12 +21,15 @@ def measured(file: Path) -> Dict[str, Any]:
     """What the journal keeps of a run file that came back.
 
     Raises:
-        DamagedError: It is not one.
+        DamagedError: It is not one, or no report could be written of its text.
     """
     try:
         run = runs.read(file)
+        jsonfile.dumps(run).encode()
     except FileNotFoundError:
         raise DamagedError(f"{file}: no run file came back") from None
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise DamagedError(f"{file}: not Unicode, or nested too deeply ({type(error).__name__})") from None
     return {"sha256": jsonfile.sha256(file), "rows": len(run["rows"])}
 
 

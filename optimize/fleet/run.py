@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
-from engines.errors import OptimizeError, PartialError
-from engines.spec import Progress, quiet
+from engines.errors import DamagedError, OptimizeError, PartialError
+from engines.spec import A_LINE, Progress, quiet
 from optimize.fleet import boards as kinds
 from optimize.fleet import journal, playbook, publish, results
 from optimize.fleet import plan as plans
@@ -29,7 +29,8 @@ def check(
 
     Returns:
         `schema`, `plan`, `inventory`, `out`, `ansible` (version), `classes` (`class`, `by`, `device`, `boards`) and
-        `boards` (see `optimize.fleet.boards.Board.to_json`; `failed` is why one was left behind).
+        `boards` (see `optimize.fleet.boards.Board.to_json`; `failed` is why one was left behind, `steps` as they ended
+        last, `active` what its node serves: None where nothing is, or it was not asked).
 
     Raises:
         UsageError: A plan or an inventory that cannot be used.
@@ -51,7 +52,7 @@ def run(
 
     Returns:
         What `check` does, and for a class `builder`, `bundles` (`precision`, `build_key`, and where it was published
-        `name`, `digest`, `variant`, `signed_by`) and `why` it has none; for a board `steps`, as they ended last;
+        `name`, `digest`, `variant`, `signed_by`) and `why` it has none; for a board what was activated, under `active`;
         `report` (files).
 
     Raises:
@@ -98,8 +99,7 @@ def status(
         offline: Ask no board.
 
     Returns:
-        What `check` does, but offline for `classes`; for a board `steps` and `active` (of `optimize node status`: None
-        where nothing is, or it was not asked).
+        What `check` does, but offline for `classes`; for a board `active` (of `optimize node status`) too.
     """
     campaign = _campaign(plan, inventory, limit, out, progress)
     if offline:
@@ -109,9 +109,8 @@ def status(
     with journal.alone(campaign.work):
         campaign.probe()
         campaign.recall()
-        active = campaign.active()
-    told = _told(campaign)
-    return {**told, "boards": [{**one, "active": active.get(one["board"])} for one in told["boards"]]}
+        campaign.ask()
+    return _told(campaign)
 
 
 def outcome(found: Dict[str, Any]) -> None:
@@ -172,6 +171,7 @@ def _told(campaign: Campaign) -> Dict[str, Any]:
                 "lost": board.name in campaign.lost,
                 "failed": campaign.failed.get(board.name, ""),
                 "steps": campaign.journal.last(board.name),
+                "active": campaign.serving.get(board.name),
             }
             for board in campaign.boards
         ],
@@ -179,7 +179,14 @@ def _told(campaign: Campaign) -> Dict[str, Any]:
 
 
 def _report(campaign: Campaign) -> List[str]:
-    files = {board.name: campaign.run_file(board.name) for board in campaign.boards}
-    there = {name: file for name, file in files.items() if file.is_file()}
+    there: Dict[str, Path] = {}
+    for board in campaign.boards:
+        file = campaign.run_file(board.name)
+        try:
+            if file.is_file():
+                results.measured(file)
+                there[board.name] = file
+        except DamagedError as error:  # the board was left behind for it, and the others' report is written
+            campaign.progress(f"{board.name} is not in the report: {error.message}", 0, A_LINE)
     again = ["optimize", "fleet", "run", "-i", str(campaign.ansible.inventory), str(campaign.plan.path)]
     return [str(path) for path in results.report(there, campaign.work / "report", again)]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from bench import runs, spans
-from engines import jsonfile, onnxfile
+from engines import fields, jsonfile, onnxfile
 from engines.errors import DamagedError, UsageError
 from optimize.fleet.boards import Board
 
@@ -180,8 +180,7 @@ def layers(path: Path) -> List[Dict[str, Any]]:
         if "name" not in entry:
             continue  # the first tells how many queries were profiled
         ms = entry.get("averageMs")
-        if isinstance(ms, bool) or not isinstance(ms, (int, float)) or ms < 0:
-            raise DamagedError(f"{path}: averageMs of {str(entry['name'])[:60]!r} is no time")
+        fields.between(0, 1e12)(f"{path}: averageMs of {str(entry['name'])[:60]!r}", ms)
         found.append({"name": str(entry["name"]), "type": "", "precision": "", "ms": float(ms)})
     return found
 

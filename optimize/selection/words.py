@@ -32,6 +32,16 @@ def lines(found: Mapping[str, Any]) -> List[str]:
     return [plain(text) for text in out]
 
 
+def next_step(found: Mapping[str, Any]) -> str:
+    """What to type where a choice is not PASS; empty where nothing but other models would help."""
+    if found["chosen"] is not None and found["chosen"] == found["baseline"]:
+        greedy = "" if found["asked"]["policy"] == "greedy" else "--policy greedy, or "
+        return f"{greedy}--min-saving 0: the most accurate one passes then, though it saves nothing"
+    if found["rounds_needed"] is not None:
+        return f"optimize bench ENGINE... --rounds {found['rounds_needed']} -o runs.json, with the same options"
+    return ""
+
+
 def _bandwidth_lines(found: Mapping[str, Any]) -> List[str]:
     about = found["sensitivity"]
     if about is None:

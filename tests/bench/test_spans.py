@@ -366,6 +366,8 @@ def test_times_that_trtexec_exported_give_its_summary(tmp_path: Path):
         json.dumps([{**exported()[0], "endEnqMs": float("inf")}]),
         "\ud800".encode("utf-8", "surrogatepass"),
         '["startH2dMs"]',
+        "[" * 100_000,
+        json.dumps([dict.fromkeys(exported()[0], 10**400)]),
     ],
 )
 def test_a_damaged_export_is_refused(text: Any, tmp_path: Path):

@@ -48,7 +48,13 @@ def test_a_life_of_a_node(optimize_command: Command, place: Path) -> None:
     assert optimize_command("node", "remove", "linear-fp32:v2").exit_code == 0
     assert optimize_command("node", "remove", "linear-fp32:v2").exit_code == 2
     assert optimize_command("node", "remove").exit_code == 2
-    assert "removed 0 unfinished" in optimize_command("node", "remove", "--unfinished").stdout
+    assert "removed 0 unfinished downloads" in optimize_command("node", "remove", "--unfinished").stdout
+
+
+def test_facts_are_for_a_file_and_said_to_be(optimize_command: Command, place: Path) -> None:
+    refused = optimize_command("node", "status", "--facts")
+    assert refused.exit_code == 2 and "try: optimize node status --facts --json" in refused.stderr
+    assert json.loads(optimize_command("node", "status", "--facts", "--json").stdout)["device"]["cores"] > 0
 
 
 def test_a_refusal_says_why_and_what_stays(optimize_command: Command, place: Path) -> None:

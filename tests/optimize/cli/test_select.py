@@ -25,6 +25,12 @@ def test_the_verdict_line_says_all(optimize_command: Any) -> None:
     assert choice.read(Path("choice.json"))["chosen"] == "ResNet-18" and "choice: choice.json" in done.stderr
 
 
+def test_the_reason_of_a_verdict_is_told_once(optimize_command: Any) -> None:
+    done = optimize_command("select", RTX, "--max-drop", "1")
+    assert " ".join((done.stdout + done.stderr).split()).count("the baseline itself is chosen") == 1
+    assert "error: the verdict is FAIL" in done.stderr
+
+
 def test_json_is_a_choice(optimize_command: Any) -> None:
     done = optimize_command("select", NUC, "--json", "--max-drop", "10%")
     assert done.exit_code == 0
@@ -38,7 +44,9 @@ def test_json_is_a_choice(optimize_command: Any) -> None:
     ("words", "code", "said"),
     [
         ((RTX, "--min-saving", "50%"), 3, "FAIL"),
-        ((RTX, "--max-drop", "1"), 3, "the baseline itself is chosen"),
+        ((RTX, "--max-drop", "1"), 3, "try: --policy greedy, or --min-saving 0"),
+        ((RTX, "--max-drop", "1", "--min-saving", "0"), 0, ""),
+        ((RTX, "--policy", "greedy", "--min-saving", "1%"), 3, "try: --min-saving 0"),
         ((RTX, "--policy", "greedy"), 0, ""),
         ((RTX, "--policy", "best"), 2, "greedy"),
         ((RTX, "--max-drop", "much"), 2, "--max-drop"),

@@ -27,6 +27,10 @@ KEY: Dict[str, Any] = {
 }
 
 
+OLD = "folder /f\npython 3.6.9\ntrtexec /bin/t\narch aarch64\n"
+PACKAGE = "@file dpkg-query\nlibnvinfer8\t{}\tinstalled\n@end\n"
+
+
 def told(key: Dict[str, Any] = KEY, works: bool = True, **more: Any) -> Dict[str, Any]:
     return {
         "facts": "folder /u/fleet\narch aarch64\npython 3.8.10\noptimize /usr/bin/optimize\nflock /usr/bin/flock\n",
@@ -144,11 +148,90 @@ def test_facts_of_this_machine_are_read_from_its_own_shell(tmp_path):
         "folder /f; rm -rf /\noptimize /bin/o\n",
         "folder /f\noptimize /bin/{{ lookup('pipe', 'id') }}\n",
         "x" * (2 << 20),
+        f"{OLD}@file a\n@end\n@file a/b\n@end\n",
+        f"{OLD}@file a/b\n@end\n@file a\n@end\n",
+        f"{OLD}@file A\n@end\n@file a/b\n@end\n",
+        f"{OLD}@file {'n' * 300}\n@end\n",
+        f"{OLD}@file {'n/' * 3000}n\n@end\n",
+        f"{OLD}@file ./a/.\n@end\n",
+        f"{OLD}@file \udc80\n@end\n",
+        OLD + "".join(f"@file {number}\n@end\n" for number in range(5000)),
+        f"{OLD}{PACKAGE.format('9' * 5000)}",
+        f"{OLD}{PACKAGE.format('٨.٢')}",
+        f"{OLD}arch {'a' * 5000}\n{PACKAGE.format('8.2.1')}",
+        "folder /f\npython 3.²\ntrtexec /bin/t\n",
+        f"folder /f\npython 3.{'1' * 5000}\ntrtexec /bin/t\n",
+        "folder /f\npython 3.\noptimize /bin/o\n",
+        f"folder /{'f' * 5000}\noptimize /bin/o\n",
     ],
 )
 def test_a_board_that_lies_is_left_out(facts):
     found = boards.examine("bad", {"facts": facts})
     assert not found.usable and found.why
+
+
+@pytest.mark.parametrize("cores", ["²", "4" * 5000, "-1", ""])
+def test_a_number_of_cores_that_is_none_is_not_known(cores):
+    found = boards.examine("a", {"facts": f"{OLD}cores {cores}\n{PACKAGE.format('8.2.1-1')}"})
+    assert found.usable and found.environment["cores"] is None
+
+
+def test_text_that_is_not_unicode_is_kept_as_far_as_it_is():
+    sent = "@file proc/device-tree/model\nNano\udc80 \x1b[31m\n@end\n"
+    found = boards.examine("a", {"facts": f"{OLD}kernel 4.9\udcff\n{sent}{PACKAGE.format('8.2.1-1')}"})
+    assert found.usable and found.environment["board"].startswith("Nano")
+    assert json.dumps(found.environment, ensure_ascii=False).encode().isascii()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"doctor": {"facts": ["x"], "backends": []}},
+        {"doctor": {"facts": {"python": ["3.8"]}, "backends": []}},
+        {"doctor": {"backends": [{"name": ["tensorrt"], "works": True}]}},
+        {"doctor": {"backends": [{"name": "tensorrt", "works": "yes"}]}},
+        {"doctor": {"backends": [{"name": "tensorrt", "works": False}], "board": []}},
+        {"doctor": {"backends": [{"name": "tensorrt", "works": False}], "board": {"facts": "jetson"}}},
+        {"doctor": {"backends": {}}},
+        {"show": {"backends": ["tensorrt"]}},
+        {"show": {"backends": [{**KEY, "version": "8" * 5000}]}},
+        {"show": {"backends": [{**KEY, "version": "8.5\ud800"}]}},
+        {"show": {"backends": [{**KEY, "gpu": "Orin\n"}]}},
+        {"show": {"backends": [{**KEY, "features": ["\ud800"]}]}},
+    ],
+)
+def test_a_board_whose_answers_are_of_another_form_is_left_out_with_the_reason(more):
+    found = boards.examine("a", {**told(), **more})
+    assert not found.usable and found.why.startswith("what it tells of itself is not understood") and found.fix
+    assert len(found.why) <= 300
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters()),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["name", "works", "why", "python", "facts", "jetson", *KEY]), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+)
+_document = st.dictionaries(st.sampled_from(["facts", "board", "backends", "fix"]), _json)
+_near = st.sampled_from(sorted(KEY)).flatmap(lambda name: _json.map(lambda value: {**KEY, name: value}))
+_lines = st.lists(
+    st.sampled_from(["@file a", "@file a/b", "@file proc/device-tree/model", "@file dpkg-query", "@end", OLD])
+    | st.builds("{} {}".format, st.sampled_from(["python", "cores", "@file", "optimize", "arch"]), st.text()),
+    max_size=12,
+).map("\n".join)
+
+
+@given(_lines, _document, _document | _near.map(lambda key: {"backends": [key]}))
+def test_odd_answers_are_left_out_and_never_end_the_command(lines, doctor, show):
+    old = f"{OLD}{lines}\n{PACKAGE.format('8.2.1-1')}"
+    for answers in ({"facts": old}, {**told(), "doctor": doctor}, {**told(), "show": show}):
+        found = boards.examine("a", answers)
+        assert found.usable == bool(found.kind) == (not found.why) and len(found.kind) < 250
+        json.dumps([found.to_json(), found.environment], ensure_ascii=False).encode()
 
 
 @given(st.text(max_size=300), st.dictionaries(st.text(max_size=5), st.integers()), st.text(max_size=20))

@@ -77,6 +77,19 @@ def test_a_board_that_is_not_quiet_or_not_free(tmp_path):
     assert "lock" in answer(tmp_path, rcs=[75], stdouts=[""], stderrs=[""]).message
 
 
+def test_text_of_a_board_that_no_file_or_terminal_takes_is_made_safe(tmp_path):
+    found = answer(tmp_path, rcs=[1], stdouts=["\udcff"], stderrs=["no \x1b[31m space \ud800 left"])
+    assert found.message.isprintable() and "left" in found.message
+    json.dumps(found.told, ensure_ascii=False).encode()
+    document = playbook.document({"stdout": '{"active": "\\ud800"}'})
+    assert document == {"active": "?"}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 990 + "1" + "}" * 990, '{"\\ud800": 1, "\\ud801": 2}'])
+def test_a_document_that_cannot_be_written_again_is_none(text):
+    assert playbook.document({"stdout": text}) is None
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"rcs": 3}', '{"rcs": [0], "stdouts": [], "stderrs": null}'])
 def test_an_answer_that_is_none_is_no_crash(tmp_path, text):
     (tmp_path / "a.json").write_text(text)

@@ -160,12 +160,21 @@ def test_one_byte_or_one_file_more_is_another_build(lines):
         publish.pulled(sums(*lines), expected)
 
 
+@pytest.mark.parametrize("reasons", [3, "worse", None, []])
+def test_a_gate_whose_reasons_are_of_another_form_was_not_met(plan, reasons):
+    bundle = {"precision": "fp16", "path": "out/x", "gate": {"passed": False, "reasons": reasons}}
+    good = {"precision": "fp32", "path": "out/y"}
+    text = json.dumps({"bundles": [bundle, good]})
+    found = publish.bundles(playbook.Answer(False, "", [{"rc": 3, "stdout": text, "stderr": ""}], {}), plan)
+    assert found["failures"] == {"fp16": "the gate was not met"} and len(found["names"]) == 1
+
+
 def test_a_node_that_serves_something_else_is_told():
     def answer(active):
         return playbook.Answer(False, "", [{"rc": 0, "stdout": json.dumps({"active": active}), "stderr": ""}], {})
 
     about = {"name": "net-fp16", "tag": "latest", "digest": "sha256:" + HEX, "variant": HEX, "verified": "golden"}
     assert publish.active(answer(about), "net-fp16", {"variant": "sha256:" + HEX}) == about
-    for active in (None, {}, {**about, "variant": "b" * 64}, 3):
+    for active in (None, {}, {**about, "variant": "b" * 64}, 3, "net", [about], {**about, "name": [1]}):
         with pytest.raises(DamagedError):
             publish.active(answer(active), "net-fp16", {"variant": "sha256:" + HEX})

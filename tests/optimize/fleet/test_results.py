@@ -10,6 +10,7 @@ import pytest
 from bench import runs, stats
 from engines.errors import DamagedError
 from optimize.fleet import results
+from optimize.fleet import run as fleet
 from optimize.fleet.boards import Board
 
 
@@ -79,12 +80,30 @@ def test_a_report_names_the_board_of_every_row_and_the_command(tmp_path):
     assert results.report({}, tmp_path / "none", []) == []
 
 
+def test_a_board_whose_run_file_came_damaged_is_not_in_the_report_of_the_others(tmp_path):
+    write(tmp_path / "runs/a.json", [row("fp16", 1, 1.0)])
+    (tmp_path / "runs/b.json").write_text("{")
+    said: List[str] = []
+    about = SimpleNamespace(
+        boards=[Board("a"), Board("b"), Board("c")],
+        run_file=lambda name: tmp_path / "runs" / f"{name}.json",
+        ansible=SimpleNamespace(inventory="hosts.yml"),
+        plan=SimpleNamespace(path="plan.toml"),
+        work=tmp_path,
+        progress=lambda what, done, total: said.append(what),
+    )
+    written = fleet._report(about)  # type: ignore[arg-type]
+    assert [one["target"] for one in runs.read(Path(written[0]))["rows"]] == ["a: net-fp16"]
+    assert len(said) == 1 and said[0].startswith("b is not in the report")
+
+
 def test_a_run_file_that_came_damaged_or_was_changed_since(tmp_path):
     file = write(tmp_path / "a.json", [row("fp16", 1, 1.0)])
     kept = results.measured(file)
     assert kept["rows"] == 1 and results.is_whole(file, kept)
     file.write_text(json.dumps({"schema": "optimize.run/1"}))
     assert not results.is_whole(file, kept)
-    for broken in (file, tmp_path / "none.json"):
+    odd = write(tmp_path / "odd.json", [{**row("fp16", 1, 1.0), "target": "net-\ud800"}])
+    for broken in (file, tmp_path / "none.json", odd):
         with pytest.raises(DamagedError):
             results.measured(broken)

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
@@ -17,8 +18,10 @@ import pytest
 from bench import runs
 from engines import jsonfile, manifest
 from engines.errors import IncompatibleError, OptimizeError, PartialError, TrustError, UsageError
+from optimize.cli.fleet import _show as show
 from optimize.fleet import journal, playbook
 from optimize.fleet import run as fleets
+from optimize.fleet.boards import Board
 from optimize.ship import trust
 from tests.doubles.cuda import build
 from tests.servers import registry, s3, sshd
@@ -57,6 +60,37 @@ def test_a_board_of_each_kind_says_what_it_is_and_a_dead_one_is_lost(fleet, plan
     assert [one["boards"] for one in found["classes"]] == [["orin"], ["nano"]]
     assert "1 of 3 boards were lost or failed: off" in found["error"]["message"]
     assert not list((fleet.hosts["orin"].files).iterdir())  # but for the empty folder nothing is changed there
+
+
+def test_a_board_with_odd_answers_is_left_behind_and_the_others_go_on(fleet, plan, optimize_command):
+    fleet.host("good").optimize().start()
+    odd = """{"facts": ["x"], "backends": [{"name": "\\ud800"}]}"""
+    fleet.host("odd").optimize(before=f"echo '{odd}'; exit 0").start()
+    done = optimize_command("fleet", "check", "-i", fleet.inventory(), plan())
+    assert done.exit_code == 5, done.stderr
+    assert "odd: left behind: probe: what it tells of itself is not understood: doctor.facts" in done.stderr
+    assert "probe on good, odd ..." in done.stderr and "odd has answered" in done.stderr
+    assert "good has answered, 2 of 2" in done.stderr or "odd has answered, 2 of 2" in done.stderr
+    assert ": good" in done.stdout
+
+
+def test_what_a_run_has_activated_is_shown(tmp_path, capsys):
+    serving = {"name": "net-fp16", "tag": "latest", "variant": "sha256:" + "0" * 64}
+    campaign: Any = SimpleNamespace(
+        boards=[Board(name, "optimize") for name in ("a", "[/b]")],
+        serving={"a": serving},
+        failed={},
+        lost=[],
+        journal=journal.Journal(tmp_path / "journal.jsonl"),
+        plan=SimpleNamespace(path="plan.toml"),
+        ansible=SimpleNamespace(inventory="hosts.yml", version="2.19.0"),
+        work=tmp_path,
+    )
+    found = fleets._told(campaign)
+    assert [one["active"] for one in found["boards"]] == [serving, None]
+    show(found)
+    shown = capsys.readouterr().out
+    assert "net-fp16:latest" in shown and "[/b]" in shown
 
 
 def test_a_limit_that_gives_no_board_and_an_inventory_that_is_none(fleet, plan, tmp_path):
@@ -330,6 +364,7 @@ def test_a_fleet_with_a_lost_board_a_full_disk_and_a_wrong_tensorrt(
     assert not told["wrong"]["lost"] and "libnvinfer.so.8" in told["wrong"]["failed"]
     for name in ("a1", "b1"):
         assert done(told[name]) == ["pull", "bench", "activate"]
+        assert told[name]["active"]["tag"] == "latest"
     assert done(told["nano"]) == ["bench"]
     work = Path(found["out"])
     assert sorted(path.stem for path in (work / "runs").glob("*.json")) == ["a1", "b1", "nano"]

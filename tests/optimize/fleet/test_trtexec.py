@@ -90,7 +90,11 @@ def test_a_graph_that_fixes_its_batch_is_built_as_it_is(tmp_path):
         trtexec.shapes(tmp_path / "fixed.onnx", 1)
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "[1]", '[{"name": "a"}]', '[{"name": "a", "averageMs": -1}]'])
+HUGE = f'[{{"name": "a", "averageMs": {"9" * 400}}}]'
+"""A whole number that no float takes."""
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[1]", '[{"name": "a"}]', '[{"name": "a", "averageMs": -1}]', HUGE])
 def test_layers_of_something_else_are_refused(tmp_path, text):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(DamagedError):

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from optimize.selection.choose import select
-from optimize.selection.words import lines, steps
+from optimize.selection.words import lines, next_step, steps
 
 from .conftest import TABLES, Write, noisy, row
 
@@ -29,3 +33,19 @@ def test_a_device_that_takes_none(write: Write) -> None:
     found = select([write([row(n, 0.9, noisy(1), size_bytes=9 << 20) for n in "ab"])], limit_memory="1MiB")
     assert lines(found) == ["FAIL: no candidate is left: does not fit: its file alone has 9 MiB, the limit is 1 MiB"]
     assert steps(found)[-1].startswith("verdict: FAIL") and "feasible: 0 of them" in steps(found)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "policy", "needed", "step"),
+    [
+        ("a", "budget", None, "--policy greedy, or --min-saving 0"),
+        ("a", "greedy", None, "--min-saving 0"),
+        ("b", "budget", 24, "optimize bench ENGINE... --rounds 24"),
+        ("b", "budget", None, ""),
+        (None, "budget", None, ""),
+    ],
+)
+def test_what_to_type_where_it_is_no_pass(chosen: Any, policy: str, needed: Any, step: str) -> None:
+    found = {"chosen": chosen, "baseline": "a", "asked": {"policy": policy}, "rounds_needed": needed}
+    told = next_step(found)
+    assert told.startswith(step) and bool(told) == bool(step)
