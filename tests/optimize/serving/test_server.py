@@ -201,6 +201,27 @@ def test_a_model_that_was_unloaded_is_not_answered_until_it_is_loaded_again(serv
         triton.load(server, ["other"])
 
 
+def test_a_model_that_is_loaded_anew_is_answered_in_every_way(serving, images, scores):
+    from optimize.ship import triton
+
+    where = kserve.place(serving.url)
+    server = serving.url.rpartition("/")[0]
+    connection = kserve.Connection(where)
+    for _ in range(2):
+        assert triton.load(server, ["tiny"])[0]["state"] == "READY"
+        for binary in (True, False):
+            np.testing.assert_allclose(asked(serving.url, {"image": images}, binary)["scores"], scores, atol=1e-5)
+        connection.ask("GET", kserve.path("tiny", "ready"))
+    triton.unload(server, ["tiny"])
+    for binary in (True, False):
+        with pytest.raises(UsageError, match="HTTP 404"):
+            asked(serving.url, {"image": images}, binary)
+    with pytest.raises(UsageError, match="HTTP 404"):
+        connection.ask("GET", kserve.path("tiny", "ready"))
+    connection.close()
+    triton.load(server, ["tiny"])
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_when_it_is_told_to_and_says_what_it_did(server, bundle, images, how):
     running = server(bundle)
