@@ -179,7 +179,7 @@ def _models(bundle: Path, name: Optional[str], queue_delay_us: int) -> Iterator[
     """The models of a bundle: one, or one for each plan where there are several."""
     about = manifest.read(bundle)
     manifest.check_files(bundle)
-    base = check_name(name or default_name(about))
+    base = check_name(name or default_name(bundle))
     files = manifest.engine_files(about)
     sums = {entry["path"]: entry["sha256"] for entry in about["files"]}
     labels = about["classes"] if about["task"] == "classify" else ()
