@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from engines import kserve
+from engines import jsonfile, kserve
 from engines.errors import OptimizeError, UsageError
 from engines.spec import RunnerSpec
 
@@ -126,6 +126,7 @@ def test_an_unknown_model_is_told(serving, images, binary):
         (b"{", {kserve.HEADER: "1"}, 400),
         (b"{}", {kserve.HEADER: "7"}, 400),
         (b"{}", {kserve.HEADER: "x"}, 400),
+        (b"{}", {kserve.HEADER: "9" * 5000}, 400),
         (b'{"inputs": 1}', {kserve.HEADER: "13"}, 400),
         (b"\x1f\x8b", {kserve.HEADER: "2", "Content-Encoding": "gzip"}, 400),
         (bytes(3 << 20), {kserve.HEADER: "2"}, 413),
@@ -142,6 +143,26 @@ def test_hostile_bodies_are_refused_and_the_server_goes_on(serving, images, body
     with pytest.raises(OptimizeError, match=rf"HTTP {status}"):
         kserve.Connection(where).ask("POST", kserve.path(where.model, "infer"), body, headers)
     assert asked(serving.url, {"image": images[:1]})["scores"].shape == (1, 10)
+
+
+def test_the_name_of_a_compression_may_be_written_in_capitals(serving, images, scores):
+    where = kserve.place(serving.url)
+    for binary in (True, False):
+        body, headers = kserve.encode({"image": images}, "inputs", binary)
+        more = {**headers, "Content-Encoding": "GZIP"}
+        _, text = kserve.Connection(where).ask("POST", kserve.path("tiny", "infer"), gzip.compress(body), more)
+        found = kserve.decode(json.loads(text)["outputs"], memoryview(b""))["scores"]
+        np.testing.assert_allclose(found, scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_outputs_that_are_no_numbers_are_null_in_json(serving, binary):
+    where = kserve.place(serving.url)
+    image = np.full((1, 3, 32, 32), 3e38, np.float32)
+    body, headers = kserve.encode({"image": image}, "inputs", binary)
+    _, text = kserve.Connection(where).ask("POST", kserve.path("tiny", "infer"), body, headers)
+    data = jsonfile.loads(text.decode())["outputs"][0]["data"]
+    assert len(data) == 10 and None in data
 
 
 @pytest.mark.parametrize("path", ["/v2/repository/index", "/v2/models/other/infer", "/nowhere"])
@@ -327,7 +348,7 @@ def test_several_streams_of_a_bench_fill_the_batches(serving, optimize_command, 
 @pytest.mark.parametrize(
     "change, code, words",
     [
-        (lambda url: url.rpartition("/")[0] + "/other", 2, "other"),
+        (lambda url: url.rpartition("/")[0] + "/other", 2, "/tiny"),
         (lambda url: url.rpartition("/")[0], 2, "names no model"),
         (lambda url: "http://127.0.0.1:9/tiny", 1, "does not answer"),
     ],
