@@ -273,7 +273,8 @@ def _or_null(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """An array whose numbers JSON has words for: NaN and infinities become None, `null`."""
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return array
-    return np.where(np.isfinite(array), array.astype(object), None)
+    found: np.ndarray[Any, Any] = np.where(np.isfinite(array), array.astype(object), None)
+    return found
 
 
 def _little(array: np.ndarray[Any, Any]) -> bytes:

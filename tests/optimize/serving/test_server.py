@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from engines import jsonfile, kserve
+from engines import kserve
 from engines.errors import OptimizeError, UsageError
 from engines.spec import RunnerSpec
 
@@ -153,16 +153,6 @@ def test_the_name_of_a_compression_may_be_written_in_capitals(serving, images, s
         _, text = kserve.Connection(where).ask("POST", kserve.path("tiny", "infer"), gzip.compress(body), more)
         found = kserve.decode(json.loads(text)["outputs"], memoryview(b""))["scores"]
         np.testing.assert_allclose(found, scores, atol=1e-5)
-
-
-@pytest.mark.parametrize("binary", [True, False])
-def test_outputs_that_are_no_numbers_are_null_in_json(serving, binary):
-    where = kserve.place(serving.url)
-    image = np.full((1, 3, 32, 32), 3e38, np.float32)
-    body, headers = kserve.encode({"image": image}, "inputs", binary)
-    _, text = kserve.Connection(where).ask("POST", kserve.path("tiny", "infer"), body, headers)
-    data = jsonfile.loads(text.decode())["outputs"][0]["data"]
-    assert len(data) == 10 and None in data
 
 
 @pytest.mark.parametrize("path", ["/v2/repository/index", "/v2/models/other/infer", "/nowhere"])
