@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
 
@@ -127,11 +128,18 @@ def _beside(target: Path, suffix: str) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(8)}{suffix}")
 
 
-def sweep(folder: PathLike) -> None:
-    """Remove what killed writers have left in a folder that nobody else writes to meanwhile."""
+def sweep(folder: PathLike, older_s: float = 0.0) -> None:
+    """Remove what killed writers have left in a folder.
+
+    Args:
+        folder: Nobody else writes there meanwhile, or `older_s` is longer than any writer takes.
+        older_s: Age of what is removed, seconds.
+    """
     for left in Path(folder).glob(".*"):
         if _LEFT.fullmatch(left.name):
-            _remove(left)
+            with contextlib.suppress(FileNotFoundError):  # its writer is at work, and done by now
+                if not older_s or time.time() - left.lstat().st_mtime > older_s:
+                    _remove(left)
 
 
 def _remove(path: Path) -> None:
@@ -163,11 +171,18 @@ def replacing_file(path: PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing_folder(path: PathLike) -> Iterator[Path]:
+def replacing_folder(path: PathLike, new: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; on success it is synced and takes its place, else removed.
 
     What is at `path` already, be it a folder, a file or a link, is moved aside first and removed last, so that a kill
     leaves one of the two.
+
+    Args:
+        path: Of the folder.
+        new: What is there by then stays: another may have written it meanwhile.
+
+    Raises:
+        OSError: With `new`, something is there; only an empty folder is replaced.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +196,7 @@ def replacing_folder(path: PathLike) -> Iterator[Path]:
                     os.fsync(handle.fileno())
             fsync_folder(folder)
         os.chmod(part, 0o755)  # noqa: S103  (readable by all, as any folder made by hand)
-        if os.path.lexists(target):
+        if not new and os.path.lexists(target):
             old = _beside(target, ".old")
             os.replace(target, old)  # in the same folder, which needs no right to write into what is moved
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import ssl
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -49,6 +50,9 @@ _LARGEST = 1 << 30
 """Bytes of an answer that are read."""
 
 _BLOCK = 1 << 20
+
+_LENGTH = re.compile(r"[0-9]{1,19}")
+"""More digits are no length, and Python refuses to read thousands of them."""
 
 
 class Place(NamedTuple):
@@ -246,7 +250,7 @@ def encode(
     Args:
         arrays: By name, C-contiguous.
         kind: `inputs` or `outputs`.
-        binary: Raw bytes after the header, else numbers in JSON.
+        binary: Raw bytes after the header, else numbers in JSON; of outputs that are not finite, null.
         about: Other fields of the JSON object.
     """
     tensors: List[Dict[str, Any]] = []
@@ -257,12 +261,20 @@ def encode(
             raw.append(_little(array))
             one["parameters"] = {"binary_data_size": len(raw[-1])}
         else:
-            one["data"] = array.reshape(-1).tolist()
+            one["data"] = (_or_null(array) if kind == "outputs" else array).reshape(-1).tolist()
         tensors.append(one)
     header = json.dumps({**(about or {}), kind: tensors}, allow_nan=not binary, separators=(",", ":")).encode()
     if not binary:
         return header, {"Content-Type": "application/json"}
     return b"".join([header, *raw]), {"Content-Type": "application/octet-stream", HEADER: str(len(header))}
+
+
+def _or_null(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """An array whose numbers JSON has words for: NaN and infinities become None, `null`."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return array
+    found: np.ndarray[Any, Any] = np.where(np.isfinite(array), array.astype(object), None)
+    return found
 
 
 def _little(array: np.ndarray[Any, Any]) -> bytes:
@@ -279,7 +291,7 @@ def split(body: bytes, length: Optional[str]) -> Tuple[Dict[str, Any], memoryvie
     Raises:
         DamagedError: They do not fit, or it is no JSON object.
     """
-    if length is not None and not (length.isascii() and length.isdigit() and int(length) <= len(body)):
+    if length is not None and not (_LENGTH.fullmatch(length) and int(length) <= len(body)):
         raise DamagedError(f"{HEADER} is {length[:20]!r}, the body has {len(body)} bytes")
     end = len(body) if length is None else int(length)
     value = _loads(body[:end], "the body")
@@ -310,7 +322,7 @@ def decode(tensors: Any, raw: memoryview) -> Dict[str, np.ndarray[Any, Any]]:
             found[name] = numbers(name, dtype, shape, one.get("data"))
             continue
         count = _count(shape)
-        if size != count * dtype.itemsize or size > len(raw):
+        if type(size) is not int or size != count * dtype.itemsize or size > len(raw):
             raise DamagedError(f"{name}: {size} bytes do not fit the shape {shape} of {dtype.name}")
         array = np.frombuffer(raw[:size], dtype.newbyteorder("<")).reshape(shape)
         found[name], raw = array.astype(dtype, copy=False), raw[size:]
@@ -326,7 +338,8 @@ def numbers(name: str, dtype: np.dtype[Any], shape: Sequence[int], data: Any) ->
         DamagedError: They are no numbers, or not as many as the shape says.
     """
     try:
-        array = np.asarray(data, dtype)
+        with np.errstate(over="ignore"):  # what is beyond the datatype becomes an infinity
+            array = np.asarray(data, dtype)
     except (ValueError, TypeError, OverflowError):
         raise DamagedError(f"{name}: numbers of {dtype.name} are expected") from None
     if not isinstance(data, list) or array.size != _count(shape):

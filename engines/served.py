@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Optional, Tuple
+from urllib.parse import quote
 
 import numpy as np
 
@@ -16,6 +17,9 @@ DURATIONS = ("success", "queue", "compute_input", "compute_infer", "compute_outp
 
 PREFIX = "optimize."
 """Parameters of a model's configuration that this project wrote begin so."""
+
+_MOST_TOLD = 8
+"""Models of a server that the answer to a wrong name lists."""
 
 
 def load(spec: RunnerSpec) -> Runner:
@@ -43,7 +47,10 @@ def describe(url: str) -> Dict[str, Any]:
     try:
         server = _object(connection.json("GET", "/v2"), "/v2")
         ready = kserve.path(where.model, "ready")
-        about = _object(connection.json("GET", kserve.path(where.model)), "the model's metadata")
+        try:
+            about = _object(connection.json("GET", kserve.path(where.model)), "the model's metadata")
+        except UsageError as error:
+            raise UsageError(error.message, _known(connection)) from None
         try:
             connection.ask("GET", ready)
         except UsageError:
@@ -66,6 +73,18 @@ def describe(url: str) -> Dict[str, Any]:
         "max_batch": config.get("max_batch_size") or 0,
         "told": _told(config),
     }
+
+
+def _known(connection: kserve.Connection) -> str:
+    """The models that a server lists, as URLs; nothing where it lists none, which not every server does."""
+    try:
+        listed = connection.json("POST", "/v2/repository/index", {})
+    except OptimizeError:
+        return ""
+    names = [one["name"] for one in listed or () if isinstance(one, dict) and isinstance(one.get("name"), str)]
+    where = connection.where
+    urls = [f"{where.server}{where.root}/{quote(name, safe='')}" for name in dict.fromkeys(names)]
+    return " or ".join(urls[:_MOST_TOLD])
 
 
 def _object(value: Any, what: str) -> Dict[str, Any]:

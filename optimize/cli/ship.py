@@ -32,7 +32,8 @@ def ship(
         typer.Option("--to", metavar="URL", help="DIR, ssh://HOST/DIR, s3://BUCKET, oci://HOST/REPO, triton:DIR|URL."),
     ],
     name: Annotated[
-        Optional[str], typer.Option("--name", help="What nodes pull it by [default: <model>-<precision>].")
+        Optional[str],
+        typer.Option("--name", help="What nodes pull it by [default: its shipment's, or <model>-<precision>]."),
     ] = None,
     tag: Annotated[str, typer.Option("--tag", help="Version of the name.")] = "latest",
     sign: Sign = None,

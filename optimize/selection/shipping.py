@@ -80,11 +80,11 @@ def ship_choice(
     judged = (bundle["build_key"], bundle["engine_sha256"])
     with scratch.folder() as room:
         place, own_name = _brought(Path(room), bundle, judged, held, source, progress)
-        about = _same(place, judged)
+        _same(place, judged)
         if to.startswith(triton.SCHEME):
             done = ship([place], to, name or own_name, load=load, progress=progress)
         else:
-            called, tag, _ = choose.parse_reference(name or own_name or default_name(about))
+            called, tag, _ = choose.parse_reference(name or own_name or default_name(place))
             ready = Path(room, "ready")
             ready.mkdir()
             made = prepared(place, ready, called, Path(sign) if sign else None, progress)
@@ -117,14 +117,12 @@ def _brought(
         store.close()
 
 
-def _same(place: Path, judged: Tuple[str, str]) -> Dict[str, Any]:
-    """The manifest of a bundle that must be the one that was judged.
+def _same(place: Path, judged: Tuple[str, str]) -> None:
+    """Refuse a bundle that is not the one that was judged.
 
     Raises:
         IncompatibleError: It is not.
     """
-    about = manifest.read(place)
-    here = manifest.identity(about)
+    here = manifest.identity(manifest.read(place))
     if (here["build_key"], here["engine_sha256"]) != judged:
         raise IncompatibleError(f"{place} is not the engine that was measured: it was built anew since", _BENCH)
-    return about

@@ -174,7 +174,7 @@ async def _read(receive: Receive, headers: Mapping[str, str], limit: int) -> byt
             raise _Refused(413, words)
         if not message.get("more_body"):
             break
-    encoding, content = headers.get("content-encoding", "identity"), b"".join(parts)
+    encoding, content = headers.get("content-encoding", "identity").strip().lower(), b"".join(parts)
     if encoding == "identity":
         return content
     if encoding not in ("gzip", "deflate"):

@@ -52,7 +52,7 @@ def opened(
 
     Args:
         bundles: Folders.
-        name: Of the model, for one bundle; by default `<model>-<precision>`.
+        name: Of the model, for one bundle; by default that of the shipment, or `<model>-<precision>`.
         batches: Sizes to run, for engines that answer any; by default those of the manifest.
         threads: CPU threads; 0 as in the bundle.
         delay_us: How long a request may wait for others while the engine is idle, microseconds.
@@ -68,7 +68,7 @@ def opened(
         raise UsageError("no bundle was given", "optimize build MODEL --precision fp16")
     names: Dict[str, Path] = {}
     for bundle in bundles:
-        word = check_name(name or default_name(manifest.read(bundle)))
+        word = check_name(name or default_name(bundle))
         if word in names:
             raise UsageError(f"{names[word]} and {bundle} are both {word}", "serve them apart, each with --name")
         names[word] = bundle

@@ -21,18 +21,23 @@ MODELS: Dict[str, Model] = {}
 LOADED: Dict[str, Model] = {}
 """Those that answer: MLServer's repository API lets go of one, and takes it back."""
 
+_HOLDERS: Dict[str, Runtime] = {}
+"""Which object of MLServer's a name was loaded by last: to load a model anew, it loads another one and then unloads
+the one before."""
+
 
 class Runtime(MLModel):  # type: ignore[misc]  # MLServer is not there where types are checked
     """One model: its engine is open already."""
 
     async def load(self) -> bool:
         """See `MLModel.load`."""
-        LOADED[self.name] = _model(self.name)
+        LOADED[self.name], _HOLDERS[self.name] = _model(self.name), self
         return True
 
     async def unload(self) -> bool:
         """See `MLModel.unload`; the engine stays open until the server ends."""
-        LOADED.pop(self.name, None)
+        if _HOLDERS.get(self.name) is self:
+            del LOADED[self.name], _HOLDERS[self.name]
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:

@@ -15,9 +15,15 @@ from optimize.pipeline.stages import digest, now
 from optimize.ship import golden, goldenfile, material, provenance, shipment, trust
 
 
-def default_name(about: Dict[str, Any]) -> str:
-    """The name of a shipment where none is given: that of its manifest, as OCI allows it."""
-    words = re.findall(r"[a-z0-9]+(?:[._][a-z0-9]+)*", about["name"].lower())
+def default_name(bundle: Path) -> str:
+    """The name of a bundle where none is given: that of the shipment that it is, or of its manifest, as OCI allows it.
+
+    Raises:
+        DamagedError: See `shipment.read` and `manifest.read`.
+    """
+    if shipment.is_shipment(bundle):
+        return str(shipment.read(bundle)["name"])
+    words = re.findall(r"[a-z0-9]+(?:[._][a-z0-9]+)*", manifest.read(bundle)["name"].lower())
     name = "-".join(words)[: shipment.LONGEST_NAME].rstrip("-._")
     return name or "engine"
 

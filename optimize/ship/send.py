@@ -73,8 +73,8 @@ def ship(
         return _to_triton(bundles, to, name, limit, load, progress)
     if load:
         raise UsageError("--load is for a repository of Triton", "--to triton:DIR")
-    about = _manifests(bundles)
-    name = default_name(about[0]) if name is None else name
+    _check_together(bundles)
+    name = default_name(Path(bundles[0])) if name is None else name
     choose.parse_reference(f"{name}:{tag}")
     if limit < 0:
         raise UsageError(f"--bandwidth: {limit} bytes a second")
@@ -137,7 +137,8 @@ class _Sent(NamedTuple):
     unverified: List[str]
 
 
-def _manifests(bundles: Sequence[Union[str, Path]]) -> List[Dict[str, Any]]:
+def _check_together(bundles: Sequence[Union[str, Path]]) -> None:
+    """Refuse what is no bundle, and bundles that are no variants of one engine."""
     if not bundles:
         raise UsageError("no bundle to ship", "optimize ship BUNDLE... --to URL")
     about = []
@@ -155,7 +156,6 @@ def _manifests(bundles: Sequence[Union[str, Path]]) -> List[Dict[str, Any]]:
     for bundle, key in zip(bundles, keys):
         if keys.count(key) > 1:
             raise UsageError(f"{bundle}: another of these bundles is for the same device", "ship one of them")
-    return about
 
 
 def _send(store: Store, name: str, folder: Path, limit: int, verify: bool, progress: Progress) -> _Sent:

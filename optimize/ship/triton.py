@@ -20,12 +20,14 @@ from engines.errors import DamagedError, OptimizeError, UsageError
 from engines.spec import A_LINE, Progress, quiet
 from optimize.ship import tritonconfig
 from optimize.ship.prepare import default_name
-from optimize.ship.repository.place import SCHEME, Repository, Source, open_repository
+from optimize.ship.repository.place import CONFIG, LARGEST_VERSION, SCHEME, Repository, Source, open_repository
 from optimize.ship.store import Moved
 
 __all__ = ["SCHEME", "check_name", "load", "unload", "write_repository"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+_OTHER = "--name OTHER"
 
 
 class Model(NamedTuple):
@@ -62,7 +64,7 @@ def write_repository(
     Args:
         bundles: Folders.
         target: The repository: a folder, or a URL of `repository.place.FORMS`.
-        name: Of the model, for one bundle; by default `<model>-<precision>`.
+        name: Of the model, for one bundle; by default that of the shipment, or `<model>-<precision>`.
         queue_delay_us: How long Triton lets a request wait for others, microseconds.
         limit: Bytes per second; 0 for none.
         progress: Told the bytes, and remarks.
@@ -94,10 +96,21 @@ def write_repository(
         tritonconfig.text(model.config)  # what Triton would refuse is told before any work
     repository = open_repository(target)
     try:
-        done = [_shipped(repository, model, limit, progress) for model in models]
+        with repository.alone():
+            for model in models:
+                _check_owner(repository, model.name)
+            done = [_shipped(repository, model, limit, progress) for model in models]
     finally:
         repository.close()
     return {"repository": repository.root, "models": done}
+
+
+def _check_owner(repository: Repository, name: str) -> None:
+    """Refuse a model that somebody else put there: its versions and its configuration are theirs."""
+    repository.versions(name)
+    config = repository.config(name)
+    if config is not None and tritonconfig.MARK.encode() not in config:
+        raise UsageError(f"{repository.root}: the model {name} there is another's, with a {CONFIG} of its own", _OTHER)
 
 
 def _shipped(repository: Repository, model: Model, limit: int, progress: Progress) -> Dict[str, Any]:
@@ -166,7 +179,7 @@ def _models(bundle: Path, name: Optional[str], queue_delay_us: int) -> Iterator[
     """The models of a bundle: one, or one for each plan where there are several."""
     about = manifest.read(bundle)
     manifest.check_files(bundle)
-    base = check_name(name or default_name(about))
+    base = check_name(name or default_name(bundle))
     files = manifest.engine_files(about)
     sums = {entry["path"]: entry["sha256"] for entry in about["files"]}
     labels = about["classes"] if about["task"] == "classify" else ()
@@ -205,10 +218,12 @@ def _write(repository: Repository, model: Model, moved: Moved, limit: int) -> Tu
         version = versions[-1]
     else:
         version = versions[-1] + 1 if versions else 1
+        if version > LARGEST_VERSION:
+            raise UsageError(f"{model.name} has the version {versions[-1]}, after which none is left", _OTHER)
         repository.add(model.name, version, model.files, moved, limit)
         copied = sum(source.path.stat().st_size for source in model.files.values())
     if model.labels:
         repository.replace(model.name, tritonconfig.LABELS, "".join(f"{label}\n" for label in model.labels).encode())
     pinned = {} if repository.at_once else {"version_policy": {"specific": {"versions": [version]}}}
-    repository.replace(model.name, "config.pbtxt", tritonconfig.text({**model.config, **pinned}).encode())
+    repository.replace(model.name, CONFIG, tritonconfig.text({**model.config, **pinned}).encode())
     return version, copied

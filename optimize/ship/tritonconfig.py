@@ -37,6 +37,9 @@ RUNS: Dict[str, Dict[str, str]] = {
 
 LABELS = "labels.txt"
 
+MARK = f"{PREFIX}build_key"
+"""In every configuration of this project, and in no other."""
+
 QUEUE_DELAY_US = 100
 """Microseconds that a request may wait for others; Triton's manual starts there."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,32 @@ def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path):
     jsonfile.sweep(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
     jsonfile.sweep(tmp_path / "missing")
+
+
+def test_what_may_be_at_work_still_is_not_swept(tmp_path):
+    for name, age_s in (("a", 50), ("b", 150)):
+        left = tmp_path / f".{name}.0123456789abcdef.part"
+        left.mkdir()
+        os.utime(left, (time.time() - age_s, time.time() - age_s))
+    jsonfile.sweep(tmp_path, 100)
+    assert [path.name[1] for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_a_folder_that_must_be_new_takes_nothing_away(kind: str, tmp_path: Path):
+    with pytest.raises(OSError), jsonfile.replacing_folder(tmp_path / "a", new=True) as part:
+        (part / "mine").write_text("mine")
+        if kind == "folder":
+            (tmp_path / "a").mkdir()
+            (tmp_path / "a/theirs").write_text("theirs")
+        elif kind == "file":
+            (tmp_path / "a").write_text("theirs")
+        else:
+            (tmp_path / "a").symlink_to("nowhere")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and not (tmp_path / "a/mine").exists()
+    with jsonfile.replacing_folder(tmp_path / "b", new=True) as part:
+        (part / "mine").write_text("mine")
+    assert (tmp_path / "b/mine").exists()
 
 
 @pytest.mark.parametrize(

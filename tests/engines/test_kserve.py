@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from engines import kserve
+from engines import jsonfile, kserve
 from engines.errors import DamagedError, OptimizeError, UsageError
 
 ARRAYS = arrays.arrays(
@@ -57,6 +57,28 @@ def test_tensors_travel_unchanged(array, binary):
         np.testing.assert_array_equal(got, array)
 
 
+def test_numbers_that_json_has_no_words_for_are_null():
+    array = np.array([[1.5, np.nan], [np.inf, -np.inf]], np.float16)
+    body, headers = kserve.encode({"x": array}, "outputs", False)
+    value = jsonfile.loads(body.decode())
+    assert value["outputs"][0]["data"] == [1.5, None, None, None] and kserve.HEADER not in headers
+    found = kserve.decode(value["outputs"], memoryview(b""))["x"]
+    np.testing.assert_array_equal(found, np.array([[1.5, np.nan], [np.nan, np.nan]], np.float16))
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "0" * 5000, "-1", "²", "1.0", ""])
+def test_a_length_that_is_none_is_refused(length):
+    with pytest.raises(DamagedError, match="the body has 2 bytes"):
+        kserve.split(b"{}", length)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_number_beyond_its_datatype_is_infinite_without_a_word():
+    for word, number in (("FP16", 1e300), ("FP32", -1e300)):
+        one = {"name": "x", "datatype": word, "shape": [1], "data": [number]}
+        assert np.isinf(kserve.decode([one], memoryview(b""))["x"][0])
+
+
 @given(data=st.data())
 def test_a_body_that_was_changed_is_refused_or_read_but_never_more_than_it_holds(data):
     body, headers = kserve.encode({"x": np.arange(12, dtype=np.float32).reshape(3, 4)}, "inputs", True)
@@ -89,6 +111,7 @@ def test_a_body_that_was_changed_is_refused_or_read_but_never_more_than_it_holds
         {"name": "x", "datatype": "UINT8", "shape": [1], "data": [[1, 2], [3]]},
         {"name": "x", "datatype": "FP32", "shape": [1 << 30, 1 << 30], "parameters": {"binary_data_size": 4}},
         {"name": "x", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}},
+        {"name": "x", "datatype": "FP32", "shape": [0], "parameters": {"binary_data_size": 0.0}},
         {"name": "x", "datatype": "FP32", "shape": [1], "parameters": 4},
     ],
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, NamedTuple, Protocol
+from typing import Callable, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Protocol
 from urllib.parse import unquote, urlsplit
 
-from engines.errors import DamagedError, UsageError
+from engines.errors import DamagedError, OptimizeError, UsageError
 from optimize.ship.store import Moved
 from optimize.ship.url import shown
 
@@ -17,6 +17,10 @@ SCHEME = "triton:"
 FORMS = "triton:DIR, triton:ssh://[USER@]HOST[:PORT]/DIR, triton:s3://BUCKET/PREFIX"
 
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+LARGEST_VERSION = 999_999_999
+
+CONFIG = "config.pbtxt"
 
 
 class Source(NamedTuple):
@@ -38,8 +42,22 @@ class Repository(Protocol):
     root: str
     at_once: bool
 
+    def alone(self) -> ContextManager[None]:
+        """Keep other writers away for as long as this is open, where the place can.
+
+        Raises:
+            UsageError: The place is none.
+        """
+
     def versions(self, model: str) -> List[int]:
-        """Those that are there, ascending; what an interrupted writer has left is removed, where nobody can go on."""
+        """Numbers that are taken, ascending; what was left long ago by an interrupted writer is removed.
+
+        Raises:
+            UsageError: What has the model's name cannot be written to.
+        """
+
+    def config(self, model: str) -> Optional[bytes]:
+        """The configuration that is there, if any."""
 
     def holds(self, model: str, version: int, files: Mapping[str, Source]) -> bool:
         """Whether a version has these files, and no others."""
@@ -56,6 +74,7 @@ class Repository(Protocol):
 
         Raises:
             DamagedError: A file is not what its hash says; the version does not appear.
+            OptimizeError: Another wrote this version meanwhile, which stays.
             OptimizeError, OSError: The place failed; the version does not appear.
         """
 
@@ -117,3 +136,10 @@ _OPENERS: Dict[str, Callable[[str], Repository]] = {"file": _file, "ssh": _ssh, 
 def changed(source: Source) -> DamagedError:
     """The bundle may have been built anew meanwhile."""
     return DamagedError(f"{source.path}: changed while it was copied", "run the same command again")
+
+
+def taken(where: str, model: str, version: int) -> OptimizeError:
+    """Another writer was quicker."""
+    return OptimizeError(
+        f"{where}: version {version} of {model} was written by another meanwhile", "run the same command again"
+    )

@@ -7,9 +7,9 @@ Triton looks into a new one only when all of its files are there.
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, List, Mapping
+from typing import Any, ContextManager, Dict, List, Mapping, Optional
 
-from optimize.ship.repository.place import VERSION, Source, changed
+from optimize.ship.repository.place import CONFIG, VERSION, Source, changed
 from optimize.ship.store import Moved
 from optimize.ship.stores import keys
 from optimize.ship.stores.s3 import S3Place
@@ -30,6 +30,10 @@ class S3Repository:
         self.place = place
         self.root = place.url
 
+    def alone(self) -> ContextManager[None]:
+        """See `Repository.alone`."""
+        return self.place.alone()
+
     def versions(self, model: str) -> List[int]:
         """See `Repository.versions`."""
         begin = f"{model}/"
@@ -38,12 +42,16 @@ class S3Repository:
             name, inside, _ = key[len(begin) :].partition("/")
             if inside and VERSION.fullmatch(name):
                 found.setdefault(int(name), []).append(key)
-        config = self.place.read(f"{begin}config.pbtxt", keys.DOCUMENT)
+        config = self.config(model)
         named = [int(number) for number in _SERVED.findall((config or b"").decode("utf-8", "replace"))]
         if config is not None and not named:  # another's, which serves what it likes
             return sorted(found)
         served = max(named, default=0)
         return sorted(number for number, held in found.items() if number <= served or not all(map(self._sum, held)))
+
+    def config(self, model: str) -> Optional[bytes]:
+        """See `Repository.config`."""
+        return self.place.read(f"{model}/{CONFIG}", keys.DOCUMENT)
 
     def holds(self, model: str, version: int, files: Mapping[str, Source]) -> bool:
         """See `Repository.holds`."""

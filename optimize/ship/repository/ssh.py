@@ -6,25 +6,28 @@ Triton looks into folders only whose name is a number. What an interrupted uploa
 from __future__ import annotations
 
 import hashlib
-from typing import List, Mapping
+from typing import ContextManager, List, Mapping, Optional
 
-from engines.errors import OptimizeError
-from optimize.ship.repository.place import VERSION, Source, changed
+from optimize.ship.repository.place import CONFIG, VERSION, Source, changed, taken
 from optimize.ship.store import Moved
+from optimize.ship.stores import keys
 from optimize.ship.stores.ssh import HASHED, SYNC, SshPlace
 
-_VERSIONS = 'cd "$1" 2> /dev/null || exit 0; for f in [1-9]*; do if [ -d "$f" ]; then echo "$f"; fi; done'
+_VERSIONS = (
+    'cd "$1" 2> /dev/null || exit 0; for f in [1-9]*; do if [ -e "$f" ] || [ -L "$f" ]; then echo "$f"; fi; done'
+)
 
 _LEFT = 'cd "$1" 2> /dev/null && find . -name ".*.part" -mtime +0 -prune -exec rm -rf {} + 2> /dev/null; :'
 """More than a day old, find(1): what is younger may be of another who is at work."""
 
 _SUMS = (
-    HASHED + 'cd "$1" 2> /dev/null || exit 0; for f in * .[A-Za-z0-9]*; do if [ -e "$f" ]; then '
-    'sum=$(hashed < "$f"); echo "${sum%% *} $f"; fi; done'
+    HASHED + 'cd "$1" 2> /dev/null || exit 0; for f in * .[A-Za-z0-9]*; do if [ -f "$f" ] && [ ! -L "$f" ]; then '
+    'sum=$(hashed < "$f"); echo "${sum%% *} $f"; elif [ -e "$f" ] || [ -L "$f" ]; then echo "none $f"; fi; done'
 )
 
 _APPEAR = (
-    SYNC + 'chmod 755 "$2" && if [ -e "$3" ]; then echo taken; else synced "$2" && mv "$2" "$3" && synced "$1"; fi'
+    SYNC + 'chmod 755 "$2" && if [ -e "$3" ] || [ -L "$3" ]; then echo taken; '
+    'else synced "$2" && mv "$2" "$3" && synced "$1"; fi'
 )
 """Folder of the model, hidden folder, version."""
 
@@ -38,11 +41,19 @@ class SshRepository:
         self.place = place
         self.root = place.root or "/"
 
+    def alone(self) -> ContextManager[None]:
+        """See `Repository.alone`."""
+        return self.place.alone()
+
     def versions(self, model: str) -> List[int]:
         """See `Repository.versions`."""
         self.place.connection.ask(_LEFT, self._path(model))
         lines = self.place.connection.ask(_VERSIONS, self._path(model)).decode("utf-8", "replace").splitlines()
         return sorted(int(line) for line in lines if VERSION.fullmatch(line))
+
+    def config(self, model: str) -> Optional[bytes]:
+        """See `Repository.config`."""
+        return self.place.read(f"{model}/{CONFIG}", keys.DOCUMENT)
 
     def holds(self, model: str, version: int, files: Mapping[str, Source]) -> bool:
         """See `Repository.holds`."""
@@ -63,10 +74,7 @@ class SshRepository:
             have += source.path.stat().st_size
             moved(have)
         if self.place.connection.ask(_APPEAR, self._path(model), part, self._path(model, str(version))):
-            raise OptimizeError(
-                f"{self.place.url}: version {version} of {model} was written by another meanwhile",
-                "run the same command again",
-            )
+            raise taken(self.place.url, model, version)
 
     def _sent(self, part: str, name: str, source: Source, moved: Moved, limit: int) -> bool:
         """Send a file, a second time where what was left of an earlier try may have been damaged."""

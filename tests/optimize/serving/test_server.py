@@ -126,6 +126,7 @@ def test_an_unknown_model_is_told(serving, images, binary):
         (b"{", {kserve.HEADER: "1"}, 400),
         (b"{}", {kserve.HEADER: "7"}, 400),
         (b"{}", {kserve.HEADER: "x"}, 400),
+        (b"{}", {kserve.HEADER: "9" * 5000}, 400),
         (b'{"inputs": 1}', {kserve.HEADER: "13"}, 400),
         (b"\x1f\x8b", {kserve.HEADER: "2", "Content-Encoding": "gzip"}, 400),
         (bytes(3 << 20), {kserve.HEADER: "2"}, 413),
@@ -142,6 +143,16 @@ def test_hostile_bodies_are_refused_and_the_server_goes_on(serving, images, body
     with pytest.raises(OptimizeError, match=rf"HTTP {status}"):
         kserve.Connection(where).ask("POST", kserve.path(where.model, "infer"), body, headers)
     assert asked(serving.url, {"image": images[:1]})["scores"].shape == (1, 10)
+
+
+def test_the_name_of_a_compression_may_be_written_in_capitals(serving, images, scores):
+    where = kserve.place(serving.url)
+    for binary in (True, False):
+        body, headers = kserve.encode({"image": images}, "inputs", binary)
+        more = {**headers, "Content-Encoding": "GZIP"}
+        _, text = kserve.Connection(where).ask("POST", kserve.path("tiny", "infer"), gzip.compress(body), more)
+        found = kserve.decode(json.loads(text)["outputs"], memoryview(b""))["scores"]
+        np.testing.assert_allclose(found, scores, atol=1e-5)
 
 
 @pytest.mark.parametrize("path", ["/v2/repository/index", "/v2/models/other/infer", "/nowhere"])
@@ -199,6 +210,27 @@ def test_a_model_that_was_unloaded_is_not_answered_until_it_is_loaded_again(serv
     assert listed["state"] == "READY" and asked(serving.url, {"image": images})["scores"].shape == (8, 10)
     with pytest.raises(UsageError, match="other"):
         triton.load(server, ["other"])
+
+
+def test_a_model_that_is_loaded_anew_is_answered_in_every_way(serving, images, scores):
+    from optimize.ship import triton
+
+    where = kserve.place(serving.url)
+    server = serving.url.rpartition("/")[0]
+    connection = kserve.Connection(where)
+    for _ in range(2):
+        assert triton.load(server, ["tiny"])[0]["state"] == "READY"
+        for binary in (True, False):
+            np.testing.assert_allclose(asked(serving.url, {"image": images}, binary)["scores"], scores, atol=1e-5)
+        connection.ask("GET", kserve.path("tiny", "ready"))
+    triton.unload(server, ["tiny"])
+    for binary in (True, False):
+        with pytest.raises(UsageError, match="HTTP 404"):
+            asked(serving.url, {"image": images}, binary)
+    with pytest.raises(UsageError, match="HTTP 404"):
+        connection.ask("GET", kserve.path("tiny", "ready"))
+    connection.close()
+    triton.load(server, ["tiny"])
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -306,7 +338,7 @@ def test_several_streams_of_a_bench_fill_the_batches(serving, optimize_command, 
 @pytest.mark.parametrize(
     "change, code, words",
     [
-        (lambda url: url.rpartition("/")[0] + "/other", 2, "other"),
+        (lambda url: url.rpartition("/")[0] + "/other", 2, "/tiny"),
         (lambda url: url.rpartition("/")[0], 2, "names no model"),
         (lambda url: "http://127.0.0.1:9/tiny", 1, "does not answer"),
     ],

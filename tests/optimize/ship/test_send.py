@@ -75,6 +75,19 @@ def test_a_bundle_arrives_whole_under_its_default_name(bundle: Callable[..., Pat
     assert {p.name: p.read_bytes() for p in source.iterdir()} == before
 
 
+def test_a_shipment_keeps_its_name_wherever_it_goes(bundle: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("tritonclient.grpc")
+    from optimize.serving import models
+
+    send.ship([bundle()], str(tmp_path / "store"), "gate-3")
+    store = open_folder(tmp_path / "store", "store")
+    path = fetch.fetch(store, "gate-3", fetch.find(store, "gate-3").entries[0], tmp_path / "versions")
+    assert send.ship([path], str(tmp_path / "other"))["name"] == "gate-3"
+    assert send.ship([path], f"triton:{tmp_path / 'models'}")["models"][0]["name"] == "gate-3"
+    with models.opened([path]) as served:
+        assert [one.name for one in served] == ["gate-3"]
+
+
 def test_shipping_again_sends_nothing_and_gives_the_same_digest(bundle: Callable[..., Path], tmp_path: Path) -> None:
     source = bundle()
     first = send.ship([source], str(tmp_path / "store"))

@@ -21,6 +21,8 @@ class Place(NamedTuple):
     url: str
     files: Callable[[], Dict[str, bytes]]
     """Every file that Triton sees there."""
+    put: Callable[[Dict[str, bytes]], None]
+    """Put files there, as another would."""
 
 
 @pytest.fixture
@@ -53,6 +55,11 @@ def place(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator
         found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         return {name: path.read_bytes() for name, path in found.items()}
 
+    def write(files: Dict[str, bytes]) -> None:
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+
     if kind == "s3":
         bucket: Any = request.getfixturevalue("bucket")
         prefix = uuid.uuid4().hex
@@ -62,8 +69,12 @@ def place(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator
             got = {one["Key"]: bucket.client.get_object(Bucket=bucket.bucket, Key=one["Key"]) for one in listed}
             return {key[len(prefix) + 1 :]: answer["Body"].read() for key, answer in got.items()}
 
-        yield Place(f"triton:s3://{bucket.bucket}/{prefix}", in_bucket)
+        def upload(files: Dict[str, bytes]) -> None:
+            for name, data in files.items():
+                bucket.client.put_object(Bucket=bucket.bucket, Key=f"{prefix}/{name}", Body=data)
+
+        yield Place(f"triton:s3://{bucket.bucket}/{prefix}", in_bucket, upload)
     elif kind == "ssh":
-        yield Place(f"triton:{request.getfixturevalue('ssh').url}{folder}", on_disk)
+        yield Place(f"triton:{request.getfixturevalue('ssh').url}{folder}", on_disk, write)
     else:
-        yield Place(f"triton:{folder}", on_disk)
+        yield Place(f"triton:{folder}", on_disk, write)

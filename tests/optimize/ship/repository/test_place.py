@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -85,6 +87,51 @@ def test_a_file_that_changes_while_it_is_sent_leaves_the_version_before(
     files = place.files()
     assert files["m/2/model.bin"] == (third / "model.bin").read_bytes()
     assert files["m/2/model.xml"] == (third / "model.xml").read_bytes()
+
+
+@kinds
+@pytest.mark.parametrize("config", [b'backend: "onnxruntime"', b"version_policy { all { } }", b"", b"\xff"])
+def test_a_model_of_another_is_refused_and_stays(
+    kind: str, place: Place, bundle: Callable[..., Path], config: bytes
+) -> None:
+    theirs = {"m/3/model.xml": b"theirs", "m/config.pbtxt": config}
+    place.put(theirs)
+    with pytest.raises(UsageError, match="m there is another's") as caught:
+        optimize.ship([bundle()], to=place.url, name="m")
+    assert caught.value.hint == "--name OTHER" and place.files() == theirs
+
+
+@kinds
+def test_after_the_last_number_there_is_no_version(kind: str, place: Place, bundle: Callable[..., Path]) -> None:
+    place.put({"m/999999999/model.xml": b"x"})
+    with pytest.raises(UsageError, match="after which none is left"):
+        optimize.ship([bundle()], to=place.url, name="m")
+    assert list(place.files()) == ["m/999999999/model.xml"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "ssh"])
+def test_what_is_no_folder_keeps_the_number_that_it_has(
+    kind: str, place: Place, bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = tmp_path / "the models/m"
+    model.mkdir(parents=True)
+    (model / "1").write_text("theirs")
+    (model / "2").symlink_to("nowhere")
+    assert optimize.ship([bundle()], to=place.url, name="m")["models"][0]["version"] == 3
+    assert (model / "1").read_text() == "theirs" and (model / "2").is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["folder", "ssh"])
+@pytest.mark.parametrize("name", ["model.bin", "more"])
+def test_a_version_with_what_is_no_file_is_not_ours_and_nobody_waits_for_it(
+    kind: str, place: Place, bundle: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    source, version = bundle(), tmp_path / "the models/m/1"
+    optimize.ship([source], to=place.url, name="m")
+    with contextlib.suppress(FileNotFoundError):
+        (version / name).unlink()
+    os.mkfifo(version / name)
+    assert optimize.ship([source], to=place.url, name="m")["models"][0]["version"] == 2
 
 
 @pytest.mark.parametrize("target", ["triton:{}", "triton:file://{}", "file://localhost{}", "{}"])
