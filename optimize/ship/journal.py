@@ -96,13 +96,15 @@ def lines(folder: Path, count: int) -> Tuple[List[Dict[str, Any]], int]:
 
 def _texts(path: Path, count: int) -> List[bytes]:
     try:
-        with open(path, "rb") as handle:
+        with jsonfile.plain(path) as handle:
             size = handle.seek(0, os.SEEK_END)
             start = max(0, size - _TAIL * count)
             handle.seek(start)
             texts = handle.read().split(b"\n")
     except FileNotFoundError:
         return []
+    except DamagedError:
+        return [b"something else is in its place"]  # counts as one damaged line
     return [text for text in (texts[1:] if start else texts) if text]
 
 

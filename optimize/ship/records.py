@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Match, Optional
 
 from engines import fields, jsonfile
 from engines.errors import DamagedError, OptimizeError, UsageError
-from optimize.ship import journal
+from optimize.ship import journal, shipment
 
 SCHEMA = "optimize.version/1"
 
@@ -131,10 +131,9 @@ def _digests(record: Dict[str, Any]) -> List[str]:
 
 def _named(version: Path) -> str:
     try:
-        name = jsonfile.read(version / "shipment.json")["name"]
-    except (OSError, OptimizeError, KeyError):
+        return str(shipment.read(version)["name"])
+    except (OSError, OptimizeError):
         return "unknown"
-    return name if isinstance(name, str) else "unknown"
 
 
 _UNKNOWN: Dict[str, Any] = {

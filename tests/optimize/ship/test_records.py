@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Callable
 
@@ -55,6 +56,14 @@ def test_a_lost_record_costs_the_tag_and_not_the_version(place: Path, pulled: Pu
     found = records.find(place, "linear-fp32")
     assert (found["variant"], found["tag"], found["digest"]) == (variant, None, None)
     assert node.status(place)["versions"][0]["name"] == "linear-fp32"
+
+
+def test_special_files_are_passed_over_as_other_damage_is(place: Path, pulled: Pulled) -> None:
+    variant = pulled(1, "v1")
+    for path in (records.path_of(place, variant), records.versions(place) / variant / "shipment.json"):
+        path.unlink()
+        os.mkfifo(path)
+    assert records.read(place, variant)["name"] == "unknown"
 
 
 def test_numbers_only_grow_whatever_is_lost(place: Path, pulled: Pulled) -> None:
