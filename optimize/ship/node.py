@@ -392,6 +392,11 @@ def _told(folder: Path, error: OSError) -> Exception:
             f"no space left for {error.filename or folder} ({error.strerror})",
             "free some space (optimize node remove VERSION), then run the same command again",
         )
+    if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL) and error.filename:
+        where = error.filename2 or error.filename
+        return DamagedError(
+            f"{folder}: the node is damaged: {where}: {error.strerror}", f"ls -ld {where}, and remove it"
+        )
     return error
 
 

@@ -73,7 +73,7 @@ def next_number(folder: Path) -> int:
     numbers = [line["sequence"]] if line else []
     for record in all_of(folder):
         numbers += [record["pulled"], record["activated"]]
-    return 1 + max(numbers, default=0)
+    return 1 + max((number for number in numbers if number < journal.MOST), default=0)
 
 
 def find(folder: Path, reference: Optional[str]) -> Dict[str, Any]:
@@ -153,7 +153,7 @@ _UNKNOWN: Dict[str, Any] = {
 }
 
 _variant = fields.matching(VARIANT, "64 hex digits")
-_count = fields.whole(0, 1 << 62)
+_count = fields.whole(0, journal.MOST)
 _some = fields.null_or(fields.word)
 _check = fields.an_object(
     variant=_variant,
