@@ -116,10 +116,10 @@ def fetch(
         if _is_real_folder(target):
             _sweep(target, names, others=True)
             _repair(target, blobs, bring)
-            shipment.check(target, policy)
+            shipment.check(target, policy, name)
         else:
             _download(part, blobs, policy, bring)
-            _same(entry, shipment.check(part, policy))
+            _same(entry, shipment.check(part, policy, name))
             _publish(part, target)
         shutil.rmtree(part, ignore_errors=True)
     finally:
@@ -196,7 +196,7 @@ def _download(part: Path, blobs: List[oci.Blob], policy: trust.Policy, bringer: 
     first = [blob for blob in blobs if blob.name in (shipment.NAME, trust.NAME)]
     for blob in first:
         bringer.bring(blob)
-    trust.verify(part, policy)
+    trust.verify(part, policy, bringer.name)
     listed = {(e["path"], f"sha256:{e['sha256']}", e["bytes"]) for e in shipment.read(part)["files"]}
     rest = [blob for blob in blobs if blob not in first]
     if listed != set(rest):

@@ -193,7 +193,7 @@ def whole(folder: Path, record: Dict[str, Any]) -> Dict[str, Any]:
         DamagedError, TrustError: See `shipment.check`.
     """
     path = records.versions(folder) / record["variant"]
-    value = shipment.check(path, signatures(folder))
+    value = shipment.check(path, signatures(folder), record["name"])
     # shipment.json lists the hashes of the others, and not its own
     if oci.digest_of(oci.variant(path)) not in (record["content"], f"sha256:{record['variant']}"):
         raise DamagedError(f"{path}: {shipment.NAME} or its signature changed since it was pulled", "pull it again")
