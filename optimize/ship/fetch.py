@@ -51,7 +51,9 @@ def find(store: Store, name: str, tag: str = "latest", digest: Optional[str] = N
     if found is None:
         refs = sorted(f"{ref.name}:{ref.tag}" for ref in store.refs())
         there = f"there are {', '.join(refs[:20])}{' ...' if len(refs) > 20 else ''}" if refs else "it holds none yet"
-        raise UsageError(f"{name}:{tag}: no such shipment in {store.url}; {there}", "optimize ship BUNDLE --to URL")
+        known = next((ref for ref in refs if ref.startswith(f"{name}:")), None)
+        hint = f"optimize pull {known} --from {store.url}" if known else "optimize ship BUNDLE --to URL"
+        raise UsageError(f"{name}:{tag}: no such shipment in {store.url}; {there}", hint)
     content = store.get_document(name, found, shipment.LARGEST_DOCUMENT)
     if oci.digest_of(content) != found:
         raise DamagedError(f"{store.url}: the index of {name} is not what its digest says", AGAIN)

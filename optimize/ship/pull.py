@@ -16,7 +16,7 @@ from optimize.ship import choose, fetch, golden, lock, material, oci, shipment, 
 from optimize.ship.prepare import prepare
 from optimize.ship.send import put
 from optimize.ship.store import Store
-from optimize.ship.url import open_store, shown
+from optimize.ship.url import open_source, open_store, shown
 
 
 class _Place(NamedTuple):
@@ -76,7 +76,7 @@ def pull(
     if limit < 0:
         raise UsageError(f"--bandwidth: {limit} bytes a second")
     keys = {trust.key_id(raw): raw for raw in (trust.read_public(Path(path)) for path in trusted)}
-    store = open_store(source)
+    store = open_source(source)
     try:
         index = fetch.find(store, name, tag, digest)
         choice = choose.choose(index, key)
@@ -331,7 +331,7 @@ def variants(reference: str, source: str, for_: str = choose.THIS) -> Dict[str, 
     """
     name, tag, digest = choose.parse_reference(reference)
     key = choose.key_of(for_)
-    store = open_store(source)
+    store = open_source(source)
     try:
         index = fetch.find(store, name, tag, digest)
     finally:

@@ -43,6 +43,7 @@ class FolderPlace:
 
     def __init__(self, root: Path, url: str) -> None:
         self.root = root
+        self.folder: Optional[Path] = root
         self.url = url
 
     def size(self, key: str) -> Optional[int]:
@@ -128,7 +129,7 @@ class FolderPlace:
         for pattern in keys.PARTS:
             for part in self.root.glob(pattern):
                 with contextlib.suppress(OSError):
-                    if time.time() - part.lstat().st_mtime > keys.FORGOTTEN_S:
+                    if keys.is_part(part.name) and time.time() - part.lstat().st_mtime > keys.FORGOTTEN_S:
                         part.unlink()
 
     @contextlib.contextmanager

@@ -62,8 +62,13 @@ _WHOLE = (
 )
 """Folder, files: a line for each."""
 
-_SWEEP = 'cd "$1" 2> /dev/null && find blobs refs -type f -name ".*.part" -mtime +0 -exec rm -f {} + 2> /dev/null; :'
-"""`+0` is more than a day by the far clock, find(1). What cannot be removed stays."""
+_DIGIT = "[0-9a-f]"
+_SWEEP = (
+    f'cd "$1" 2> /dev/null && find blobs refs -type f '
+    f'\\( -name ".{_DIGIT * 64}.part" -o -name ".?*.{_DIGIT * 16}.part" \\) '
+    "-mtime +0 -exec rm -f {} + 2> /dev/null; :"
+)
+"""See `keys.is_part`. `+0` is more than a day by the far clock, find(1). What cannot be removed stays."""
 
 _SEND = (
     SYNC + HASHED + 'mkdir -p "$1" && '
@@ -125,6 +130,7 @@ class SshPlace:
     """See `files.Place`."""
 
     near = False
+    folder: Optional[Path] = None
 
     def __init__(self, connection: Connection, root: str, url: str) -> None:
         self.connection = connection

@@ -223,6 +223,12 @@ def test_an_index_that_tells_of_another_device_is_refused(store: Watched, tmp_pa
         assert _versions(tmp_path / "v") == []
 
 
+def test_a_tag_that_is_not_there_is_told_with_one_that_is(store: Watched) -> None:
+    with pytest.raises(UsageError, match="no such shipment") as caught:
+        fetch.find(store, "it", "v9")
+    assert caught.value.hint == "optimize pull it:latest --from store"
+
+
 def _put_lie(store: Watched, source: Path, change: Callable[[Any], None]) -> oci.Entry:
     """A variant whose image manifest says something else than shipment.json."""
     value = json.loads(oci.variant(source))

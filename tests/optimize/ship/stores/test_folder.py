@@ -201,3 +201,21 @@ def test_others_may_read_what_a_user_keeps(tmp_path: Path) -> None:
         os.umask(mask)
     kept = tmp_path / "store" / "blobs" / "sha256" / blob.digest[7:]
     assert stat.S_IMODE(kept.stat().st_mode) == 0o644
+
+
+def test_the_sweep_removes_what_is_ours_only(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.tag("net", "v1", "application/json", b"{}")
+    ours = [
+        f"blobs/sha256/.{'a' * 64}.part",
+        f"blobs/sha256/.{'a' * 64}.{'b' * 16}.part",
+        ".store.json.0123456789abcdef.part",
+        "refs/net/.v1.json.0123456789abcdef.part",
+    ]
+    others = [".git.part", ".notes.part", "blobs/sha256/.mine.part", "refs/net/.mine.0123.part"]
+    for name in (*ours, *others):
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (0, 0))
+    store.sweep()
+    assert not any((tmp_path / name).exists() for name in ours)
+    assert all((tmp_path / name).exists() for name in others)
