@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple, Union
+from typing import IO, Any, Callable, Dict, Iterator, List, Tuple, Union
 
 from engines.errors import DamagedError
 
@@ -64,6 +66,29 @@ def dumps(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=False, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def plain(path: PathLike) -> IO[bytes]:
+    """Open a plain file to read its bytes, at once: one who reads a FIFO waits for ever for somebody who writes to it.
+
+    Raises:
+        DamagedError: A folder or a special file, or links in a circle.
+        OSError: It cannot be opened, such as where there is none.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        handle = os.open(path, flags)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # ENXIO: a socket
+            raise DamagedError(f"{path}: not a plain file ({error.strerror})") from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise DamagedError(f"{path}: a folder or special file, where a plain file is expected")
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
 def read(path: PathLike, schema: str = "") -> Dict[str, Any]:
     """Read a JSON object from a file.
 
@@ -72,13 +97,15 @@ def read(path: PathLike, schema: str = "") -> Dict[str, Any]:
         schema: `name/major` that its `schema` field must have, such as `optimize.run/1`; any where empty.
 
     Raises:
-        DamagedError: Too large, not strict JSON, not an object, or another schema or major.
+        DamagedError: No plain file, too large, not strict JSON, not an object, or another schema or major.
         FileNotFoundError: No such file.
     """
-    if os.stat(path).st_size > LIMIT:
-        raise DamagedError(f"{path}: larger than {LIMIT >> 20} MiB, not a file of this project")
+    with plain(path) as handle:
+        if os.fstat(handle.fileno()).st_size > LIMIT:
+            raise DamagedError(f"{path}: larger than {LIMIT >> 20} MiB, not a file of this project")
+        text = handle.read()
     try:
-        value = loads(Path(path).read_text(encoding="utf-8"))
+        value = loads(text.decode("utf-8"))
     except ValueError as error:
         raise DamagedError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
@@ -229,7 +256,7 @@ def sha256(path: PathLike) -> str:
                 item.relative_to(root).as_posix().encode("utf-8", "surrogateescape") + b"\0" + sha256(item).encode()
             )
         return digest.hexdigest()
-    with open(root, "rb") as handle:
+    with plain(root) as handle:
         for block in iter(lambda: handle.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()

@@ -90,7 +90,9 @@ def pull(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say which variant would come, and why not the others.")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for another command on the node.")] = True,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait for another command on the node or folder.")
+    ] = True,
 ) -> None:
     """Bring the engine that fits this device into the node (or a folder), whole and checked; nothing is activated.
 
@@ -102,6 +104,11 @@ def pull(
     if dry_run:
         found = pulling.variants(reference, url, device)
         answer(found, lambda: _variants(found["variants"]), asked=True)
+        if any(one["why_not"] is None for one in found["variants"]):
+            return
+        if not allow_build:
+            raise pulling.none_fits(found["variants"], reference, url, device)
+        say("none fits: one would be built here")
         return
     with progress() as report:
         done = pulling.pull(

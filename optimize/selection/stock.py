@@ -18,7 +18,7 @@ from optimize.selection import feasible
 from optimize.selection.candidates import Candidate, Runs
 from optimize.ship import choose, fetch, oci, shipment
 from optimize.ship.store import AGAIN, Store
-from optimize.ship.url import open_store, shown
+from optimize.ship.url import open_source, shown
 
 CAVEAT = "times on this device: the repository tells those of the machine that shipped (optimize bench measures them)"
 """Of a choice whose times a repository told."""
@@ -60,7 +60,7 @@ def held(source: str, names: Sequence[str] = (), progress: Progress = quiet) -> 
         DamagedError: A document there is not what its digest says.
         OptimizeError: The store failed.
     """
-    store = open_store(source)
+    store = open_source(source)
     read: Set[str] = set()
     found: Dict[Tuple[str, str], Held] = {}
     try:

@@ -6,6 +6,7 @@ What is under way lies in `.incoming/`, where nothing looks for a version.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -50,7 +51,9 @@ def find(store: Store, name: str, tag: str = "latest", digest: Optional[str] = N
     if found is None:
         refs = sorted(f"{ref.name}:{ref.tag}" for ref in store.refs())
         there = f"there are {', '.join(refs[:20])}{' ...' if len(refs) > 20 else ''}" if refs else "it holds none yet"
-        raise UsageError(f"{name}:{tag}: no such shipment in {store.url}; {there}", "optimize ship BUNDLE --to URL")
+        known = next((ref for ref in refs if ref.startswith(f"{name}:")), None)
+        hint = f"optimize pull {known} --from {store.url}" if known else "optimize ship BUNDLE --to URL"
+        raise UsageError(f"{name}:{tag}: no such shipment in {store.url}; {there}", hint)
     content = store.get_document(name, found, shipment.LARGEST_DOCUMENT)
     if oci.digest_of(content) != found:
         raise DamagedError(f"{store.url}: the index of {name} is not what its digest says", AGAIN)
@@ -69,7 +72,7 @@ def fetch(
     """Download one variant into a folder of versions; nothing is there under its name until it is whole and checked.
 
     Two at a time wait for each other. What an interrupted one left is gone on with. A version that is there already is
-    checked, and damaged files of it are replaced one by one.
+    checked: damaged files of it are replaced one by one, and what does not belong there is removed.
 
     Args:
         store: Where it is.
@@ -93,23 +96,32 @@ def fetch(
     target, part = folder / hexdigits, folder / INCOMING / hexdigits
     for place in (folder, folder / INCOMING):
         _real_folder(place)
-    lock = FileLock(str(folder / INCOMING / "lock"))
+    own = folder / INCOMING / "lock"
+    lock = FileLock(str(own))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         progress(f"waiting for another download into {folder}", 0, 0)
         lock.acquire()
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR):
+            raise
+        raise DamagedError(f"{own}: {error.strerror}, where a plain file is expected", f"rm -r {own}") from None
     try:
         blobs = contents(store, name, entry)
-        _real_folder(part)
-        _sweep(part, {blob.name for blob in blobs})
+        names = {blob.name for blob in blobs}
+        if os.path.lexists(part) and not _is_real_folder(part):
+            part.unlink()
+        part.mkdir(exist_ok=True)
+        _sweep(part, names)
         bring = _Bringer(store, name, part, _elsewhere(folder, target), limit, progress)
-        if os.path.lexists(target):
+        if _is_real_folder(target):
+            _sweep(target, names, others=True)
             _repair(target, blobs, bring)
-            shipment.check(target, policy)
+            shipment.check(target, policy, name)
         else:
             _download(part, blobs, policy, bring)
-            _same(entry, shipment.check(part, policy))
+            _same(entry, shipment.check(part, policy, name))
             _publish(part, target)
         shutil.rmtree(part, ignore_errors=True)
     finally:
@@ -186,7 +198,7 @@ def _download(part: Path, blobs: List[oci.Blob], policy: trust.Policy, bringer: 
     first = [blob for blob in blobs if blob.name in (shipment.NAME, trust.NAME)]
     for blob in first:
         bringer.bring(blob)
-    trust.verify(part, policy)
+    trust.verify(part, policy, bringer.name)
     listed = {(e["path"], f"sha256:{e['sha256']}", e["bytes"]) for e in shipment.read(part)["files"]}
     rest = [blob for blob in blobs if blob not in first]
     if listed != set(rest):
@@ -232,6 +244,8 @@ def _publish(part: Path, target: Path) -> None:
     for path in part.iterdir():
         _synced(path)
     jsonfile.fsync_folder(part)
+    if os.path.lexists(target):  # a link or file, which is no version
+        target.unlink()
     os.rename(part, target)
     for folder in (target.parent, part.parent):
         jsonfile.fsync_folder(folder)
@@ -243,17 +257,32 @@ def _synced(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
+def _is_real_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
 def _real_folder(path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise DamagedError(f"{path}: a file or link, where a folder is expected", f"rm {path}") from None
     if path.is_symlink() and path.name.startswith("."):
         raise DamagedError(f"{path}: a link, where a folder is expected", f"rm {path}")
 
 
-def _sweep(part: Path, names: AbstractSet[str]) -> None:
-    """Remove what is no file of this variant."""
-    for path in part.iterdir():
-        if path.is_symlink() or not path.is_file() or path.name not in names:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+def _sweep(folder: Path, names: AbstractSet[str], others: bool = False) -> None:
+    """Remove what is no file of this variant.
+
+    Args:
+        folder: Of the version, or of what is under way of it.
+        names: Of its files.
+        others: Leave files that have another name elsewhere too: nothing is written into them here.
+    """
+    for path in folder.iterdir():
+        about = path.lstat()
+        plain = stat.S_ISREG(about.st_mode) and (others or about.st_nlink == 1)
+        if not plain or path.name not in names:
+            shutil.rmtree(path) if _is_real_folder(path) else path.unlink()
 
 
 def _elsewhere(folder: Path, target: Path) -> Dict[str, Path]:

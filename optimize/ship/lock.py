@@ -24,10 +24,10 @@ NAME = "lock"
 
 @contextlib.contextmanager
 def held(folder: Path, wait: bool = True, progress: Progress = quiet) -> Iterator[None]:
-    """Hold a folder; a second writer waits and says so.
+    """Hold a folder, which is made where it is not there; a second writer waits and says so.
 
     Args:
-        folder: Where the file `lock` is.
+        folder: Where the file `lock` is. Its holder may remove it: who waits makes it anew.
         wait: Or fail at once where another holds it.
         progress: Told that it waits.
 
@@ -39,7 +39,11 @@ def held(folder: Path, wait: bool = True, progress: Progress = quiet) -> Iterato
     if sys.platform == "win32":
         raise IncompatibleError("a node needs Linux or macOS", "optimize pull NAME --from URL -o DIR")
     while True:
-        handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except FileNotFoundError:
+            continue  # removed between these lines
         try:
             if not _taken(handle, folder):
                 if not wait:

@@ -193,7 +193,7 @@ def whole(folder: Path, record: Dict[str, Any]) -> Dict[str, Any]:
         DamagedError, TrustError: See `shipment.check`.
     """
     path = records.versions(folder) / record["variant"]
-    value = shipment.check(path, signatures(folder))
+    value = shipment.check(path, signatures(folder), record["name"])
     # shipment.json lists the hashes of the others, and not its own
     if oci.digest_of(oci.variant(path)) not in (record["content"], f"sha256:{record['variant']}"):
         raise DamagedError(f"{path}: {shipment.NAME} or its signature changed since it was pulled", "pull it again")
@@ -391,6 +391,11 @@ def _told(folder: Path, error: OSError) -> Exception:
         return OptimizeError(
             f"no space left for {error.filename or folder} ({error.strerror})",
             "free some space (optimize node remove VERSION), then run the same command again",
+        )
+    if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL) and error.filename:
+        where = error.filename2 or error.filename
+        return DamagedError(
+            f"{folder}: the node is damaged: {where}: {error.strerror}", f"ls -ld {where}, and remove it"
         )
     return error
 

@@ -6,17 +6,17 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, ContextManager, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from engines import jsonfile, manifest
 from engines.device import DeviceKey
 from engines.errors import DamagedError, GateError, IncompatibleError, OptimizeError, TrustError, UsageError
 from engines.spec import A_LINE, Progress, quiet
-from optimize.ship import choose, fetch, golden, material, oci, shipment, trust
+from optimize.ship import choose, fetch, golden, lock, material, oci, shipment, trust
 from optimize.ship.prepare import prepare
 from optimize.ship.send import put
 from optimize.ship.store import Store
-from optimize.ship.url import open_store, shown
+from optimize.ship.url import open_source, open_store, shown
 
 
 class _Place(NamedTuple):
@@ -51,7 +51,7 @@ def pull(
         trusted: Public keys, with `out`: the shipment must be signed by one of them. A node has its own.
         sign: Private key that signs what is built here.
         limit: Bytes per second; 0 for none.
-        wait: For another writer to the node.
+        wait: For another writer to the node or to `out`.
         progress: Told what happens.
 
     Returns:
@@ -76,7 +76,7 @@ def pull(
     if limit < 0:
         raise UsageError(f"--bandwidth: {limit} bytes a second")
     keys = {trust.key_id(raw): raw for raw in (trust.read_public(Path(path)) for path in trusted)}
-    store = open_store(source)
+    store = open_source(source)
     try:
         index = fetch.find(store, name, tag, digest)
         choice = choose.choose(index, key)
@@ -89,11 +89,11 @@ def pull(
                 return choice.entry, fetch.fetch(store, name, choice.entry, *arguments)
             if allow_build:
                 return _build(store, index, place, sign, limit, progress)
-            raise _none_fits(index, choice, reference, source, key)
+            raise none_fits(choose.to_json(choice), reference, source, for_)
 
         home: Optional[Path] = None
         if out is not None:
-            entry, path, signed_by = _into_folder(Path(out), choice.entry, keys, bring)
+            entry, path, signed_by = _into_folder(Path(out), choice.entry, keys, bring, wait, progress)
         else:
             from optimize.ship import node as nodes
 
@@ -141,7 +141,9 @@ def _into_node(
     return brought, path, signed_by
 
 
-def _into_folder(out: Path, entry: Optional[oci.Entry], keys: Dict[str, bytes], bring: _Bring) -> _Brought:
+def _into_folder(
+    out: Path, entry: Optional[oci.Entry], keys: Dict[str, bytes], bring: _Bring, wait: bool, progress: Progress
+) -> _Brought:
     """Make a folder the shipment; what is under way lies beside it, hidden, and an interrupted pull goes on with it."""
     policy = trust.Policy(bool(keys), keys)
     if os.path.lexists(out) and not (out.is_dir() and (shipment.is_shipment(out) or not any(out.iterdir()))):
@@ -149,16 +151,25 @@ def _into_folder(out: Path, entry: Optional[oci.Entry], keys: Dict[str, bytes], 
     if entry is not None and _is(out, entry, policy):
         return entry, out, trust.verify(out, policy)
     room = out.resolve().with_name(f".{out.resolve().name}.pull")
-    try:
-        brought, path = bring(_Place(room, policy))
-    except (DamagedError, TrustError, IncompatibleError):
+    with _held(room, wait, progress):
+        if entry is not None and _is(out, entry, policy):  # by the pull that this one has waited for
+            shutil.rmtree(room, ignore_errors=True)
+            return entry, out, trust.verify(out, policy)
+        try:
+            brought, path = bring(_Place(room, policy))
+        except (DamagedError, TrustError, IncompatibleError):
+            shutil.rmtree(room, ignore_errors=True)
+            raise
+        with jsonfile.replacing_folder(out) as part:
+            for file in path.iterdir():
+                os.replace(file, part / file.name)
         shutil.rmtree(room, ignore_errors=True)
-        raise
-    with jsonfile.replacing_folder(out) as part:
-        for file in path.iterdir():
-            os.replace(file, part / file.name)
-    shutil.rmtree(room, ignore_errors=True)
-    return brought, out, trust.verify(out, policy)
+        return brought, out, trust.verify(out, policy)
+
+
+def _held(room: Path, wait: bool, progress: Progress) -> ContextManager[None]:
+    """Keep other pulls into the same folder away; Windows lacks the locks."""
+    return contextlib.nullcontext() if os.name == "nt" else lock.held(room, wait, progress)
 
 
 def _is(out: Path, entry: oci.Entry, policy: trust.Policy) -> bool:
@@ -170,13 +181,18 @@ def _is(out: Path, entry: oci.Entry, policy: trust.Policy) -> bool:
         return False
 
 
-def _none_fits(
-    index: oci.Index, choice: choose.Choice, reference: str, source: str, key: Optional[DeviceKey]
-) -> IncompatibleError:
-    reasons = "; ".join(f"{choose.describe(entry.device)}: {why}" for entry, why in choice.others)
-    what = "this device" if key is None else "that device"
-    hint = f"optimize pull {reference} --from {shown(source)} --allow-build" if key is None else "ship one for it"
-    return IncompatibleError(f"{index.name}: no variant fits {what} ({reasons or 'there are none'})", hint)
+def none_fits(found: List[Dict[str, Any]], reference: str, source: str, for_: str) -> IncompatibleError:
+    """The error where no variant fits.
+
+    Args:
+        found: The `variants` that `variants` returns.
+        reference, source, for_: See `pull`.
+    """
+    told = [(choose.describe(DeviceKey.from_json(one["device"])), one["why_not"]) for one in found]
+    reasons = "; ".join(f"{device}: {why}" for device, why in told) or "there are none"
+    name, here = choose.parse_reference(reference)[0], for_ == choose.THIS
+    hint = f"optimize pull {reference} --from {shown(source)} --allow-build" if here else "ship one for it"
+    return IncompatibleError(f"{name}: no variant fits {'this' if here else 'that'} device ({reasons})", hint)
 
 
 def _build(
@@ -315,7 +331,7 @@ def variants(reference: str, source: str, for_: str = choose.THIS) -> Dict[str, 
     """
     name, tag, digest = choose.parse_reference(reference)
     key = choose.key_of(for_)
-    store = open_store(source)
+    store = open_source(source)
     try:
         index = fetch.find(store, name, tag, digest)
     finally:

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Match, Optional
 
 from engines import fields, jsonfile
 from engines.errors import DamagedError, OptimizeError, UsageError
-from optimize.ship import journal
+from optimize.ship import journal, shipment
 
 SCHEMA = "optimize.version/1"
 
@@ -73,7 +73,7 @@ def next_number(folder: Path) -> int:
     numbers = [line["sequence"]] if line else []
     for record in all_of(folder):
         numbers += [record["pulled"], record["activated"]]
-    return 1 + max(numbers, default=0)
+    return 1 + max((number for number in numbers if number < journal.MOST), default=0)
 
 
 def find(folder: Path, reference: Optional[str]) -> Dict[str, Any]:
@@ -131,10 +131,9 @@ def _digests(record: Dict[str, Any]) -> List[str]:
 
 def _named(version: Path) -> str:
     try:
-        name = jsonfile.read(version / "shipment.json")["name"]
-    except (OSError, OptimizeError, KeyError):
+        return str(shipment.read(version)["name"])
+    except (OSError, OptimizeError):
         return "unknown"
-    return name if isinstance(name, str) else "unknown"
 
 
 _UNKNOWN: Dict[str, Any] = {
@@ -154,7 +153,7 @@ _UNKNOWN: Dict[str, Any] = {
 }
 
 _variant = fields.matching(VARIANT, "64 hex digits")
-_count = fields.whole(0, 1 << 62)
+_count = fields.whole(0, journal.MOST)
 _some = fields.null_or(fields.word)
 _check = fields.an_object(
     variant=_variant,

@@ -100,12 +100,13 @@ def files(value: Dict[str, Any], role: str) -> List[str]:
     return [str(entry["path"]) for entry in value["files"] if entry["role"] == role]
 
 
-def check(folder: Path, policy: trust.Policy = trust.ANY) -> Dict[str, Any]:
+def check(folder: Path, policy: trust.Policy = trust.ANY, name: str = "") -> Dict[str, Any]:
     """Hold a shipment against its own list, byte for byte, and its signature against a policy; nothing is loaded.
 
     Args:
         folder: The shipment.
         policy: Which signatures are asked.
+        name: See `trust.verify`.
 
     Returns:
         The value of shipment.json, with `signed_by`: the id of the trusted key that signed it, or None.
@@ -118,21 +119,21 @@ def check(folder: Path, policy: trust.Policy = trust.ANY) -> Dict[str, Any]:
     if not folder.is_dir():
         raise DamagedError(f"{folder}: no such shipment", _AGAIN)
     _plain(folder / NAME)
-    signed_by = trust.verify(folder, policy)
+    signed_by = trust.verify(folder, policy, name)
     value = read(folder)
     listed = {entry["path"]: entry for entry in value["files"]}
     for path in sorted(folder.iterdir()):
         _plain(path)
         if path.name not in listed and path.name not in (NAME, trust.NAME):
             raise DamagedError(f"{path}: a file that {NAME} does not list", _AGAIN)
-    for name, entry in listed.items():
-        _plain(folder / name)
-        size = os.lstat(folder / name).st_size
+    for file, entry in listed.items():
+        _plain(folder / file)
+        size = os.lstat(folder / file).st_size
         if size != entry["bytes"]:
-            raise DamagedError(f"{folder / name}: {size} bytes, {NAME} says {entry['bytes']}", _AGAIN)
-    for name, entry in listed.items():
-        if jsonfile.sha256(folder / name) != entry["sha256"]:
-            raise DamagedError(f"{folder / name}: one byte or more changed on the way (SHA-256 differs)", _AGAIN)
+            raise DamagedError(f"{folder / file}: {size} bytes, {NAME} says {entry['bytes']}", _AGAIN)
+    for file, entry in listed.items():
+        if jsonfile.sha256(folder / file) != entry["sha256"]:
+            raise DamagedError(f"{folder / file}: one byte or more changed on the way (SHA-256 differs)", _AGAIN)
     _same_as_manifest(folder, value, listed)
     return {**value, "signed_by": signed_by}
 

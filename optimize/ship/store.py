@@ -27,10 +27,12 @@ class Store(Protocol):
 
     Attributes:
         url: Without what may be secret in it.
+        root: The folder of this machine that it is; None elsewhere.
         near: What is there is read from a disk of this machine: to hash it costs no more than what is sent does anyway.
     """
 
     url: str
+    root: Optional[Path]
     near: bool
 
     def size(self, name: str, digest: str) -> Optional[int]:

@@ -187,8 +187,13 @@ def signer(key: Path) -> str:
     return key_id(_raw(_private(key).public_key()))
 
 
-def verify(folder: Path, policy: Policy) -> Optional[str]:
+def verify(folder: Path, policy: Policy, name: str = "") -> Optional[str]:
     """Hold the signature of the shipment in a folder against a policy, before anything else of it is read.
+
+    Args:
+        folder: The shipment.
+        policy: Which signatures are asked.
+        name: Of the shipment, for messages; the folder's by default.
 
     Returns:
         The id of the trusted key that signed it; None where it is not signed, or nobody is trusted here.
@@ -201,7 +206,7 @@ def verify(folder: Path, policy: Policy) -> Optional[str]:
     path = folder / NAME
     if not os.path.lexists(path):
         if policy.required:
-            raise TrustError(f"{folder.name}: not signed, and this node takes signed shipments only", _SIGN)
+            raise TrustError(f"{name or folder.name}: not signed, and only signed shipments are taken here", _SIGN)
         return None
     if path.is_symlink() or not path.is_file():
         raise DamagedError(f"{path}: a link or special file, where a signature is expected")
@@ -226,7 +231,10 @@ def verify(folder: Path, policy: Policy) -> Optional[str]:
     return str(value["key"])
 
 
-_SIGN = "optimize ship BUNDLE --to URL --sign KEY, or: optimize node policy --no-require-signature"
+_SIGN = (
+    "optimize ship BUNDLE --to URL --sign KEY; to take unsigned ones: optimize node policy --no-require-signature, "
+    "or with -o DIR no --trust"
+)
 
 
 def _right(key: bytes, signature: str, sha256: str) -> bool:

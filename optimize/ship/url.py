@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Callable, Dict
@@ -14,6 +15,10 @@ FORMS = "DIR, file://, ssh://[USER@]HOST[:PORT]/DIR, s3://BUCKET/PREFIX, oci://H
 """Every form, for help texts and errors."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?")
+_WITH_PASSWORD = re.compile(r"(?P<user>[\w.-]+):[^/@].*@(?P<rest>[\w.-]+(:.*)?)")
+"""The form of scp, and a password in it, for which scp has no place."""
+
+_SECRET = re.compile(r"(?P<user>[^/:@\[\]?#]*):(?![0-9]+/).*@", re.DOTALL)
 _AS_SCP = re.compile(r"([\w.-]+@)?[\w.-]{2,}:(?!//).*")
 
 
@@ -35,6 +40,9 @@ def open_store(url: str) -> Store:
         raise UsageError(f"{shown(url)}: unknown scheme {scheme}://", f"known are {FORMS}")
     if not url or "\0" in url:
         raise UsageError("an empty path is no place for shipments", f"known are {FORMS}")
+    if shown(url) != url and not Path(url).exists():
+        host, _, path = shown(url).partition(":")
+        raise UsageError(f"{host}: a password has no place in a URL", f"ssh://{host}/~/{path.lstrip('/')}")
     if _AS_SCP.fullmatch(url) and not Path(url).exists():
         host, _, path = url.partition(":")
         raise UsageError(
@@ -44,15 +52,36 @@ def open_store(url: str) -> Store:
     return _folder(Path(url), url)
 
 
+def open_source(url: str) -> Store:
+    """Open the store that a URL names to read from it.
+
+    Args:
+        url: See `FORMS`.
+
+    Raises:
+        UsageError: See `open_store`; or there is no such folder.
+        IncompatibleError: See `open_store`.
+    """
+    store = open_store(url)
+    if store.root is not None and not os.path.lexists(store.root):
+        raise UsageError(f"{store.url}: no such folder", "optimize ship BUNDLE --to URL makes one")
+    return store
+
+
 def shown(url: str) -> str:
-    """The URL without what may be secret in it: the password of its user info, its query and fragment."""
+    """The URL without what may be secret in it: the password of its user info, its query and fragment.
+
+    A password may hold any character, though it should not: all up to the last `@` is taken for one, unless it begins
+    as a port and a path.
+    """
     scheme, mark, rest = url.partition("://")
     if not mark:
-        return url
-    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
-    place, slash, path = rest.partition("/")
-    user, at, host = place.rpartition("@")
-    return scheme + mark + user.partition(":")[0] + at + host + slash + path
+        scp = _WITH_PASSWORD.fullmatch(url)
+        return f"{scp['user']}@{scp['rest']}" if scp and scp["user"].lower() not in _OPENERS else url
+    secret = _SECRET.match(rest)
+    if secret:
+        rest = f"{secret['user']}@{rest[secret.end() :]}"
+    return scheme + mark + re.split(r"[?#]", rest, maxsplit=1)[0]
 
 
 def _folder(path: Path, url: str) -> Store:

@@ -298,3 +298,14 @@ def test_what_a_check_finds_names_the_file_and_has_a_hint(tmp_path: Path, own: s
     with pytest.raises(DamagedError, match=r"one\.json: count: 1 is expected") as caught:
         jsonfile.checked(path, "optimize.one/1", check, "make it again")
     assert caught.value.hint == hint
+
+
+def test_a_fifo_is_refused_at_once_and_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "circle").symlink_to("circle")
+    for path in (tmp_path / "fifo", tmp_path / "circle", tmp_path):
+        with pytest.raises(DamagedError, match="plain file"):
+            jsonfile.plain(path)
+    jsonfile.write(tmp_path / "it", {"a": 1})
+    (tmp_path / "link").symlink_to("it")
+    assert jsonfile.read(tmp_path / "link") == {"a": 1}

@@ -15,6 +15,8 @@ class Place(Protocol):
     """What differs between a folder, an SSH host and a bucket. Keys are relative paths of `keys.py`."""
 
     url: str
+    folder: Optional[Path]
+    """See `Store.root`."""
     near: bool
     """See `Store`."""
 
@@ -60,6 +62,7 @@ class FileStore:
         self.place = place
         self.url = place.url
         self.near = place.near
+        self.root: Optional[Path] = place.folder
         self._known: Optional[bool] = None
 
     def size(self, name: str, digest: str) -> Optional[int]:

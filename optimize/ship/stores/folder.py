@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from engines import jsonfile
-from engines.errors import IncompatibleError, OptimizeError
+from engines.errors import DamagedError, IncompatibleError, OptimizeError
 from optimize.ship.store import Moved
 from optimize.ship.stores import keys
 from optimize.ship.stores.files import FileStore
@@ -24,6 +24,8 @@ if sys.platform != "win32":
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_DAMAGED = (errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+"""Something else is where a file or folder of the store belongs."""
 
 
 def open_folder(path: Path, url: str) -> FileStore:
@@ -41,6 +43,7 @@ class FolderPlace:
 
     def __init__(self, root: Path, url: str) -> None:
         self.root = root
+        self.folder: Optional[Path] = root
         self.url = url
 
     def size(self, key: str) -> Optional[int]:
@@ -52,8 +55,9 @@ class FolderPlace:
         """See `Place.whole`."""
         found = {}
         for digest in sources:
+            path = self.root / keys.blob(digest)
             with self._told(), contextlib.suppress(FileNotFoundError):
-                found[digest] = jsonfile.sha256(self.root / keys.blob(digest)) == keys.hexadecimal(digest)
+                found[digest] = _size(path) is not None and jsonfile.sha256(path) == keys.hexadecimal(digest)
         return found
 
     def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
@@ -88,7 +92,7 @@ class FolderPlace:
 
             def start(offset: int) -> Iterator[bytes]:
                 with self._told():
-                    handle = stack.enter_context(open(self.root / keys.blob(digest), "rb"))
+                    handle = stack.enter_context(jsonfile.plain(self.root / keys.blob(digest)))
                     handle.seek(offset)
                 return blocks(handle, limit)
 
@@ -97,10 +101,11 @@ class FolderPlace:
     def read(self, key: str, limit: int) -> Optional[bytes]:
         """See `Place.read`."""
         with self._told():
-            if _size(self.root / key) is None:
+            try:
+                with jsonfile.plain(self.root / key) as handle:
+                    return handle.read(limit + 1)
+            except (FileNotFoundError, NotADirectoryError):
                 return None
-            with open(self.root / key, "rb") as handle:
-                return handle.read(limit + 1)
 
     def write(self, key: str, data: bytes) -> None:
         """See `Place.write`."""
@@ -124,7 +129,7 @@ class FolderPlace:
         for pattern in keys.PARTS:
             for part in self.root.glob(pattern):
                 with contextlib.suppress(OSError):
-                    if time.time() - part.lstat().st_mtime > keys.FORGOTTEN_S:
+                    if keys.is_part(part.name) and time.time() - part.lstat().st_mtime > keys.FORGOTTEN_S:
                         part.unlink()
 
     @contextlib.contextmanager
@@ -166,6 +171,11 @@ class FolderPlace:
                 ) from None
             if error.errno in _DENIED:
                 raise IncompatibleError(f"{self.url}: {text}", f"ls -ld {self.root}, or another place") from None
+            if error.errno in _DAMAGED:
+                where = error.filename2 or error.filename or self.root
+                raise DamagedError(
+                    f"{self.url}: the store is damaged: {where}: {text}", f"ls -ld {where}, and remove it"
+                ) from None
             raise
 
 

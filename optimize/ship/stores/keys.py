@@ -17,7 +17,9 @@ BLOBS = "blobs/sha256"
 REFS = "refs"
 
 PARTS = (".*.part", f"{BLOBS}/.*.part", f"{REFS}/*/.*.part")
-"""What is not whole yet: of blobs (`part`), and of documents under names of their own."""
+"""Where what is not whole yet lies; see `is_part`."""
+
+_PART = re.compile(r"\.(?:[0-9a-f]{64}|.+\.[0-9a-f]{16})\.part")
 
 FORGOTTEN_S = 24 * 3600
 """Seconds after which a part that nobody has added to is one that nobody goes on with."""
@@ -80,6 +82,11 @@ def blob(digest: str) -> str:
 def part(digest: str) -> str:
     """Of a blob that is not whole yet."""
     return f"{BLOBS}/.{hexadecimal(digest)}.part"
+
+
+def is_part(name_: str) -> bool:
+    """Whether a file is named as what is not whole yet: of a blob (`part`) or a document (`.NAME.<16 hex>.part`)."""
+    return _PART.fullmatch(name_) is not None
 
 
 def ref(name_: str, tag_: str) -> str:

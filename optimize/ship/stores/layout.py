@@ -33,7 +33,9 @@ def open_layout(url: str) -> LayoutStore:
     """
     path = url.partition(":")[2]
     if path.startswith("//") or not path or "\0" in path:
-        raise UsageError(f"{url}: oci-layout:DIR is expected", "oci-layout:./models")
+        from optimize.ship.url import shown
+
+        raise UsageError(f"{shown(url)}: oci-layout:DIR is expected", "oci-layout:./models")
     return LayoutStore(Path(path), url)
 
 
@@ -44,6 +46,7 @@ class LayoutStore:
 
     def __init__(self, root: Path, url: str) -> None:
         self.url = url
+        self.root: Optional[Path] = root
         self._root = root
         self._place = FolderPlace(root, url)
 

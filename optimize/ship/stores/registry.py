@@ -67,6 +67,7 @@ class RegistryStore:
     """See `optimize.ship.store.Store`."""
 
     near = False
+    root: Optional[Path] = None
 
     def __init__(self, http: Http, repository: str, url: str) -> None:
         self.url = url

@@ -60,6 +60,7 @@ class S3Place:
     """See `files.Place`."""
 
     near = False
+    folder: Optional[Path] = None
 
     def __init__(self, bucket: str, prefix: str, url: str) -> None:
         self.bucket = bucket

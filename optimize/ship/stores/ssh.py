@@ -33,12 +33,13 @@ _LOOK_S = 0.1
 """How often a file is looked at that is being sent."""
 
 _SIZE = 'if [ -f "$1" ]; then wc -c < "$1"; fi'
-_READ = 'if [ -f "$1" ]; then echo found; head -c "$2" "$1"; fi'
+_READ = 'if [ -f "$1" ]; then echo found; head -c "$2" "$1"; elif [ -e "$1" ]; then echo other; fi'
 _LIST = (
     'cd "$1" && for f in refs/*/*.json; do if [ -f "$f" ]; then '
     'printf "%s " "$f"; head -c 4096 "$f" | tr -d "[:cntrl:]"; echo; fi; done'
 )
-_FETCH = 'tail -c "+$2" "$1"'
+_FETCH = 'if [ -e "$1" ] && [ ! -f "$1" ]; then exit 0; fi; tail -c "+$2" "$1"'
+"""Nothing of a FIFO, which `tail` would wait for."""
 
 SYNC = 'synced() { sync "$1" 2> /dev/null || sync; }; '
 """Without names it syncs everything, which is all that an old `sync` can do."""
@@ -61,8 +62,13 @@ _WHOLE = (
 )
 """Folder, files: a line for each."""
 
-_SWEEP = 'cd "$1" 2> /dev/null && find blobs refs -type f -name ".*.part" -mtime +0 -exec rm -f {} + 2> /dev/null; :'
-"""`+0` is more than a day by the far clock, find(1). What cannot be removed stays."""
+_DIGIT = "[0-9a-f]"
+_SWEEP = (
+    f'cd "$1" 2> /dev/null && find blobs refs -type f '
+    f'\\( -name ".{_DIGIT * 64}.part" -o -name ".?*.{_DIGIT * 16}.part" \\) '
+    "-mtime +0 -exec rm -f {} + 2> /dev/null; :"
+)
+"""See `keys.is_part`. `+0` is more than a day by the far clock, find(1). What cannot be removed stays."""
 
 _SEND = (
     SYNC + HASHED + 'mkdir -p "$1" && '
@@ -124,6 +130,7 @@ class SshPlace:
     """See `files.Place`."""
 
     near = False
+    folder: Optional[Path] = None
 
     def __init__(self, connection: Connection, root: str, url: str) -> None:
         self.connection = connection
@@ -210,6 +217,8 @@ class SshPlace:
         """See `Place.read`."""
         mark = b"found\n"
         found = self.connection.ask(_READ, self._path(key), str(limit + 1), limit=limit + 1 + len(mark))
+        if found == b"other\n":
+            raise DamagedError(f"{self.url}: {key}: a folder or special file, where a plain file is expected")
         return found[len(mark) :] if found.startswith(mark) else None
 
     def write(self, key: str, data: bytes) -> None:

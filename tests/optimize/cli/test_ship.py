@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List
 
 import pytest
 
+from engines import manifest
 from optimize.ship import send
 from tests.optimize.ship import small
 
@@ -49,6 +50,24 @@ def test_a_dry_run_brings_nothing(optimize_command: Callable[..., Any], bundle: 
     done = optimize_command("pull", "linear-fp32", "--from", tmp_path / "store", "--node", tmp_path / "n", "--dry-run")
     assert "onnxruntime" in done.stdout and "fits" in done.stdout
     assert not (tmp_path / "n").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_dry_run_where_nothing_fits_ends_as_a_pull_does(
+    optimize_command: Callable[..., Any], tmp_path: Path, more: List[str]
+) -> None:
+    bundle = small.bundle(tmp_path / "it")
+    device = manifest.read(bundle)["device"]
+    send.ship([small.bundle(tmp_path / "other", device={**device, "arch": "riscv64"})], str(tmp_path / "store"))
+    words = ["pull", "linear-fp32", "--from", tmp_path / "store", "--node", tmp_path / "n", *more]
+    dry, real = optimize_command(*words, "--dry-run"), optimize_command(*words)
+    assert (dry.exit_code, real.exit_code) == (4, 4)
+    assert dry.stderr == real.stderr and "--allow-build" in dry.stderr
+    assert "riscv64" in dry.stdout
+    if more:
+        value = json.loads(dry.stdout)
+        assert value["variants"] and value["error"] == json.loads(real.stdout)["error"]
+    assert optimize_command(*words, "--dry-run", "--allow-build").exit_code == 0
 
 
 @pytest.mark.parametrize(

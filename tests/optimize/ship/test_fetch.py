@@ -150,6 +150,56 @@ def test_a_damaged_version_is_mended_file_by_file(store: Watched, source: Path, 
     assert len(store.asked) == 2
 
 
+@pytest.mark.parametrize("kind", ["a link", "a dangling link", "a file"])
+def test_what_is_no_folder_in_place_of_a_version_makes_room_for_it(
+    store: Watched, source: Path, tmp_path: Path, kind: str
+) -> None:
+    target, other = tmp_path / "v" / small.variant(source), tmp_path / "other"
+    (tmp_path / "v").mkdir()
+    if kind == "a file":
+        target.write_text("x")
+    else:
+        target.symlink_to(other)
+    if kind == "a link":
+        other.mkdir()
+    path = fetch.fetch(store, "it", _entry(store), tmp_path / "v")
+    shipment.check(path)
+    assert not path.is_symlink()
+    assert not other.exists() or list(other.iterdir()) == []
+
+
+def test_what_does_not_belong_into_a_version_is_removed_and_what_was_there_comes_back(
+    store: Watched, tmp_path: Path
+) -> None:
+    path = fetch.fetch(store, "it", _entry(store), tmp_path / "v")
+    (path / "model.onnx").unlink()
+    (path / "model.onnx").mkdir()
+    (path / "golden.npz").unlink()
+    os.mkfifo(path / "golden.npz")
+    (path / "evil.py").write_text("x")
+    assert fetch.fetch(store, "it", _entry(store), tmp_path / "v") == path
+    shipment.check(path)
+
+
+def test_a_file_with_another_name_elsewhere_is_not_written_through(
+    store: Watched, source: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    part = tmp_path / "v/.incoming" / small.variant(source)
+    part.mkdir(parents=True)
+    os.link(mine, part / "golden.npz")
+    fetch.fetch(store, "it", _entry(store), tmp_path / "v")
+    assert mine.read_text() == "mine"
+
+
+def test_links_in_a_circle_in_place_of_the_lock_are_told(store: Watched, tmp_path: Path) -> None:
+    (tmp_path / "v/.incoming").mkdir(parents=True)
+    (tmp_path / "v/.incoming/lock").symlink_to("lock")
+    with pytest.raises(DamagedError, match="where a plain file is expected"):
+        fetch.fetch(store, "it", _entry(store), tmp_path / "v")
+
+
 def test_files_of_another_version_are_taken_from_the_disk(store: Watched, source: Path, tmp_path: Path) -> None:
     fetch.fetch(store, "it", _entry(store), tmp_path / "v")
     other = Path(shutil.copytree(source, tmp_path / "other"))
@@ -171,6 +221,12 @@ def test_an_index_that_tells_of_another_device_is_refused(store: Watched, tmp_pa
         with pytest.raises(DamagedError, match="the index tells another"):
             fetch.fetch(store, "it", lie, tmp_path / "v")
         assert _versions(tmp_path / "v") == []
+
+
+def test_a_tag_that_is_not_there_is_told_with_one_that_is(store: Watched) -> None:
+    with pytest.raises(UsageError, match="no such shipment") as caught:
+        fetch.find(store, "it", "v9")
+    assert caught.value.hint == "optimize pull it:latest --from store"
 
 
 def _put_lie(store: Watched, source: Path, change: Callable[[Any], None]) -> oci.Entry:

@@ -180,3 +180,13 @@ def test_status_is_json(place: Path, pulled: Pulled) -> None:
     assert told["active"]["path"] == str(place / "active") and told["active"]["damage"] is None
     assert told["active"]["precision"] == "fp32" and told["active"]["device"]["backend"] == "onnxruntime"
     assert [one["variant"] for one in told["versions"]] == [first]
+
+
+@pytest.mark.parametrize("name", ["lock", "active"])
+def test_links_in_a_circle_are_told_as_a_damaged_node(place: Path, pulled: Callable[..., str], name: str) -> None:
+    pulled(1)
+    (place / name).unlink(missing_ok=True)
+    (place / name).symlink_to(name)
+    with pytest.raises(DamagedError) as caught, node.locked(place):
+        pass
+    assert str(place / name) in caught.value.message

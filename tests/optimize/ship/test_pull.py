@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any, Callable, Dict
 
@@ -12,8 +13,8 @@ import pytest
 
 import optimize
 from engines import manifest
-from engines.errors import DamagedError, GateError, IncompatibleError, ModelError, TrustError, UsageError
-from optimize.ship import activate, node, oci, pull, send, shipment, trust
+from engines.errors import DamagedError, GateError, IncompatibleError, ModelError, OptimizeError, TrustError, UsageError
+from optimize.ship import activate, lock, node, oci, pull, send, shipment, trust
 from tests.optimize.ship import small
 
 
@@ -77,6 +78,28 @@ def test_a_folder_becomes_the_shipment_and_is_a_bundle(shipped: Dict[str, Any], 
     assert (out / "model.onnx").stat().st_ino == stamp
 
 
+def test_pulls_to_one_folder_wait_for_each_other(shipped: Dict[str, Any], tmp_path: Path) -> None:
+    together, done = threading.Barrier(4), []
+
+    def one() -> None:
+        together.wait()
+        done.append(pull.pull("linear-fp32", str(tmp_path / "store"), out=tmp_path / "out")["variant"])
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done == [shipped["variants"][0]["variant"]] * 4
+    shipment.check(tmp_path / "out")
+    assert {p.name for p in tmp_path.iterdir()} == {"it", "store", "out"}
+
+
+def test_a_pull_that_is_not_to_wait_says_that_another_writes(shipped: Dict[str, Any], tmp_path: Path) -> None:
+    with lock.held(tmp_path / ".out.pull"), pytest.raises(OptimizeError, match="another command is writing"):
+        pull.pull("linear-fp32", str(tmp_path / "store"), out=tmp_path / "out", wait=False)
+
+
 def test_a_folder_of_something_else_is_left_alone(shipped: Dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").write_text("x")
@@ -132,8 +155,9 @@ def test_a_node_that_requires_signatures_refuses_and_keeps_nothing(shipped: Dict
 def test_a_folder_may_ask_for_a_signature_too(shipped: Dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
     key = trust.new_key(tmp_path / "key")
-    with pytest.raises(TrustError):
+    with pytest.raises(TrustError, match=r"^linear-fp32: not signed") as caught:
         pull.pull("linear-fp32", str(tmp_path / "store"), out=tmp_path / "out", trusted=[key["public"]])
+    assert "no --trust" in caught.value.hint
     assert not (tmp_path / "out").exists()
     send.ship([tmp_path / "it"], str(tmp_path / "store"), sign=key["key"])
     done = pull.pull("linear-fp32", str(tmp_path / "store"), out=tmp_path / "out", trusted=[key["public"]])

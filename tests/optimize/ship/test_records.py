@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Callable
 
 import pytest
 
+from engines import jsonfile
 from engines.errors import UsageError
-from optimize.ship import node, records
+from optimize.ship import activate, journal, node, records
 
 Pulled = Callable[..., str]
 
@@ -55,6 +58,33 @@ def test_a_lost_record_costs_the_tag_and_not_the_version(place: Path, pulled: Pu
     found = records.find(place, "linear-fp32")
     assert (found["variant"], found["tag"], found["digest"]) == (variant, None, None)
     assert node.status(place)["versions"][0]["name"] == "linear-fp32"
+
+
+def test_special_files_are_passed_over_as_other_damage_is(place: Path, pulled: Pulled) -> None:
+    variant = pulled(1, "v1")
+    for path in (records.path_of(place, variant), records.versions(place) / variant / "shipment.json"):
+        path.unlink()
+        os.mkfifo(path)
+    assert records.read(place, variant)["name"] == "unknown"
+
+
+@pytest.mark.parametrize("number", [journal.MOST, journal.MOST + 1, 1 << 62])
+def test_a_number_that_nobody_counts_to_blocks_nothing(place: Path, pulled: Pulled, number: int) -> None:
+    variant = pulled(1, "v1")
+    jsonfile.write(records.path_of(place, variant), {**records.read(place, variant), "pulled": number})
+    line = {"sequence": number, "time": "2031-01-01T00:00:00Z", "event": "pulled", "active": None}
+    with open(place / journal.NAME, "a") as handle:
+        handle.write(json.dumps(line) + "\n")
+    assert records.next_number(place) < 10
+    activate.activate(place)
+    pulled(2, "v2")
+
+
+def test_a_folder_in_place_of_the_journal_stops_no_activation(place: Path, pulled: Pulled) -> None:
+    variant = pulled(1, "v1")
+    (place / journal.NAME).unlink()
+    (place / journal.NAME).mkdir()
+    assert activate.activate(place)["active"]["variant"] == variant
 
 
 def test_numbers_only_grow_whatever_is_lost(place: Path, pulled: Pulled) -> None:

@@ -78,7 +78,7 @@ def test_a_link_left_in_place_of_a_part_is_not_followed(tmp_path: Path) -> None:
     part = part_of(tmp_path / "store", blob.digest)
     part.parent.mkdir(parents=True)
     part.symlink_to(victim)
-    with pytest.raises(OSError):
+    with pytest.raises(DamagedError, match="too many levels of symbolic links"):
         open_store(str(tmp_path / "store")).put("net", blob.digest, blob.path, still, 0)
     assert victim.read_text() == "mine"
 
@@ -149,14 +149,47 @@ def test_other_files_among_the_names_are_passed_over(tmp_path: Path) -> None:
     assert [(ref.name, ref.tag, ref.digest) for ref in store.refs()] == [("net", "v1", digest)]
 
 
-def test_what_is_no_file_is_not_there(tmp_path: Path) -> None:
+def test_what_is_no_plain_file_is_not_there_and_does_not_hang(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     store.tag("net", "v1", "application/json", b"{}")
     digest = "sha256:" + "1" * 64
     os.mkfifo(tmp_path / "blobs" / "sha256" / digest[7:])
     assert store.size("net", digest) is None
-    with pytest.raises(DamagedError, match="is missing"):
-        store.get_document("net", digest, 100)
+    assert store.whole("net", {digest: tmp_path}) == {digest: False}
+    for read in (
+        lambda: store.get_document("net", digest, 100),
+        lambda: store.get("net", digest, 100, tmp_path / "out", still, 0),
+    ):
+        with pytest.raises(DamagedError, match="where a plain file is expected"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["store.json", "refs/net/v1.json"])
+def test_a_special_file_in_place_of_a_name_is_damage_and_does_not_hang(tmp_path: Path, name: str) -> None:
+    open_store(str(tmp_path)).tag("net", "v1", "application/json", b"{}")
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DamagedError, match="where a plain file is expected"):
+        open_store(str(tmp_path)).resolve("net", "v1")
+
+
+@pytest.mark.parametrize("name", ["blobs", "refs", "store.json"])
+def test_links_in_a_circle_are_told_as_a_damaged_store(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(name)
+    with pytest.raises(DamagedError):
+        open_store(str(tmp_path)).tag("net", "v1", "application/json", b"{}")
+
+
+def test_a_folder_in_place_of_a_blob_is_told_as_a_damaged_store(tmp_path: Path) -> None:
+    blob = blob_of(tmp_path, 100)
+    store = open_store(str(tmp_path / "store"))
+    (tmp_path / "store/blobs/sha256" / blob.digest[7:]).mkdir(parents=True)
+    store.put_document("net", "application/json", b"{}")
+    with pytest.raises(DamagedError, match="where a plain file is expected"):
+        store.get("net", blob.digest, 100, tmp_path / "out", still, 0)
+    with pytest.raises(DamagedError, match="the store is damaged") as caught:
+        store.put("net", blob.digest, blob.path, still, 0)
+    assert blob.digest[7:] in caught.value.hint
 
 
 def test_others_may_read_what_a_user_keeps(tmp_path: Path) -> None:
@@ -168,3 +201,21 @@ def test_others_may_read_what_a_user_keeps(tmp_path: Path) -> None:
         os.umask(mask)
     kept = tmp_path / "store" / "blobs" / "sha256" / blob.digest[7:]
     assert stat.S_IMODE(kept.stat().st_mode) == 0o644
+
+
+def test_the_sweep_removes_what_is_ours_only(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.tag("net", "v1", "application/json", b"{}")
+    ours = [
+        f"blobs/sha256/.{'a' * 64}.part",
+        f"blobs/sha256/.{'a' * 64}.{'b' * 16}.part",
+        ".store.json.0123456789abcdef.part",
+        "refs/net/.v1.json.0123456789abcdef.part",
+    ]
+    others = [".git.part", ".notes.part", "blobs/sha256/.mine.part", "refs/net/.mine.0123.part"]
+    for name in (*ours, *others):
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (0, 0))
+    store.sweep()
+    assert not any((tmp_path / name).exists() for name in ours)
+    assert all((tmp_path / name).exists() for name in others)
