@@ -21,8 +21,9 @@ _LEFT = 'cd "$1" 2> /dev/null && find . -name ".*.part" -mtime +0 -prune -exec r
 """More than a day old, find(1): what is younger may be of another who is at work."""
 
 _SUMS = (
-    HASHED + 'cd "$1" 2> /dev/null || exit 0; for f in * .[A-Za-z0-9]*; do if [ -f "$f" ] && [ ! -L "$f" ]; then '
-    'sum=$(hashed < "$f"); echo "${sum%% *} $f"; elif [ -e "$f" ] || [ -L "$f" ]; then echo "none $f"; fi; done'
+    HASHED + 'cd "$1" 2> /dev/null || exit 0; for f in * .[A-Za-z0-9]*; do if [ -f "$f" ]; then '
+    'if [ -L "$f" ]; then echo "none $f"; else sum=$(hashed < "$f"); echo "${sum%% *} $f"; fi; '
+    'elif [ -e "$f" ] || [ -L "$f" ]; then echo "none $f"; fi; done'
 )
 
 _APPEAR = (

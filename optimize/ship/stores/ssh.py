@@ -38,7 +38,7 @@ _LIST = (
     'cd "$1" && for f in refs/*/*.json; do if [ -f "$f" ]; then '
     'printf "%s " "$f"; head -c 4096 "$f" | tr -d "[:cntrl:]"; echo; fi; done'
 )
-_FETCH = 'if [ -e "$1" ] && [ ! -f "$1" ]; then exit 0; fi; tail -c "+$2" "$1"'
+_FETCH = '[ -f "$1" ] || { if [ -e "$1" ]; then exit 0; fi; }; tail -c "+$2" "$1"'
 """Nothing of a FIFO, which `tail` would wait for."""
 
 SYNC = 'synced() { sync "$1" 2> /dev/null || sync; }; '

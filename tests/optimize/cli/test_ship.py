@@ -73,7 +73,7 @@ def test_a_dry_run_where_nothing_fits_ends_as_a_pull_does(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["pull", "it", "--from", "STORE"], 2, "no such shipment"),
+        (["pull", "it", "--from", "STORE"], 2, "no such folder"),
         (["pull", "../it", "--from", "STORE"], 2, "no name of a shipment"),
         (["pull", "it", "--from", "gopher://host/x"], 2, "unknown scheme gopher"),
         (["pull", "it", "--from", "STORE", "--for", "orin"], 2, "no device key"),

@@ -186,6 +186,7 @@ def test_a_repository_alone_tells_candidates_by_what_was_recorded_there(
         select(source=source)
     with pytest.raises(UsageError, match="no such shipment"):
         select(source=source, names=["nothing"], device="this-device")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="holds no engine"):
         select(source=str(tmp_path / "empty"), device="this-device")
 

@@ -370,15 +370,19 @@ def test_parts_that_nobody_went_on_with_for_a_day_are_swept_and_younger_ones_sta
     source = bundle()
     send.ship([source], str(tmp_path / "store"))
     blobs, names = tmp_path / "store/blobs/sha256", tmp_path / "store/refs/linear-fp32"
-    old = [blobs / f".{'0' * 64}.part", blobs / f".{'1' * 64}.0123456789abcdef.part", names / ".latest.json.01.part"]
-    young = [blobs / f".{'2' * 64}.part", names / ".latest.json.02.part"]
-    kept = [blobs / "notes.part", tmp_path / "store/other.part"]  # not of ours
+    old = [
+        blobs / f".{'0' * 64}.part",
+        blobs / f".{'1' * 64}.0123456789abcdef.part",
+        names / f".latest.json.{'0' * 16}.part",
+    ]
+    young = [blobs / f".{'2' * 64}.part", names / f".latest.json.{'1' * 16}.part"]
+    kept = [blobs / "notes.part", tmp_path / "store/other.part", tmp_path / "store/.git.part"]  # not of ours
     now = time.time()
     for path, age in [*((p, 90_000) for p in [*old, *kept]), *((p, 80_000) for p in young)]:
         path.write_bytes(b"x")
         os.utime(path, (now - age, now - age))
     send.ship([source], str(tmp_path / "store"))
-    assert [path.exists() for path in [*old, *young, *kept]] == [False] * 3 + [True] * 4
+    assert [path.exists() for path in [*old, *young, *kept]] == [False] * 3 + [True] * 5
 
 
 def test_an_old_part_of_what_is_shipped_now_is_gone_on_with(bundle: Callable[..., Path], tmp_path: Path) -> None:

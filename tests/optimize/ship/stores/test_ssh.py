@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from engines.errors import IncompatibleError, OptimizeError, UsageError
+from optimize.ship.repository import ssh as ssh_repository
 from optimize.ship.store import Store
 from optimize.ship.stores import ssh as ssh_store
 from optimize.ship.stores import sshshell
@@ -94,8 +95,9 @@ def test_a_part_that_was_damaged_is_sent_anew(ssh: sshd.Sshd, tmp_path: Path) ->
 
 
 def test_no_script_has_what_a_login_shell_may_take_for_its_own() -> None:
-    scripts = [value for name, value in vars(ssh_store).items() if name.isupper() and isinstance(value, str)]
-    assert len(scripts) >= 7
+    known = {**vars(ssh_store), **{f"{name}_OF_MODELS": value for name, value in vars(ssh_repository).items()}}
+    scripts = [value for name, value in known.items() if name.isupper() and isinstance(value, str)]
+    assert len(scripts) >= 12
     for script in (*scripts, sshshell._SCRIPT):
         assert not set("'!\n") & set(script), script
 
