@@ -79,6 +79,7 @@ def test_every_precision_is_built_verified_measured_and_labelled(
     ).read_text(encoding="utf-8")
 
 
+@pytest.mark.journey
 def test_a_graph_that_could_not_be_captured_is_not_reported_as_one(
     command: Callable[..., Any], tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -139,6 +140,7 @@ def test_a_flipped_byte_and_another_device_are_refused_before_the_plan_is_read(
         assert word in command("bench", bundle, "--quick", code=4).stderr
 
 
+@pytest.mark.journey
 def test_what_was_measured_of_a_plan_is_said_of_no_other(command: Callable[..., Any], tiny_onnx: Path, tmp_path: Path):
     words = ["build", tiny_onnx, "--backend", "tensorrt", "--precision", "fp16", "--batch", 1, "-o", tmp_path, "--json"]
     (one,) = answer(command(*words))["bundles"]
