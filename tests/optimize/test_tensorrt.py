@@ -96,6 +96,7 @@ def test_a_graph_that_could_not_be_captured_is_not_reported_as_one(
         assert ("no-cuda-graph" in row["flags"]) is failing
 
 
+@pytest.mark.journey
 def test_the_scores_are_those_of_onnx_runtime(
     command: Callable[..., Any], tiny_onnx: Path, cifar: Path, tmp_path: Path
 ):

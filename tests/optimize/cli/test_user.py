@@ -63,7 +63,7 @@ def hostile(tmp_path: Path, tiny_onnx: Path) -> Path:
     return folder
 
 
-@pytest.mark.journey
+@pytest.mark.slow
 def test_every_command_in_a_folder_of_hostile_names(hostile: Path, cifar: Path) -> None:
     data = ("--data", cifar, "--preprocess", "unit")
     optimize(hostile, "doctor")

@@ -47,6 +47,7 @@ def test_what_was_just_pulled_is_kept_where_nothing_else_is(place: Path, pulled:
     assert there(place) == [second, third] and first not in there(place)
 
 
+@pytest.mark.slow
 def test_a_version_in_use_stays_until_it_is_not(place: Path, pulled: Pulled) -> None:
     one, two, three = pulled(1), pulled(2), pulled(3)
     activation.activate(place, one)
