@@ -135,7 +135,8 @@ jetpack5() {
 
 # The server beside that Python's TensorFlow, with MLServer 1.4.
 jetpack5_server() {
-  local options=(VENV=.venv-jp5 EXTRAS=tensorflow,openvino,serve,triton,dev PIP_OPTIONS='-c constraints/jetpack5.txt')
+  local options=(VENV=.venv-jp5 EXTRAS=tensorflow,openvino,serve,triton,dev)
+  options+=(PIP_OPTIONS='-c constraints/jetpack5.txt -c constraints/jetpack5-serve.txt')
   rm -f .venv-jp5/.ready  # made before without the server
   make setup "${options[@]}"
   make test "${options[@]}" PYTEST_OPTIONS='tests/optimize/serving -m "not slow"'
