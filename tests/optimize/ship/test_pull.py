@@ -227,7 +227,7 @@ def test_without_a_graph_none_is_built(tmp_path: Path, same_process: None) -> No
 @pytest.mark.parametrize("elsewhere", ["../secret", "model.onnx"])
 def test_a_shipment_can_name_no_code_and_no_other_file(tmp_path: Path, elsewhere: str) -> None:
     """Its manifest may say what it likes, and its graph may say that its weights lie elsewhere."""
-    more = {"custom_objects": "/tmp/x.py:Block", "factory": "/tmp/x.py:net"}
+    more = {"custom_objects": "block.py:Block", "factory": "net.py:net"}
     origin = small.bundle(tmp_path / "it", **more)
     spec = manifest.runner_spec(origin)
     assert manifest.read(origin)["factory"] and spec.custom_objects is None and spec.factory is None
