@@ -78,7 +78,7 @@ class Runtime(MLModel):  # type: ignore[misc]  # MLServer is not there where typ
         return _model(model_name).config
 
 
-class Repository(ModelRepository):  # type: ignore[misc]  # as above
+class Repository(ModelRepository):  # type: ignore[misc]  # MLServer is not there where types are checked
     """The models that were opened, and no others: MLServer's own looks for files, with code in them, in a folder."""
 
     def __init__(self, root: str) -> None:

@@ -92,7 +92,7 @@ def test_a_board_whose_run_file_came_damaged_is_not_in_the_report_of_the_others(
         work=tmp_path,
         progress=lambda what, done, total: said.append(what),
     )
-    written = fleet._report(about)  # type: ignore[arg-type]
+    written = fleet._report(about)  # type: ignore[arg-type]  # what it asks of a campaign
     assert [one["target"] for one in runs.read(Path(written[0]))["rows"]] == ["a: net-fp16"]
     assert len(said) == 1 and said[0].startswith("b is not in the report")
 

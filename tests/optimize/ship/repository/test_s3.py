@@ -24,7 +24,7 @@ def test_the_configuration_comes_last_and_what_is_whole_is_not_sent_again(
     (model,) = triton._models(source, "m", 100)
     repository = open_repository(target)
     given: List[str] = []
-    real = repository.place._called  # type: ignore[attr-defined]
+    real = repository.place._called  # type: ignore[attr-defined]  # of S3 alone
 
     def called(call: str, **words: object) -> object:
         if call in ("put_object", "complete_multipart_upload"):
@@ -33,7 +33,7 @@ def test_the_configuration_comes_last_and_what_is_whole_is_not_sent_again(
                 raise OptimizeError("the connection was lost")
         return real(call, **words)
 
-    monkeypatch.setattr(repository.place, "_called", called)  # type: ignore[attr-defined]
+    monkeypatch.setattr(repository.place, "_called", called)  # type: ignore[attr-defined]  # of S3 alone
     with pytest.raises(OptimizeError, match="was lost"):
         triton._write(repository, model, lambda count: None, 0)
     given[:] = [""]
