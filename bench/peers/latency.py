@@ -1,7 +1,8 @@
 """Latencies of what the quantisers wrote: all of them in one run, then the fastest of the others against ours alone.
 
 Of seven graphs that are equally fast one comes out ahead by luck. So that choosing does not decide the ratio, the one
-chosen is measured again beside ours, and only those rounds speak of it.
+chosen is measured again beside ours, and only those rounds speak of it. In each of them both processes are there at
+once and run in slices of time (`bench.peers.slices`), so that a machine whose speed changes changes it for both.
 """
 
 from __future__ import annotations
@@ -10,12 +11,20 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from bench import stats
+import engines
+from bench import loop, stats
+from bench.inputs import feeds
+from bench.peers import slices
 from bench.peers.contenders import Settings
 from bench.rounds import Target, run
-from engines.spec import Progress, RunnerSpec
+from engines.errors import OptimizeError
+from engines.spec import Progress, RunnerSpec, quiet
 
 Row = Dict[str, Any]
+
+STAGE = "bench.peers.latency:queries"
+
+_WARM_S = 0.2
 
 
 def measure(rows: Sequence[Row], layout: str, precision: str, settings: Settings, progress: Progress) -> None:
@@ -70,11 +79,38 @@ def again(ours: Row, rows: Sequence[Row], layout: str, precision: str, settings:
         if not known:
             continue
         best = min(known, key=lambda row: float(row["ratios"][name]["ratio"]))
-        pair = [_target(row, layout, precision) for row in (best, ours)]
-        done = run(pair, [batch], settings.again, 0.2, settings.seconds, seed=settings.seed, progress=progress)
-        medians = {one["target"]: _medians(one) for one in done.rows}
-        if len(medians) == 2:
-            best.setdefault("again", {})[str(batch)] = ratio(medians[best["name"]], medians[ours["name"]])
+        calls = [
+            (STAGE, {"spec": _spec(row, layout, precision).to_json(), "batch": batch, "seconds": 2 * settings.seconds})
+            for row in (best, ours)  # each waits half of the time
+        ]
+        pairs: List[List[float]] = []
+        try:
+            for number in range(settings.again):
+                progress(f"{best['name']} beside ours, batch {batch}: rounds", number, settings.again)
+                turn = 1 if number % 2 == 0 else -1
+                pairs.append(slices.measure(calls[::turn])[::turn])
+        except OptimizeError as error:
+            best["latency_failed"] = error.message
+            continue
+        best.setdefault("again", {})[str(batch)] = {
+            **slices.ratio(*zip(*pairs)),
+            "range": [min(a / b for a, b in pairs), max(a / b for a, b in pairs)],
+            "rounds": len(pairs),
+            "pairs": pairs,
+        }
+
+
+def queries(spec: Dict[str, Any], batch: int, seconds: float, progress: Progress = quiet) -> float:
+    """Time an engine in `slices.measure`: a child's part of `again`.
+
+    Returns:
+        Median wall time of a query, in ms.
+    """
+    with engines.open(RunnerSpec.from_json(spec)) as runner:
+        query = runner.bind(feeds(runner, batch))
+        warm = loop.measure(query, _WARM_S, 0.0)
+        slices.ready(float(np.median(warm)) / 1e6, progress)
+        return float(np.median(loop.measure(query, 0.0, seconds))) / 1e6
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Dict[str, Any]:
@@ -88,9 +124,13 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> Dict[str, Any]:
 
 
 def _target(row: Row, layout: str, precision: str) -> Target:
-    options = {"inference_precision": precision}
-    spec = RunnerSpec(row["ir"], "onnx", layout=layout, backend="openvino", options=options)
+    spec = _spec(row, layout, precision)
     return Target(row["name"], "engine", "", "int8", "openvino", {}, row["ir_bytes"], spec)
+
+
+def _spec(row: Row, layout: str, precision: str) -> RunnerSpec:
+    options = {"inference_precision": precision}
+    return RunnerSpec(row["ir"], "onnx", layout=layout, backend="openvino", options=options)
 
 
 def _medians(one: Row) -> List[float]:
