@@ -13,7 +13,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # nothing is imported: every command starts with this file, before Ctrl-C can be answered
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, List
 
     from optimize.api import (
         activate,
@@ -71,3 +71,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'optimize' has no attribute {name!r}")
+
+
+def __dir__() -> List[str]:
+    """For completion, which has seen nothing imported yet."""
+    return [*globals(), *__all__]

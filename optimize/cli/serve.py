@@ -45,6 +45,7 @@ def serve(
         host, http_port, grpc_port = serving.address
         for model in serving.models:
             say(f"serving {model.name} at http://{host}:{http_port}/{model.name}, gRPC at port {grpc_port}")
+        say(f"next: optimize bench http://{host}:{http_port}/{serving.models[0].name} --batch 1")
         if not is_loopback(host):
             warn(f"warning: whoever reaches {host} may ask: there is no password and no encryption")
         say("Ctrl-C stops it")

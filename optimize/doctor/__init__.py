@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -13,6 +14,7 @@ from engines.device import version_of
 from optimize.doctor import nvidia
 from optimize.doctor.interpreter import Interpreter, look, own_pip
 from optimize.doctor.software import tensorflow_wheel
+from optimize.serving import NEWEST_PYTHON
 
 _GB = 1e9
 
@@ -37,6 +39,10 @@ _PARTS = (
         "onnxruntime", ("onnxruntime",), "checks, calibration and the onnxruntime backend", "pip install onnxruntime"
     ),
     _Part("loadgen", ("mlcommons_loadgen",), "MLPerf LoadGen's loads: bench --load", loadgen.HINT),
+    _Part("trust", ("cryptography",), "signed shipments", "pip install 'optimize-trt[trust]'"),
+    _Part("s3", ("boto3",), "s3:// stores", "pip install 'optimize-trt[s3]'"),
+    _Part("triton", ("tritonclient",), "Triton's model repositories", "pip install 'optimize-trt[triton]'"),
+    _Part("serve", ("mlserver",), "optimize serve", "pip install 'optimize-trt[serve]'"),
 )
 
 
@@ -113,6 +119,8 @@ def _parts(found: Optional[Dict[str, Any]]) -> List[Dict[str, Any]]:
     for part in _PARTS:
         if part.name == "tf-keras" and tensorflow.startswith(("2.11", "2.12", "2.13", "2.14", "2.15")):
             continue  # these releases read such files themselves
+        if part.name == "serve" and sys.version_info[:2] > NEWEST_PYTHON:
+            continue
         version = _version(*part.distributions)
         out.append(
             {

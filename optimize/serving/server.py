@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 from engines import kserve
 from engines.errors import IncompatibleError, OptimizeError, UsageError
 from engines.spec import Progress, quiet
-from optimize.serving import GRPC_PORT, HOST, HTTP_PORT, limits
+from optimize.serving import GRPC_PORT, HOST, HTTP_PORT, NEWEST_PYTHON, limits
 from optimize.serving import models as opening
 from optimize.serving.models import Model
 from optimize.ship.tritonconfig import QUEUE_DELAY_US
@@ -22,9 +22,6 @@ from optimize.version import VERSION
 _EXTENSIONS = [kserve.BINARY, kserve.STATISTICS, "model_configuration", "model_repository"]
 
 _INSTALL = "pip install 'optimize-trt[serve]'"
-
-NEWEST_PYTHON = (3, 12)
-"""That MLServer has a version for."""
 
 _LOOPBACK = ("127.", "::1", "localhost")
 

@@ -215,6 +215,8 @@ def _build(
         raise TrustError(
             "signed shipments only are taken here, and an engine built here would not be signed", "add --sign KEY"
         )
+    if sign:
+        trust.signer(Path(sign))  # a key that is none is told before any work
     import filelock
 
     entry = _origin(store, index)

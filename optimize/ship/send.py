@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shlex
 import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -11,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 from engines import manifest, scratch
 from engines.errors import DamagedError, OptimizeError, UsageError
 from engines.spec import A_LINE, Progress, quiet
-from optimize.ship import choose, oci, shipment, triton
+from optimize.ship import choose, oci, shipment, triton, trust
 from optimize.ship.prepare import default_name, prepared
 from optimize.ship.store import Store
 from optimize.ship.url import open_store, shown
@@ -73,11 +74,13 @@ def ship(
         return _to_triton(bundles, to, name, limit, load, progress)
     if load:
         raise UsageError("--load is for a repository of Triton", "--to triton:DIR")
-    _check_together(bundles)
+    _check_together(bundles, shown(to))
     name = default_name(Path(bundles[0])) if name is None else name
     choose.parse_reference(f"{name}:{tag}")
     if limit < 0:
         raise UsageError(f"--bandwidth: {limit} bytes a second")
+    if sign:
+        trust.signer(Path(sign))  # a key that is none is told before any work
     store = open_store(to)
     verify = store.near if verify is None else verify
     try:
@@ -137,7 +140,7 @@ class _Sent(NamedTuple):
     unverified: List[str]
 
 
-def _check_together(bundles: Sequence[Union[str, Path]]) -> None:
+def _check_together(bundles: Sequence[Union[str, Path]], to: str) -> None:
     """Refuse what is no bundle, and bundles that are no variants of one engine."""
     if not bundles:
         raise UsageError("no bundle to ship", "optimize ship BUNDLE... --to URL")
@@ -145,6 +148,12 @@ def _check_together(bundles: Sequence[Union[str, Path]]) -> None:
     for bundle in bundles:
         if not Path(bundle).is_dir():
             raise UsageError(f"{bundle} is not an engine bundle (a folder)", "optimize build MODEL --precision fp16")
+        inside = sorted(one.parent.name for one in Path(bundle).glob(f"*/{manifest.NAME}"))
+        if inside and not Path(bundle, manifest.NAME).exists():
+            raise UsageError(
+                f"{bundle} is no bundle, it holds some: {', '.join(inside)}",
+                f"optimize ship {shlex.quote(str(Path(bundle, inside[0])))} --to {shlex.quote(to)}",
+            )
         about.append(manifest.read(Path(bundle)))
     first = about[0]
     for bundle, one in zip(bundles, about):

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_functions_are_there() -> None:
     for name in ("build", "export", "verify", "bench", "load", "predict", "profile", "inspect", "report"):
         assert callable(getattr(optimize, name))
+    assert set(optimize.__all__) <= set(dir(optimize))
     with pytest.raises(AttributeError):
         optimize.no_such_thing  # noqa: B018
 

@@ -26,7 +26,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _UNIT = 1 << 16
 """Bytes of the unit that `dd` counts in: an upload goes on at a multiple of it."""
 
-_SMALL = 4 << 20
+_SMALL = 16 << 20
 """Bytes up to which a file goes through the shell that is there, which costs less than an `ssh` of its own."""
 
 _LOOK_S = 0.1

@@ -254,9 +254,11 @@ def test_what_cannot_be_shipped_is_told_before_any_work(bundle: Callable[..., Pa
         ([tmp_path / "nothing"], "not an engine bundle"),
         ([source, bundle(1)], "same device"),
         ([source, small.bundle(tmp_path / "x", 2, "other")], "another model"),
+        ([source.parent], f"it holds some: {source.name}"),
     ):
-        with pytest.raises(UsageError, match=words):
+        with pytest.raises(UsageError, match=words) as caught:
             send.ship(bundles, to)
+    assert caught.value.hint == f"optimize ship {source} --to {to}"
     for more in ({"name": "../x"}, {"name": "Upper"}, {"tag": ".."}, {"limit": -1}):
         with pytest.raises(UsageError):
             send.ship([source], to, **more)  # type: ignore[arg-type]
@@ -287,12 +289,16 @@ def test_a_shipment_is_signed_where_a_key_is_given(bundle: Callable[..., Path], 
     pytest.importorskip("cryptography")
     key = trust.new_key(tmp_path / "key")
     raw = trust.read_public(Path(key["public"]))
-    done = send.ship([bundle()], str(tmp_path / "store"), sign=key["key"])
+    source = bundle()
+    done = send.ship([source], str(tmp_path / "store"), sign=key["key"])
     store = open_folder(tmp_path / "store", "store")
     policy = trust.Policy(True, {key["id"]: raw})
     path = fetch.fetch(store, "linear-fp32", fetch.find(store, "linear-fp32").entries[0], tmp_path / "v", policy)
     assert shipment.check(path, policy)["signed_by"] == key["id"]
     assert done["variants"][0]["variant"] == f"sha256:{path.name}"
+    Path(key["key"]).write_text("no key")
+    with pytest.raises(DamagedError, match="no key to sign with"):
+        send.ship([source], str(tmp_path / "store2"), sign=key["key"], progress=lambda *told: pytest.fail(str(told)))
     unsigned = send.ship([bundle(0, "again.optimized")], str(tmp_path / "store2"))
     assert unsigned["digest"] != done["digest"]
 
