@@ -95,6 +95,7 @@ def ranges_for(
     batches: Iterable[Mapping[str, npt.NDArray[Any]]],
     progress: Progress = quiet,
     total: int = 0,
+    broken: bool = False,
 ) -> Dict[str, float]:
     """The largest |x| of every float32 tensor of a graph, in one pass.
 
@@ -105,12 +106,13 @@ def ranges_for(
         batches: Feeds by input name, batch first; where the graph has a fixed batch, a shorter one is padded.
         progress: Told the images done.
         total: Images to come, for `progress`; 0 where not known.
+        broken: The graph is known to be broken, and the question is where: NaN is returned like a number.
 
     Returns:
-        Largest |x| by tensor name, for inputs and results of nodes; infinity where one was seen.
+        Largest |x| by tensor name, for inputs and results of nodes in their order; infinity where one was seen.
 
     Raises:
-        DataError: No batch came, or a tensor got NaN (named).
+        DataError: No batch came, or a tensor got NaN (named), unless `broken`.
         ModelError: ONNX Runtime cannot run the graph.
     """
     from onnx import TensorProto, helper
@@ -135,12 +137,13 @@ def ranges_for(
     for feeds in batches:
         results = np.array(runner.run(None, ranges.pad(feeds, fixed)), np.float64)
         high, low, sums = results.reshape(-1, len(_EXTREMES)).T
-        if np.isnan(sums).any():
+        if np.isnan(sums).any() and not broken:
             raise DataError(
                 f"tensor {names[int(np.isnan(sums).argmax())]!r} holds NaN on the calibration images",
                 "check --preprocess, and the model in FP32 first",
             )
-        peaks = np.maximum(peaks, np.where(high < low, 0.0, np.maximum(high, -low)))  # without values, high is -inf
+        largest = np.where(high < low, 0.0, np.maximum(high, -low))  # without values, high is -inf
+        peaks = np.maximum(peaks, np.where(np.isnan(sums), np.nan, largest))
         done += len(next(iter(feeds.values())))
         progress("ranges", done, total)
     if done == 0:

@@ -95,7 +95,25 @@ def against_source(
         source = source.with_(backend="onnxruntime")
     graph = RunnerSpec(onnx, "onnx", backend="onnxruntime", task=source.task, preprocess=source.preprocess)
     precision = "fp16" if _metadata(onnx).get(SOURCE_PRECISION) else "fp32"
-    return compare(source.to_json(), graph.to_json(), data, n, seed, split, precision, progress)
+    found = compare(source.to_json(), graph.to_json(), data, n, seed, split, precision, progress)
+    if any(NOT_FINITE in reason for reason in found["reasons"]):
+        found["reasons"] += _first_broken(graph, data, split, seed)
+    return found
+
+
+def _first_broken(graph: RunnerSpec, data: str, split: str, seed: int) -> List[str]:
+    """Words on where a graph leaves the finite numbers; none where none of its float32 tensors does."""
+    from calib.fp16 import ranges_for
+
+    with engines.open(graph) as runner:
+        spec = runner.spec.with_(preprocess=graph.preprocess, task=graph.task)
+        if data and len(spec.inputs) == 1 and is_image(spec.inputs[0], spec.layout):
+            feeds = real(spec, data, split, 1, seed, 1)[1]
+        else:
+            feeds = seeded(spec, 1, seed, 1)
+        peaks = ranges_for(graph.path, feeds, broken=True)
+    first = next((name for name, peak in peaks.items() if not np.isfinite(peak)), None)
+    return [] if first is None else [f"the first tensor with NaN or an infinity is {first!r}"]
 
 
 def compare(

@@ -259,7 +259,14 @@ def test_a_model_of_nothing_but_nan_is_called_broken_itself(
     for item in model.graph.initializer:
         if item.name == "b3":
             item.CopyFrom(onnx.numpy_helper.from_array(np.full(item.dims, np.nan, np.float32), "b3"))
+    made = next(node.output[0] for node in model.graph.node if "b3" in node.input)
     onnx.save(model, str(tmp_path / "nan.onnx"))
     done = optimize_command("build", tmp_path / "nan.onnx", "--precision", "fp32", "--batch", "1", "--no-progress")
-    refused(done, 1, "nan.onnx itself is broken", "no finite number")
+    refused(
+        done,
+        1,
+        "nan.onnx itself is broken",
+        "no finite number",
+        f"the first tensor with NaN or an infinity is {made!r}",
+    )
     nothing_left(tmp_path)
