@@ -139,7 +139,7 @@ jetpack5_server() {
   options+=(PIP_OPTIONS='-c constraints/jetpack5.txt -c constraints/jetpack5-serve.txt')
   rm -f .venv-jp5/.ready  # made before without the server
   make setup "${options[@]}"
-  make test "${options[@]}" PYTEST_OPTIONS='tests/optimize/serving -m "not slow"'
+  make test "${options[@]}" PYTEST_OPTIONS=tests/optimize/serving
 }
 
 # The README's test command on another Python.
