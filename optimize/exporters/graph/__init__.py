@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any, Callable, Dict, Tuple
 
 from engines.errors import ModelError
-from optimize.exporters.graph import affine, constants, layout, noop, pads, precision
+from optimize.exporters.graph import affine, constants, layout, noop, pads, precision, taps
 from optimize.exporters.graph.net import Net, opset
 
 OPSETS = (13, 17)
@@ -37,6 +37,7 @@ _PASSES: Tuple[Callable[[Net], bool], ...] = (
     noop.pooling,
     noop.dense,
     pads.merge,
+    taps.crop,
     affine.fold,
 )
 

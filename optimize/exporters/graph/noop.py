@@ -37,7 +37,7 @@ def _does_nothing(net: Net, node: Any) -> bool:
     if op == "Transpose":
         order = attributes(node).get("perm")
         return order is not None and list(order) == list(range(len(order)))
-    if op in RESHAPES:
+    if op in (*RESHAPES, "GlobalAveragePool"):  # the mean of a map of 1 x 1 is that map
         return same(net.shapes.get(node.input[0]), net.shapes.get(node.output[0]))
     if op == "Pad":
         pads = net.ints(node, 1, "pads")
