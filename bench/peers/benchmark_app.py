@@ -1,10 +1,11 @@
 """Our latency beside that of OpenVINO's benchmark_app: `python -m bench.peers.benchmark_app BUNDLE --batch 1`.
 
-Both run the same model at the same batch and inference precision, one synchronous request at a time, in fresh
-processes round after round; in each round both are there at once and run in slices of time (`bench.peers.slices`), ours
-first in even rounds. benchmark_app runs as it is: its own loop, its own options, its JSON report. That report rounds
-latencies to 10 µs, which is 2% of 0.5 ms, so the value that its loop returns is taken before it is rounded, and checked
-against the report.
+Both run the same model at the same batch and inference precision, one synchronous request at a time. Each round is a
+fresh process in which both loops take turns on one compiled model: where a process's memory lies changes the latency by
+5% and more from one process to the next, and is no matter of loops. What we compile is compiled too, and must have the
+same properties. benchmark_app runs as it is: its own loop, its own options, its JSON report. That report rounds
+latencies to 10 µs, which is 2% of 0.5 ms, so the values that its loop returns are taken before they are rounded; the
+last is checked against the report.
 
 Its latency is what the request says of itself, without the call from Python (ResNet-34 in INT8, batch 1: 3% of 0.5 ms);
 ours is the whole call, copies of inputs and outputs included. So two ratios are given: ours to its latency, as both
@@ -14,21 +15,22 @@ report it; and `alike`, what our requests say of themselves to what its requests
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 import engines
 from bench import loop
 from bench.inputs import feeds
-from bench.peers import slices, turns
+from bench.peers import turns
 from bench.rounds import Target
-from engines import jsonfile, manifest, scratch
+from engines import child, jsonfile, manifest, scratch
 from engines.errors import IncompatibleError, OptimizeError, UsageError, outcome
-from engines.spec import Progress, RunnerSpec, quiet
+from engines.spec import Progress, Query, RunnerSpec, quiet
 
 LOW, HIGH = 0.98, 1.02
 """The ratio of medians, ours to theirs, that says both measure the same thing."""
@@ -37,9 +39,12 @@ _REPEATS = 3
 """Times that the rounds are measured at most: more are added while the interval is in and out of the limits."""
 
 STAGE = "bench.peers.benchmark_app:benchmark"
-OURS = "bench.peers.benchmark_app:requests"
+BESIDE = "bench.peers.benchmark_app:beside"
 
-_WARM_S = 0.5
+_TURNS, _QUERIES = 10, 5
+"""Turns of each loop in a process; queries of each turn at least."""
+
+Loop = Callable[..., Tuple[Any, ...]]
 
 
 def compare(
@@ -50,49 +55,43 @@ def compare(
     Args:
         path: An OpenVINO bundle, or an `.xml` or `.onnx` file.
         batch: Images in a query.
-        rounds: Fresh processes of each.
-        seconds: That each runs in a round; benchmark_app takes whole seconds.
+        rounds: Fresh processes.
+        seconds: That each loop runs in a process.
         precision: Inference precision (f32, bf16, f16); that of the bundle, else f32.
         progress: Told the rounds done.
 
     Returns:
         `model`, `batch`, `inference_precision`, `rounds`, `ours_ms`, `ours_alike_ms` and `theirs_ms` (medians by
-        round), `ratio` of the first to the last with its `interval` (`bench.peers.slices.ratio`), `alike`
-        ({`ratio`, `interval`} of the second to the last), `within` ([low, high]) and `verdict` (of `bench.peers.turns`,
-        by `alike`). While that is open, as many rounds are added, twice at most.
+        round), `ratio` of the first to the last with its `interval` (of the rounds, each the median of its turns),
+        `alike` ({`ratio`, `interval`} of the second to the last), `within` ([low, high]) and `verdict` (of
+        `bench.peers.turns`, by `alike`). While that is open, as many rounds are added, twice at most.
 
     Raises:
         UsageError: Not a model that OpenVINO runs.
         IncompatibleError: OpenVINO is missing, or the bundle will not run here.
+        OptimizeError: The two are not compiled alike.
     """
     target, peer = sides(Path(path), precision)
-    peer.update(batch=batch, seconds=2 * seconds, sliced=True)  # by the clock, and half of it is ours
-    calls = [(OURS, {"spec": target.spec.to_json(), "batch": batch, "seconds": 2 * seconds}), (STAGE, peer)]
-    ours: List[float] = []
-    alike: List[float] = []
-    theirs: List[float] = []
+    arguments = {**peer, "spec": target.spec.to_json(), "batch": batch, "seconds": seconds}
+    done: List[Dict[str, float]] = []
     for most in range(rounds, (_REPEATS + 1) * rounds, rounds):
-        while len(ours) < most:
-            progress("rounds", len(ours), most)
-            turn = 1 if len(ours) % 2 == 0 else -1
-            mine, other = slices.measure(calls[::turn])[::turn]
-            ours.append(mine["median_ms"])
-            alike.append(mine["request_ms"])
-            theirs.append(other["median_ms"])
+        while len(done) < most:
+            progress("rounds", len(done), most)
+            done.append(child.call(BESIDE, {**arguments, "ours_first": len(done) % 2 == 0}))
         progress("rounds", most, most)
-        said = turns.verdict(slices.ratio(alike, theirs), LOW, HIGH)
+        found = {name: [one[name] for one in done] for name in done[0]}
+        ratio, alike = (turns.ratio(found[name], [1.0] * most) for name in ("ratio", "alike"))
+        said = turns.verdict(alike, LOW, HIGH)
         if said != turns.OPEN:
             break
     return {
         "model": Path(path).name,
         "batch": batch,
         "inference_precision": peer["precision"],
-        "rounds": len(ours),
-        "ours_ms": ours,
-        "ours_alike_ms": alike,
-        "theirs_ms": theirs,
-        **slices.ratio(ours, theirs),
-        "alike": slices.ratio(alike, theirs),
+        "rounds": len(done),
+        **{name: found[name] for name in ("ours_ms", "ours_alike_ms", "theirs_ms")},
+        **ratio,
+        "alike": alike,
         "within": [LOW, HIGH],
         "verdict": said,
     }
@@ -127,13 +126,11 @@ def benchmark(
     threads: int,
     seconds: int,
     throughput: bool = False,
-    sliced: bool = False,
     progress: Progress = quiet,
 ) -> Dict[str, float]:
-    """Run benchmark_app on a model in this process, which must be a fresh one: the child's part of `compare`.
+    """Run benchmark_app on a model in this process, which must be a fresh one: a child's stage.
 
-    With `throughput` it keeps as many requests running as it thinks best; `sliced`, it runs in `slices.measure`, and
-    its mean means nothing.
+    With `throughput` it keeps as many requests running as it thinks best.
 
     Returns:
         `median_ms` of what its requests say, `mean_ms` of its total time over its iterations.
@@ -141,6 +138,101 @@ def benchmark(
     Raises:
         IncompatibleError: benchmark_app is missing.
         OptimizeError: It failed, or its report says something else than its loop.
+    """
+    median, results = _run(path, batch, precision, threads, seconds, throughput)
+    iterations = int(results["total number of iterations"])
+    return {"median_ms": median, "mean_ms": float(results["total execution time (ms)"]) / iterations}
+
+
+def beside(
+    path: str,
+    batch: int,
+    precision: str,
+    threads: int,
+    seconds: int,
+    spec: Dict[str, Any],
+    ours_first: bool,
+    progress: Progress = quiet,
+) -> Dict[str, float]:
+    """Run benchmark_app in this process, which must be a fresh one, and our loop in turns with its: a child's stage.
+
+    Returns:
+        Medians of the turns: `ours_ms` of whole calls, `ours_alike_ms` and `theirs_ms` of what the requests say, and
+        `ratio` and `alike` of the first and the second to the third within each turn.
+
+    Raises:
+        See `benchmark`; OptimizeError also where ours is compiled with other properties.
+    """
+    calls: List[float] = []
+    alike: List[float] = []
+    theirs: List[float] = []
+
+    def taking_turns(main_loop: Loop, app: Any, requests: Any, *given: Any) -> Tuple[Any, ...]:
+        shortest = _QUERIES * requests[0].latency / 1e3
+        app.duration_seconds = max(seconds / _TURNS, shortest)
+        with _ours(spec, batch, requests[0].get_compiled_model()) as (query, said):
+            for turn in range(2 * _TURNS):
+                if (turn % 2 == 0) == ours_first:
+                    del said[:]
+                    samples = loop.measure(query, 0.0, app.duration_seconds)
+                    calls.append(float(np.median(samples)) / 1e6)
+                    alike.append(statistics.median(said))
+                else:
+                    returned = main_loop(app, requests, *given)
+                    theirs.append(float(returned[1]))
+        return returned
+
+    _run(path, batch, precision, threads, seconds, False, taking_turns)
+    ratios = ([a / b for a, b in zip(side, theirs)] for side in (calls, alike))
+    columns = (calls, alike, theirs, *ratios)
+    names = ("ours_ms", "ours_alike_ms", "theirs_ms", "ratio", "alike")
+    return dict(zip(names, map(statistics.median, columns)))
+
+
+@contextlib.contextmanager
+def _ours(spec: Dict[str, Any], batch: int, compiled: Any) -> Iterator[Tuple[Query, List[float]]]:
+    """Our query on a model that is compiled already, and the list to which its requests add their latencies, in ms."""
+    import openvino as ov
+
+    said: List[float] = []
+    compile_model, infer = ov.Core.compile_model, ov.InferRequest.infer
+
+    def shared(core: Any, *given: Any) -> Any:
+        own = compile_model(core, *given)
+        other = [name for name in own.get_property("SUPPORTED_PROPERTIES") if not _equal(own, compiled, name)]
+        if other:
+            raise OptimizeError(f"ours is compiled with other properties than benchmark_app's: {', '.join(other)}")
+        return compiled
+
+    def told(request: Any, *given: Any, **named: Any) -> Any:
+        result = infer(request, *given, **named)
+        said.append(request.latency)
+        return result
+
+    ov.Core.compile_model, ov.InferRequest.infer = shared, told
+    try:
+        with engines.open(RunnerSpec.from_json(spec)) as runner:
+            yield runner.bind(feeds(runner, batch)), said
+    finally:
+        ov.Core.compile_model, ov.InferRequest.infer = compile_model, infer
+
+
+def _equal(one: Any, other: Any, name: str) -> bool:
+    return str(one.get_property(name)) == str(other.get_property(name))
+
+
+def _run(
+    path: str,
+    batch: int,
+    precision: str,
+    threads: int,
+    seconds: int,
+    throughput: bool,
+    instead: Callable[..., Tuple[Any, ...]] = lambda main_loop, *given: main_loop(*given),
+) -> Tuple[float, Dict[str, Any]]:
+    """Run benchmark_app; the median that its loop returned, and the results of its report.
+
+    `instead` is called in the place of its loop, with that loop and what it is given.
     """
     try:
         import openvino as ov
@@ -152,10 +244,14 @@ def benchmark(
     returned: List[Any] = []
     main_loop = Benchmark.main_loop
 
-    def kept(app: Any, requests: Any, *given: Any, **named: Any) -> Any:
-        if sliced:
-            slices.ready(requests[0].latency, progress)
-        returned.append(main_loop(app, requests, *given, **named))
+    failed: List[Exception] = []
+
+    def kept(app: Any, *given: Any) -> Any:
+        try:
+            returned.append(instead(main_loop, app, *given))
+        except Exception as error:  # benchmark_app logs it and exits
+            failed.append(error)
+            raise
         return returned[-1]
 
     Benchmark.main_loop = kept
@@ -177,43 +273,15 @@ def benchmark(
         try:
             app.main()
         except SystemExit as error:
-            raise OptimizeError(f"benchmark_app ended with {error.code}") from None
+            raise failed[0] if failed else OptimizeError(f"benchmark_app ended with {error.code}") from None
         report = Path(folder, "benchmark_report.json")
         if not report.is_file() or not returned:
             raise OptimizeError("benchmark_app wrote no report", "run again with OPTIMIZE_DEBUG=1")
         results = jsonfile.read(report)["execution_results"]
-    median, iterations = float(returned[0][1]), int(results["total number of iterations"])
+    median = float(returned[0][1])
     if abs(median - float(results["latency (ms)"])) > 0.006:
         raise OptimizeError(f"benchmark_app reports {results['latency (ms)']} ms, its loop returned {median:.4f} ms")
-    return {"median_ms": median, "mean_ms": float(results["total execution time (ms)"]) / iterations}
-
-
-def requests(spec: Dict[str, Any], batch: int, seconds: float, progress: Progress = quiet) -> Dict[str, float]:
-    """Run our engine in our loop, and ask its requests for their own latency: a child's part of `compare`.
-
-    Returns:
-        `median_ms` of the queries, `request_ms` of what their requests say.
-    """
-    import openvino as ov
-
-    said: List[float] = []
-    infer = ov.InferRequest.infer
-
-    def told(request: Any, *given: Any, **named: Any) -> Any:
-        result = infer(request, *given, **named)
-        said.append(request.latency)
-        return result
-
-    def begin() -> None:
-        if not begun:
-            begun.append(len(said))
-            slices.ready(statistics.median(said), progress)
-
-    begun: List[int] = []
-    ov.InferRequest.infer = told
-    with engines.open(RunnerSpec.from_json(spec)) as runner:
-        samples = loop.measure(runner.bind(feeds(runner, batch)), _WARM_S, seconds, mark=begin)
-    return {"median_ms": float(np.median(samples)) / 1e6, "request_ms": statistics.median(said[begun[0] :])}
+    return median, results
 
 
 def _shape(port: Any, batch: int) -> str:
