@@ -73,7 +73,7 @@ class Settings(NamedTuple):
     repeats: int = 5
     rounds: int = 7
     seconds: float = 1.0
-    again: int = 15
+    again: int = 31
     batches: Tuple[int, ...] = (1, 64)
     images: Optional[int] = None
     limit: int = 900

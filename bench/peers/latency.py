@@ -80,8 +80,8 @@ def again(ours: Row, rows: Sequence[Row], layout: str, precision: str, settings:
             continue
         best = min(known, key=lambda row: float(row["ratios"][name]["ratio"]))
         calls = [
-            (STAGE, {"spec": _spec(row, layout, precision).to_json(), "batch": batch, "seconds": 2 * settings.seconds})
-            for row in (best, ours)  # each waits half of the time
+            (STAGE, {"spec": _spec(row, layout, precision).to_json(), "batch": batch, "seconds": settings.seconds})
+            for row in (best, ours)  # each waits half of the time: processes differ by more than their queries do
         ]
         pairs: List[List[float]] = []
         try:
