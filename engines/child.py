@@ -77,7 +77,7 @@ def call(
     """
     with scratch.folder() as folder:
         job_file, result_file = Path(folder, "job.json"), Path(folder, "result.json")
-        job = {"target": target, "arguments": dict(arguments), "result": str(result_file)}
+        job = {"target": target, "arguments": dict(arguments), "result": str(result_file), "parent": os.getpid()}
         job_file.write_text(json.dumps(job), encoding="utf-8")
         log_file = log or Path(folder, "log.txt")
         deaths = killed.counters()
@@ -126,8 +126,8 @@ def _main(job_file: str) -> None:
     """The child's side. Its stdout carries progress lines only; whatever else prints goes to stderr, the log."""
     global _inside
     _inside, me = True, os.getpid()
-    follow_parent()
     job: Dict[str, Any] = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    follow_parent(job["parent"])  # which may have been killed while this process began
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it, and ends us
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -19,7 +19,7 @@ from tests.doubles import prepare
 pytestmark = [pytest.mark.tensorrt, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("engines", "calib", "bench", "optimize", "tests/device", "tests/doubles")
+FOLDERS = ("engines", "calib", "bench", "optimize", "tests/device", "tests/doubles", "tests/servers")
 FILES = ("pyproject.toml", "tests/conftest.py")
 
 SUBSET = "tests/device/test_contract.py"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -413,3 +414,14 @@ def test_a_child_ends_with_its_parent_and_what_both_left_is_swept_by_the_next(tm
         if parent.poll() is None:
             parent.kill()
             parent.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses prctl")
+def test_a_child_that_begins_after_its_parent_has_died_does_nothing(tmp_path: Path):
+    job, mark = tmp_path / "job.json", tmp_path / "mark"
+    asked = {"target": "pathlib:Path.write_text", "arguments": {}, "result": str(mark)}
+    command = [sys.executable, "-c", child._BOOT, str(job), *child.clean_path()]
+    for parent, begins in ((1 << 22, False), (os.getpid(), True)):  # the first is more than any process id
+        job.write_text(json.dumps({**asked, "parent": parent}))
+        assert (subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 1) != begins
+        assert mark.exists() == begins

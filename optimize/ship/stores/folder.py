@@ -57,7 +57,8 @@ class FolderPlace:
         for digest in sources:
             path = self.root / keys.blob(digest)
             with self._told(), contextlib.suppress(FileNotFoundError):
-                found[digest] = _size(path) is not None and jsonfile.sha256(path) == keys.hexadecimal(digest)
+                if _size(path) is not None:
+                    found[digest] = jsonfile.sha256(path) == keys.hexadecimal(digest)
         return found
 
     def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:

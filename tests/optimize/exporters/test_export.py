@@ -50,12 +50,13 @@ def test_the_user_s_file_is_true_fp32(shared: Path, tmp_path: Path) -> None:
         preprocess={"text": "unit"},
     )
     result = exported(spec, tmp_path, child_env(spec))
-    expected = {"Conv": 36, "Relu": 33, "Add": 16, "Transpose": 1, "MaxPool": 1, "GlobalAveragePool": 1}
+    expected = {"Conv": 36, "Relu": 33, "Add": 16, "Transpose": 1, "MaxPool": 1}  # the last maps are 1 x 1
     assert counts(result) == {**expected, "Flatten": 1, "Gemm": 1, "Softmax": 1}
     assert result["boundary"]["layout"] == "NHWC" and result["opset"] == 17
     assert result["check"]["max_abs"] < 1e-4 and result["check"]["top1_agreement"] == 1
     model = onnx.load(result["onnx"])
     assert all(i.data_type in (TensorProto.FLOAT, TensorProto.INT64) for i in model.graph.initializer)
+    assert Path(result["onnx"]).stat().st_size < 41e6  # of 85: kernels of the last maps are cut
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 
 

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,12 +179,13 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     monkeypatch.setenv("ANSIBLE_HOME", str(tmp_path / "ansible"))
-    monkeypatch.setenv("ANSIBLE_SSH_CONTROL_PATH_DIR", str(tmp_path / "cp"))
     (tmp_path / "f").mkdir()
     made = Fleet(tmp_path / "f")
-    yield made
-    for host in made.hosts.values():
-        host.kill()
+    with tempfile.TemporaryDirectory(dir="/tmp") as sockets:  # a socket's path is short, and TMPDIR may not be
+        monkeypatch.setenv("ANSIBLE_SSH_CONTROL_PATH_DIR", sockets)
+        yield made
+        for host in made.hosts.values():
+            host.kill()
 
 
 @pytest.fixture
