@@ -8,8 +8,9 @@ latencies to 10 µs, which is 2% of 0.5 ms, so the values that its loop returns 
 last is checked against the report.
 
 Its latency is what the request says of itself, without the call from Python (ResNet-34 in INT8, batch 1: 3% of 0.5 ms);
-ours is the whole call, copies of inputs and outputs included. So two ratios are given: ours to its latency, as both
-report it; and `alike`, what our requests say of themselves to what its requests say, which decides.
+ours is the whole call, copies of inputs and outputs included. So three ratios are given: ours to its latency, as both
+report it; `alike`, what our requests say of themselves to what its requests say, which decides; and `mean`, whole calls
+on both sides: our mean to its time in all over its iterations.
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ def compare(
     Returns:
         `model`, `batch`, `inference_precision`, `rounds`, `ours_ms`, `ours_alike_ms` and `theirs_ms` (medians by
         round), `ratio` of the first to the last with its `interval` (of the rounds, each the median of its turns),
-        `alike` ({`ratio`, `interval`} of the second to the last), `within` ([low, high]) and `verdict` (of
-        `bench.peers.turns`, by `alike`). While that is open, as many rounds are added, twice at most.
+        `alike` ({`ratio`, `interval`} of the second to the last), `mean` (the same of whole calls on both sides),
+        `within` ([low, high]) and `verdict` (of `bench.peers.turns`, by `alike`). While that is open, as many rounds
+        are added, twice at most.
 
     Raises:
         UsageError: Not a model that OpenVINO runs.
@@ -80,7 +82,7 @@ def compare(
             done.append(child.call(BESIDE, {**arguments, "ours_first": len(done) % 2 == 0}))
         progress("rounds", most, most)
         found = {name: [one[name] for one in done] for name in done[0]}
-        ratio, alike = (turns.ratio(found[name], [1.0] * most) for name in ("ratio", "alike"))
+        ratio, alike, mean = (turns.ratio(found[name], [1.0] * most) for name in ("ratio", "alike", "mean"))
         said = turns.verdict(alike, LOW, HIGH)
         if said != turns.OPEN:
             break
@@ -92,6 +94,7 @@ def compare(
         **{name: found[name] for name in ("ours_ms", "ours_alike_ms", "theirs_ms")},
         **ratio,
         "alike": alike,
+        "mean": mean,
         "within": [LOW, HIGH],
         "verdict": said,
     }
@@ -158,7 +161,8 @@ def beside(
 
     Returns:
         Medians of the turns: `ours_ms` of whole calls, `ours_alike_ms` and `theirs_ms` of what the requests say, and
-        `ratio` and `alike` of the first and the second to the third within each turn.
+        `ratio` and `alike` of the first and the second to the third within each turn, and `mean` of our mean call to
+        theirs.
 
     Raises:
         See `benchmark`; OptimizeError also where ours is compiled with other properties.
@@ -166,6 +170,8 @@ def beside(
     calls: List[float] = []
     alike: List[float] = []
     theirs: List[float] = []
+    means: List[float] = []
+    their_means: List[float] = []
 
     def taking_turns(main_loop: Loop, app: Any, requests: Any, *given: Any) -> Tuple[Any, ...]:
         shortest = _QUERIES * requests[0].latency / 1e3
@@ -177,15 +183,17 @@ def beside(
                     samples = loop.measure(query, 0.0, app.duration_seconds)
                     calls.append(float(np.median(samples)) / 1e6)
                     alike.append(statistics.median(said))
+                    means.append(float(samples.mean()) / 1e6)
                 else:
                     returned = main_loop(app, requests, *given)
                     theirs.append(float(returned[1]))
+                    their_means.append(1e3 * float(returned[5]) / int(returned[6]))  # seconds in all, iterations
         return returned
 
     _run(path, batch, precision, threads, seconds, False, taking_turns)
-    ratios = ([a / b for a, b in zip(side, theirs)] for side in (calls, alike))
-    columns = (calls, alike, theirs, *ratios)
-    names = ("ours_ms", "ours_alike_ms", "theirs_ms", "ratio", "alike")
+    pairs = ((calls, theirs), (alike, theirs), (means, their_means))
+    columns = (calls, alike, theirs, *([a / b for a, b in zip(*pair)] for pair in pairs))
+    names = ("ours_ms", "ours_alike_ms", "theirs_ms", "ratio", "alike", "mean")
     return dict(zip(names, map(statistics.median, columns)))
 
 

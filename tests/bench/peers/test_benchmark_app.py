@@ -18,6 +18,7 @@ def test_both_measure_the_same_model(model, capsys):
     assert code == (0 if found["verdict"] == turns.SAME else 3)
     assert len(found["ours_ms"]) == len(found["theirs_ms"]) == found["rounds"] in (2, 4, 6)
     assert 0.5 < found["alike"]["ratio"] < found["ratio"]  # the request is a part of the call
+    assert 0.5 < found["mean"]["ratio"] < 2
     assert all(0 < alike < ours for alike, ours in zip(found["ours_alike_ms"], found["ours_ms"]))
     assert found["interval"] is None and found["inference_precision"] == "f32" and found["batch"] == 2
 
@@ -37,7 +38,14 @@ def test_more_rounds_are_added_while_the_interval_crosses_a_limit(model, monkeyp
     def call(stage, given):
         first.append(given["ours_first"])
         assert (stage, given["batch"], given["seconds"]) == (benchmark_app.BESIDE, 1, 2)
-        return {"ours_ms": 1.2, "ours_alike_ms": 1.0, "theirs_ms": 1.0, "ratio": 1.2, "alike": next(alike)}
+        return {
+            "ours_ms": 1.2,
+            "ours_alike_ms": 1.0,
+            "theirs_ms": 1.0,
+            "ratio": 1.2,
+            "alike": next(alike),
+            "mean": 0.99,
+        }
 
     monkeypatch.setattr(child, "call", call)
     found = benchmark_app.compare(model, rounds=6)
