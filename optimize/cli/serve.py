@@ -43,9 +43,10 @@ def serve(
 
     def ready(serving: Server) -> None:
         host, http_port, grpc_port = serving.address
+        base = f"http://[{host}]:{http_port}" if ":" in host else f"http://{host}:{http_port}"
         for model in serving.models:
-            say(f"serving {model.name} at http://{host}:{http_port}/{model.name}, gRPC at port {grpc_port}")
-        say(f"next: optimize bench http://{host}:{http_port}/{serving.models[0].name} --batch 1")
+            say(f"serving {model.name} at {base}/{model.name}, gRPC at port {grpc_port}")
+        say(f"next: optimize bench {base}/{serving.models[0].name} --batch 1")
         if not is_loopback(host):
             warn(f"warning: whoever reaches {host} may ask: there is no password and no encryption")
         say("Ctrl-C stops it")

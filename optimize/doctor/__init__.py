@@ -120,7 +120,7 @@ def _parts(found: Optional[Dict[str, Any]]) -> List[Dict[str, Any]]:
         if part.name == "tf-keras" and tensorflow.startswith(("2.11", "2.12", "2.13", "2.14", "2.15")):
             continue  # these releases read such files themselves
         if part.name == "serve" and sys.version_info[:2] > NEWEST_PYTHON:
-            continue
+            continue  # there is nothing to install
         version = _version(*part.distributions)
         out.append(
             {
