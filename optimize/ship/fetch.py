@@ -46,7 +46,7 @@ def find(store: Store, name: str, tag: str = "latest", digest: Optional[str] = N
         OptimizeError: The store cannot be reached, or the digest is not in it.
     """
     found = store.resolve(name, tag) if digest is None else digest
-    if digest is not None and store.size(name, digest) is None:
+    if digest is not None and not store.sizes(name, [digest]):
         raise UsageError(f"{name}@{digest}: no such shipment in {store.url}", f"optimize pull {name} --from URL")
     if found is None:
         refs = sorted(f"{ref.name}:{ref.tag}" for ref in store.refs())

@@ -172,8 +172,7 @@ def _send(store: Store, name: str, folder: Path, limit: int, verify: bool, progr
     content = oci.variant(folder)
     blobs = oci.blobs(folder)
     digests = {blob.digest: blob for blob in blobs}
-    there = {digest: store.size(name, digest) for digest in digests}
-    whole = {digest: size == digests[digest].size for digest, size in there.items() if size is not None}
+    whole = {digest: size == digests[digest].size for digest, size in store.sizes(name, digests).items()}
     unverified: List[str] = []
     if verify and any(whole.values()):
         progress(f"checking what {store.url} has of {name}", 0, 0)
@@ -193,7 +192,7 @@ def _send(store: Store, name: str, folder: Path, limit: int, verify: bool, progr
         def moved(count: int, before: int = done) -> None:
             progress(f"shipping {name}", before + count, total)
 
-        store.put(name, blob.digest, folder / blob.name, moved, limit, blob.digest in whole)
+        store.put(name, blob.digest, folder / blob.name, moved, limit)
         done += blob.size
         progress(f"shipping {name}", done, total)
     entry = oci.entry(folder, content)
@@ -205,7 +204,7 @@ def _send(store: Store, name: str, folder: Path, limit: int, verify: bool, progr
 
 def _has(store: Store, name: str, digest: str, verify: bool) -> bool:
     """Whether a document is in a store; with `verify`, whole."""
-    if store.size(name, digest) is None:
+    if not store.sizes(name, [digest]):
         return False
     try:
         return not verify or bool(store.get_document(name, digest, shipment.LARGEST_DOCUMENT))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Protocol
+from typing import Callable, Collection, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Protocol
 
 AGAIN = "ship it again with --verify: what is damaged there is sent anew"
 """What helps where a store does not hold what it should."""
@@ -35,8 +35,8 @@ class Store(Protocol):
     root: Optional[Path]
     near: bool
 
-    def size(self, name: str, digest: str) -> Optional[int]:
-        """Bytes of a blob or document that is whole there; None where it is not."""
+    def sizes(self, name: str, digests: Collection[str]) -> Dict[str, int]:
+        """Bytes of those blobs and documents that are whole there, by digest."""
 
     def whole(self, name: str, sources: Mapping[str, Path]) -> Dict[str, bool]:
         """Whether blobs that are there are still what their digest says, by digest; nothing of them is moved.
@@ -48,8 +48,10 @@ class Store(Protocol):
             sources: The same files here, by digest, for places that know other sums of theirs.
         """
 
-    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int, anew: bool = False) -> None:
+    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
         """Send a file, going on where an earlier try stopped, and check its hash at the far side before it appears.
+
+        What is there of that digest is replaced: whoever calls this has asked for `sizes`.
 
         Args:
             name: Of the shipment; a registry keeps blobs by it.
@@ -57,7 +59,6 @@ class Store(Protocol):
             source: The file.
             moved: Told of progress.
             limit: Bytes per second; 0 for none.
-            anew: Put it in the place of what is there, which is damaged.
         """
 
     def get(self, name: str, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import ContextManager, Dict, Iterable, List, Mapping, Optional, Protocol, Tuple
+from typing import Collection, ContextManager, Dict, Iterable, List, Mapping, Optional, Protocol, Tuple
 
 from engines.errors import DamagedError
 from optimize.ship.store import AGAIN, Moved, Ref
@@ -20,8 +20,8 @@ class Place(Protocol):
     near: bool
     """See `Store`."""
 
-    def size(self, key: str) -> Optional[int]:
-        """Bytes of a file; None where there is none."""
+    def sizes(self, names: Collection[str]) -> Dict[str, int]:
+        """Bytes of those files that are there, by key."""
 
     def whole(self, sources: Mapping[str, Path]) -> Dict[str, bool]:
         """See `Store.whole`."""
@@ -65,19 +65,20 @@ class FileStore:
         self.root: Optional[Path] = place.folder
         self._known: Optional[bool] = None
 
-    def size(self, name: str, digest: str) -> Optional[int]:
-        """See `Store.size`."""
-        key = keys.blob(digest)
-        return self.place.size(key) if self._is_store() else None
+    def sizes(self, name: str, digests: Collection[str]) -> Dict[str, int]:
+        """See `Store.sizes`."""
+        named = {keys.blob(digest): digest for digest in digests}
+        there = self.place.sizes(named) if named and self._is_store() else {}
+        return {named[key]: size for key, size in there.items()}
 
     def whole(self, name: str, sources: Mapping[str, Path]) -> Dict[str, bool]:
         """See `Store.whole`."""
         return self.place.whole(sources) if sources and self._is_store() else {}
 
-    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int, anew: bool = False) -> None:
+    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
         """See `Store.put`."""
         self._make()
-        send_checked(self.place, digest, source, moved, limit, anew)
+        send_checked(self.place, digest, source, moved, limit)
 
     def get(self, name: str, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
         """See `Store.get`."""
@@ -146,16 +147,12 @@ class FileStore:
             self._known = True
 
 
-def send_checked(place: Place, digest: str, source: Path, moved: Moved, limit: int, anew: bool = False) -> None:
-    """Send a blob that may be there already; `anew` in the place of what is there.
+def send_checked(place: Place, digest: str, source: Path, moved: Moved, limit: int) -> None:
+    """Send a blob; see `Store.put`.
 
     Raises:
         DamagedError: It does not arrive as what it is.
     """
-    there = None if anew else place.size(keys.blob(digest))
-    if there is not None:
-        moved(there)
-        return
     # The second time from the start: what was left of an earlier try may have been damaged.
     if not any(place.send(digest, source, moved, limit) for _ in range(2)):
         raise DamagedError(

@@ -10,7 +10,7 @@ import stat
 import sys
 import time
 from pathlib import Path
-from typing import IO, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import IO, Collection, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from engines import jsonfile
 from engines.errors import DamagedError, IncompatibleError, OptimizeError
@@ -46,10 +46,11 @@ class FolderPlace:
         self.folder: Optional[Path] = root
         self.url = url
 
-    def size(self, key: str) -> Optional[int]:
-        """See `Place.size`."""
+    def sizes(self, names: Collection[str]) -> Dict[str, int]:
+        """See `Place.sizes`."""
         with self._told():
-            return _size(self.root / key)
+            told = {key: _size(self.root / key) for key in names}
+        return {key: size for key, size in told.items() if size is not None}
 
     def whole(self, sources: Mapping[str, Path]) -> Dict[str, bool]:
         """See `Place.whole`."""

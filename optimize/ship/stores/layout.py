@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, ContextManager, Dict, List, Mapping, Optional
+from typing import Any, Collection, ContextManager, Dict, List, Mapping, Optional
 
 from filelock import FileLock
 
@@ -50,18 +50,19 @@ class LayoutStore:
         self._root = root
         self._place = FolderPlace(root, url)
 
-    def size(self, name: str, digest: str) -> Optional[int]:
-        """See `Store.size`."""
-        return self._place.size(keys.blob(digest))
+    def sizes(self, name: str, digests: Collection[str]) -> Dict[str, int]:
+        """See `Store.sizes`."""
+        named = {keys.blob(digest): digest for digest in digests}
+        return {named[key]: size for key, size in self._place.sizes(named).items()}
 
     def whole(self, name: str, sources: Mapping[str, Path]) -> Dict[str, bool]:
         """See `Store.whole`."""
         return self._place.whole(sources)
 
-    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int, anew: bool = False) -> None:
+    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
         """See `Store.put`."""
         self._make()
-        send_checked(self._place, digest, source, moved, limit, anew)
+        send_checked(self._place, digest, source, moved, limit)
 
     def get(self, name: str, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
         """See `Store.get`."""

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import IO, Any, ContextManager, Dict, Iterator, List, Mapping, Optional, Set, Tuple
+from typing import IO, Any, Collection, ContextManager, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 from urllib.parse import urljoin, urlsplit
 
 from engines import jsonfile
@@ -75,25 +75,25 @@ class RegistryStore:
         self._prefix = f"{repository}/" if repository else ""
         self._names: Set[str] = set()
 
-    def size(self, name: str, digest: str) -> Optional[int]:
-        """See `Store.size`."""
-        keys.hexadecimal(digest)
-        for kind, headers in (("blobs", {}), ("manifests", {"Accept": _DOCUMENTS})):
-            found = self._head(name, f"{kind}/{digest}", headers)
-            if found is not None:
-                return int(found["Content-Length"])
-        return None
+    def sizes(self, name: str, digests: Collection[str]) -> Dict[str, int]:
+        """See `Store.sizes`."""
+        there = {}
+        for digest in digests:
+            keys.hexadecimal(digest)
+            for kind, headers in (("blobs", {}), ("manifests", {"Accept": _DOCUMENTS})):
+                found = self._head(name, f"{kind}/{digest}", headers)
+                if found is not None:
+                    there[digest] = int(found["Content-Length"])
+                    break
+        return there
 
     def whole(self, name: str, sources: Mapping[str, Path]) -> Dict[str, bool]:
         """See `Store.whole`; a registry answers for its blobs by itself, and tells no sum."""
         return {}
 
-    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int, anew: bool = False) -> None:
+    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
         """See `Store.put`."""
         size = source.stat().st_size
-        if not anew and self._head(name, f"blobs/{digest}", {}) is not None:
-            moved(size)
-            return
         kept = _kept(self.url, name, digest)
         try:
             for _ in range(2):  # the second time from the start: what was left of an earlier try may be of no use

@@ -16,7 +16,7 @@ import re
 import time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Collection, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
 from urllib.parse import unquote, urlsplit
 
 from engines.errors import DamagedError, UsageError
@@ -73,10 +73,10 @@ class S3Place:
         self._client.meta.events.register_first("request-created.s3", lambda **_: self._sending(False))
         self._client.meta.events.register_last("request-created.s3", lambda **_: self._sending(True))
 
-    def size(self, key: str) -> Optional[int]:
-        """See `Place.size`."""
-        found = self._asked("head_object", Key=self.prefix + key)
-        return None if found is None else int(found["ContentLength"])
+    def sizes(self, names: Collection[str]) -> Dict[str, int]:
+        """See `Place.sizes`."""
+        told = {key: self._asked("head_object", Key=self.prefix + key) for key in names}
+        return {key: int(found["ContentLength"]) for key, found in told.items() if found is not None}
 
     def whole(self, sources: Mapping[str, Path]) -> Dict[str, bool]:
         """See `Place.whole`: by the sum that the server keeps of what was sent, or of its parts.

@@ -34,7 +34,7 @@ def test_a_stopped_copy_goes_on(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     with pytest.raises(Cut):
         store.put("net", blob.digest, blob.path, stop, 0)
-    assert store.size("net", blob.digest) is None
+    assert not store.sizes("net", [blob.digest])
     moved: List[int] = []
     store.put("net", blob.digest, blob.path, moved.append, 0)
     assert moved == [4 << 20, 5 << 20]
@@ -94,7 +94,7 @@ def test_a_full_disk_is_told_and_nothing_appears(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "free some space" in caught.value.hint and caught.value.exit_code == 1
-    assert store.size("net", blob.digest) is None
+    assert not store.sizes("net", [blob.digest])
     store.put("net", blob.digest, blob.path, still, 0)
 
 
@@ -154,8 +154,8 @@ def test_what_is_no_plain_file_is_not_there_and_does_not_hang(tmp_path: Path) ->
     store.tag("net", "v1", "application/json", b"{}")
     digest = "sha256:" + "1" * 64
     os.mkfifo(tmp_path / "blobs" / "sha256" / digest[7:])
-    assert store.size("net", digest) is None
-    assert store.whole("net", {digest: tmp_path}) == {digest: False}
+    assert not store.sizes("net", [digest])
+    assert store.whole("net", {digest: tmp_path}) == {}
     for read in (
         lambda: store.get_document("net", digest, 100),
         lambda: store.get("net", digest, 100, tmp_path / "out", still, 0),

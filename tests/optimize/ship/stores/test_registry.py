@@ -58,7 +58,7 @@ def test_an_upload_goes_on_after_the_chunks_that_the_registry_has(url: str, tmp_
     store = open_store(url)
     store.put("net", blob.digest, blob.path, moved.append, 0)
     assert moved[0] > 32 << 20 and moved[-1] == 40 << 20
-    assert store.size("net", blob.digest) == 40 << 20
+    assert store.sizes("net", [blob.digest]) == {blob.digest: 40 << 20}
     assert not list((tmp_path / "cache").rglob("*.json"))
 
 
@@ -70,7 +70,7 @@ def test_a_cut_connection_is_told_and_the_next_try_succeeds(url: str, registry_h
             open_store(through).put("net", blob.digest, blob.path, still, 0)
         assert caught.value.exit_code == 1 and "goes on" in caught.value.hint
     store = open_store(url)
-    assert store.size("net", blob.digest) is None
+    assert not store.sizes("net", [blob.digest])
     store.put("net", blob.digest, blob.path, still, 0)
     store.get("net", blob.digest, 24 << 20, tmp_path / "back", still, 0)
     assert (tmp_path / "back").read_bytes() == blob.data
@@ -113,7 +113,7 @@ def test_a_login_of_docker_opens_the_registry(locked: str, tmp_path: Path) -> No
     blob = blob_of(tmp_path, 1000)
     store = open_store(f"oci://{locked}/lab")
     store.put("net", blob.digest, blob.path, still, 0)
-    assert store.size("net", blob.digest) == 1000
+    assert store.sizes("net", [blob.digest]) == {blob.digest: 1000}
 
 
 def test_the_environment_opens_the_registry(locked: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_a_registry_with_a_full_disk_is_told(tmp_path: Path) -> None:
             with pytest.raises(OptimizeError, match="the disk there is full") as caught:
                 store.put("net", blob.digest, blob.path, still, 0)
             assert caught.value.exit_code == 1 and "free some space" in caught.value.hint
-            assert store.size("net", blob.digest) is None
+            assert not store.sizes("net", [blob.digest])
     finally:
         subprocess.run(["umount", str(data)], check=True)
 

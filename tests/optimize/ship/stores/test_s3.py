@@ -42,7 +42,7 @@ def test_a_cut_connection_is_told_and_the_next_try_sends_only_the_parts_that_lac
         assert caught.value.exit_code == 1 and caught.value.hint
     monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.address)
     again, moved = open_store(url), []  # type: ignore[var-annotated]
-    assert again.size("net", blob.digest) is None
+    assert not again.sizes("net", [blob.digest])
     again.put("net", blob.digest, blob.path, moved.append, 0)
     assert moved[0] == 8 << 20 and moved[1] < 9 << 20  # the first part was there
     again.get("net", blob.digest, 20 << 20, tmp_path / "back", still, 0)

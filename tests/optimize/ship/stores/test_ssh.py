@@ -225,7 +225,7 @@ def test_a_full_disk_there_is_told_and_nothing_appears(ssh: sshd.Sshd, tmp_path:
     with pytest.raises(OptimizeError, match=r"the disk there is full.*No space left on device") as caught:
         store.put("net", blob.digest, blob.path, still, 0)
     assert caught.value.exit_code == 1 and "free some space" in caught.value.hint
-    assert store.size("net", blob.digest) is None
+    assert not store.sizes("net", [blob.digest])
     store.close()
 
 
