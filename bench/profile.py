@@ -28,8 +28,8 @@ def measure(
 
     Returns:
         `batch`, `queries`, `query_ms` (median of a whole query that tells nothing), `layers_ms` (sum of the layers),
-        and `layers` in the order they run: `name`, `type`, `precision`, `ms` (medians over the queries), `share` of
-        their sum.
+        and `layers` in the order they run: `name`, `type`, `precision`, `ms` (see `Runner.profile`), `share` of their
+        sum.
 
     Raises:
         UsageError: The model does not tell its layers, or takes another batch only.
@@ -75,5 +75,5 @@ def trace(found: Dict[str, Any]) -> Dict[str, Any]:
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
-        "otherData": {**told, "note": "medians over the queries, laid out layer behind layer"},
+        "otherData": {**told, "note": "usual times of the layers, laid out one behind the other"},
     }

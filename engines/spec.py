@@ -247,15 +247,15 @@ class Runner:
         )
 
     def profile(self, feeds: Feeds, queries: int = 20) -> List[Dict[str, Any]]:
-        """Time each layer: the medians of `layer_times`, or what else tells them.
+        """Time each layer: the medians of `layer_times`, or what else tells them (OpenVINO means only).
 
         Args:
             feeds: See `bind`.
-            queries: How many are timed, after one that is not.
+            queries: How many are timed, after some that are not.
 
         Returns:
             Layers in the order they run: `name`, `type`, `precision` (either empty where it is not told) and `ms`, the
-            median over the queries.
+            median over the queries, or what is told.
 
         Raises:
             UsageError: What runs here does not tell its layers; or wrong feeds.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from bench import interference as loads
-from bench import longrun, timings
+from bench import layertail, longrun, timings
 from bench.rounds import Target
 from bench.timings import Timings
 from engines.errors import UsageError
@@ -101,7 +101,9 @@ def wcet(
         return {"schema": SCHEMA, "series": series, "slowdowns": []}
     asked = loads.kinds(interference) if interference else []
     engine, *_ = bench_targets([what], None, None, backend, threads, source)
-    rows, states = [], []
+    rows, states, carried = [], [], None
+    if layers:  # first: what tells none of its layers is refused before hours of measuring
+        carried = layertail.measure(engine.spec, batch or 1, data=data or "", seed=seed, progress=progress)
     for load in [None, *asked]:
         row, state = _measured(engine, batch or 1, samples, warmup_s, data or "", seed, load, progress)
         rows.append(row)
@@ -111,10 +113,7 @@ def wcet(
         progress("looking at the tail", 0, A_LINE)
         row["tail"] = {**_described(timings.of_row(row), wanted, deadline_ms, seed), "layers": None}
         series.append(row["tail"])
-    if layers:
-        from bench import layertail
-
-        series[0]["layers"] = layertail.measure(engine.spec, batch or 1, data=data or "", seed=seed, progress=progress)
+    series[0]["layers"] = carried
     if kept is not None:
         _keep(kept, rows, states, samples, command)
     return {"schema": SCHEMA, "series": series, "slowdowns": slowdowns(series, rows)}

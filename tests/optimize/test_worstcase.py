@@ -62,7 +62,14 @@ def test_models_and_bundles_are_no_timings(tiny_onnx: Path, csv: Path, tmp_path:
 def test_an_engine_is_measured_quiet_and_beside_a_load_and_kept(tiny_onnx: Path, tmp_path: Path) -> None:
     out = tmp_path / "wcet.json"
     found = worstcase.wcet(
-        tiny_onnx, samples=1500, interference="cpu:30", warmup_s=0.0, layers=True, deadline_ms=1e3, out=out
+        tiny_onnx,
+        samples=1500,
+        interference="cpu:30",
+        warmup_s=0.0,
+        layers=True,
+        deadline_ms=1e3,
+        out=out,
+        backend="onnxruntime",
     )
     quiet, loaded = found["series"]
     assert (quiet["interference"], loaded["interference"]) == ("", "cpu:30")
