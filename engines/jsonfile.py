@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, Callable, Dict, Iterator, List, Tuple, Union
 
-from engines.errors import DamagedError
+from engines.errors import DamagedError, UsageError
 
 LIMIT = 256 * 1024 * 1024
 """Largest JSON file read, bytes: raw samples of a long run fit; a hostile file does not fill the memory."""
@@ -179,10 +179,38 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def writable(path: PathLike, example: str) -> None:
+    """Tell before minutes of work that a file cannot be written after it.
+
+    Args:
+        path: Of the file; its folder is there.
+        example: Of the option that names it, for the hint, such as `-o runs.json`.
+
+    Raises:
+        UsageError: A folder has the name, or a device (see `replacing_file`), or its folder cannot be written to.
+    """
+    target = Path(path)
+    _no_device(target)
+    if target.is_dir() or not os.access(target.resolve().parent, os.W_OK):
+        raise UsageError(f"{path} cannot be written", f"name another file with {example}")
+
+
+def _no_device(path: Path) -> None:
+    with contextlib.suppress(OSError):  # nothing there, or what the writer will tell
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UsageError(f"{path} is a device, FIFO or socket, and not a plain file", "name another file")
+
+
 @contextlib.contextmanager
 def replacing_file(path: PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed over it, else removed."""
+    """Yield a temporary path beside `path`; on success it is synced and renamed over it, else removed.
+
+    Raises:
+        UsageError: A device, FIFO or socket has the name, such as /dev/null: a file in its place would break others.
+    """
     target = Path(path)
+    _no_device(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = _beside(target, ".part")
     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from bench.rounds import Target, distinct, environment, identity
 from bench.telemetry.rails import Rail
-from engines import child, scratch
-from engines.errors import OptimizeError, UsageError
+from engines import child, jsonfile, scratch
+from engines.errors import OptimizeError
 from engines.spec import Progress, quiet
 from optimize import loads
 from optimize.pipeline.inputs import child_env
@@ -72,8 +71,7 @@ def measure(
         loads.check(load, batches)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.is_dir() or not os.access(out.parent, os.W_OK):  # told before minutes of measuring, not after
-            raise UsageError(f"{out} cannot be written", "name another file with -o runs.json")
+        jsonfile.writable(out, "-o runs.json")
     journals: List[Optional[Path]] = (
         [None, None] if out is None else [out.with_name(f"{out.name}{end}") for end in _PARTIAL]
     )

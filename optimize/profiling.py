@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
@@ -55,8 +54,8 @@ def profile(
     kind = recognise(str(engine), **source).kind
     if (batch is not None and batch < 1) or queries < 1:
         raise UsageError(f"batch {batch}, {queries} queries: 1 or more are expected")
-    if trace is not None and (Path(trace).is_dir() or not os.access(Path(trace).resolve().parent, os.W_OK)):
-        raise UsageError(f"{trace} cannot be written", "name another file with --trace trace.json")
+    if trace is not None:
+        jsonfile.writable(trace, "--trace trace.json")
     forms = _forms(kind, form)
     target, *_ = bench_targets([engine], None, forms, backend, threads, source)  # mixed precision: in float32 too
     about = manifest.read(Path(target.spec.path)) if kind == "bundle" else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -10,6 +9,7 @@ from bench import interference as loads
 from bench import layertail, longrun, timings
 from bench.rounds import Target
 from bench.timings import Timings
+from engines import jsonfile
 from engines.errors import UsageError
 from engines.spec import A_LINE, Progress, quiet
 from optimize.targets import bench_targets
@@ -84,8 +84,8 @@ def wcet(
     if deadline_ms is not None:
         deadline.check(deadline_ms)
     kept = None if out is None else Path(out)
-    if kept is not None and (kept.is_dir() or not os.access(kept.resolve().parent, os.W_OK)):
-        raise UsageError(f"{kept} cannot be written", "name another file with -o wcet.json")
+    if kept is not None:
+        jsonfile.writable(kept, "-o wcet.json")
     if is_timings(what):
         given = {"--interference": interference, "--layers": layers, "--data": data}
         for option in (name for name, value in given.items() if value):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines import jsonfile
-from engines.errors import DamagedError
+from engines.errors import DamagedError, UsageError
 
 json_values = st.recursive(
     st.none()
@@ -130,6 +130,27 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path):
         assert jsonfile.read(path) == {"n": 0}
         part.write_text('{"n": 1}')
     assert jsonfile.read(path) == {"n": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+def test_neither_a_device_nor_a_fifo_is_replaced(tmp_path: Path):
+    fifo, link = tmp_path / "fifo", tmp_path / "link"
+    os.mkfifo(fifo)
+    link.symlink_to("/dev/null")
+    for path in (fifo, link):
+        with pytest.raises(UsageError, match="not a plain file"):
+            jsonfile.write(path, {})
+        with pytest.raises(UsageError, match="not a plain file"):
+            jsonfile.writable(path, "-o runs.json")
+    assert fifo.is_fifo() and link.is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_name_that_cannot_be_written_is_told_before_the_work(tmp_path: Path):
+    jsonfile.writable(tmp_path / "new.json", "-o runs.json")
+    for path in (tmp_path, tmp_path / "no folder" / "new.json"):
+        with pytest.raises(UsageError, match="cannot be written") as caught:
+            jsonfile.writable(path, "-o runs.json")
+        assert "-o runs.json" in caught.value.hint
 
 
 def test_a_folder_is_replaced_whole(tmp_path: Path):

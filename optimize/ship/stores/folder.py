@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shlex
 import stat
 import sys
 import time
@@ -54,13 +55,9 @@ class FolderPlace:
 
     def whole(self, sources: Mapping[str, Path]) -> Dict[str, bool]:
         """See `Place.whole`."""
-        found = {}
-        for digest in sources:
-            path = self.root / keys.blob(digest)
-            with self._told(), contextlib.suppress(FileNotFoundError):
-                if _size(path) is not None:
-                    found[digest] = jsonfile.sha256(path) == keys.hexadecimal(digest)
-        return found
+        with self._told():
+            told = {digest: self._right(digest) for digest in sources}
+        return {digest: right for digest, right in told.items() if right is not None}
 
     def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
         """See `Place.send`."""
@@ -82,11 +79,19 @@ class FolderPlace:
                     found.update(block)
             if found.hexdigest() != keys.hexadecimal(digest):
                 part.unlink(missing_ok=True)
-                return _size(target) is not None
+                return bool(self._right(digest))  # by another writer, whose bytes came between ours
             with contextlib.suppress(FileNotFoundError):  # another writer was quicker
                 os.replace(part, target)
             jsonfile.fsync_folder(target.parent)
             return _size(target) is not None
+
+    def _right(self, digest: str) -> Optional[bool]:
+        """Whether a blob is what its digest says; None where there is none."""
+        path = self.root / keys.blob(digest)
+        with contextlib.suppress(FileNotFoundError):
+            if _size(path) is not None:
+                return jsonfile.sha256(path) == keys.hexadecimal(digest)
+        return None
 
     def fetch(self, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
         """See `Place.fetch`."""
@@ -193,4 +198,8 @@ def _size(path: Path) -> Optional[int]:
 def _sink(path: Path) -> IO[bytes]:
     """A file open for reading and writing, as it is or new; never through a link that somebody left there."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    return os.fdopen(os.open(path, flags, 0o666), "r+b")
+    handle = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise DamagedError(f"{path}: a special file, where an upload belongs", f"rm {shlex.quote(str(path))}")
+    return os.fdopen(handle, "r+b")

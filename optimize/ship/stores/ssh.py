@@ -35,7 +35,7 @@ _SMALL = 16 << 20
 _LOOK_S = 0.1
 """How often a file is looked at that is being sent."""
 
-_SIZES = 'for f in "$@"; do if [ -f "$f" ]; then wc -c < "$f"; else echo none; fi; done'
+_SIZES = 'for f in "$@"; do if [ -f "$f" ]; then wc -c < "$f" || exit 1; else echo none; fi; done'
 _READ = 'if [ -f "$1" ]; then echo found; head -c "$2" "$1"; elif [ -e "$1" ]; then echo other; fi'
 _LIST = (
     'cd "$1" && for f in refs/*/*.json; do if [ -f "$f" ]; then '
@@ -50,9 +50,12 @@ SYNC = 'synced() { sync "$1" 2> /dev/null || sync; }; '
 MADE = 'made() { [ -d "$1" ] || mkdir -p "$1"; }; '
 """The shell sees by itself that a folder is there: a program more costs about as much as a question does."""
 
+PLACED = 'placed() { if [ -d "$2" ]; then echo "$2: Is a directory" >&2; return 1; fi; mv -f "$1" "$2"; }; '
+"""`mv` moves into a folder that has the name."""
+
 _WRITE = (
-    SYNC + MADE + 'made "$1" && cat > "$2" && if [ "$(wc -c < "$2")" -eq "$4" ]; '
-    'then synced "$2" && mv -f "$2" "$3" && synced "$1"; else rm -f "$2"; exit 1; fi'
+    SYNC + MADE + PLACED + 'made "$1" && { cat > "$2" && [ "$(wc -c < "$2")" -eq "$4" ] && synced "$2" && '
+    'placed "$2" "$3" && synced "$1" || { rm -f "$2"; exit 1; }; }'
 )
 """Folder, temporary file, file, bytes: input that ends early, with the connection, changes nothing."""
 
@@ -79,15 +82,17 @@ _SWEEP = (
 """See `keys.is_part`. `+0` is more than a day by the far clock, find(1). What cannot be removed stays."""
 
 _SEND = (
-    SYNC + MADE + HASHED + 'made "$1" && '
+    SYNC + MADE + PLACED + HASHED + 'made "$1" && if [ -L "$2" ] || [ -p "$2" ]; then rm -f "$2"; fi || exit 1; '
     f'{{ {{ [ "$4" = 0 ] || dd bs={_UNIT} skip="$4" count=0 <&3 > /dev/null; }} && cat >&3; }} 3<> "$2" || exit 1; '
-    '[ -f "$2" ] || { if [ -f "$3" ]; then echo whole; fi; exit 0; }; '
-    'if [ "$(wc -c < "$2")" -lt "$5" ]; then exit 0; fi; '
+    'there() { [ -f "$3" ] && case "$(hashed "$5" < "$3")" in "$6 "*) echo whole;; *) false;; esac; }; '
+    'if [ "$(wc -c 2> /dev/null < "$2" || echo 0)" -lt "$5" ]; then there "$@"; exit 0; fi; '
     'sum=$({ synced "$2" && echo synced; } | { hashed "$5" < "$2"; cat; }); '
-    'case "$sum" in "$6 "*synced) mv -f "$2" "$3" && synced "$1" && echo whole;; '
-    '"$6 "*) exit 1;; *) rm -f "$2"; echo damaged;; esac'
+    'case "$sum" in "$6 "*synced) { placed "$2" "$3" || { if [ -e "$2" ]; then exit 1; fi; [ -f "$3" ]; }; } && '
+    'synced "$1" && echo whole;; '
+    '"$6 "*) exit 1;; *) rm -f "$2"; there "$@" || echo damaged;; esac'
 )
-"""Folder, part, blob, units to skip, bytes, hash. Writes by offset, so that two writers of one blob do no harm.
+"""Folder, part, blob, units to skip, bytes, hash. Writes by offset, so that two writers of one blob do no harm: the
+quicker one moves what both have written, and the other finds it there. Neither a link nor a FIFO is written to.
 
 `dd` only moves to the place, since `cat` is quicker. Hashed while it is synced: the one needs the processor, the other
 the disk.
@@ -113,6 +118,8 @@ def _parse(url: str) -> Tuple[Host, str, str]:
     from optimize.ship.url import shown
 
     safe = shown(url)
+    if any(not c.isprintable() for c in url):  # urlsplit leaves some of them out
+        raise UsageError(f"{safe}: a URL without control characters is expected")
     parts = urlsplit(url)
     place, _, _ = parts.netloc.rpartition("@")
     user = unquote(place) if place else None

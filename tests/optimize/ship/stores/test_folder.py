@@ -11,7 +11,7 @@ from typing import List
 
 import pytest
 
-from engines.errors import DamagedError, IncompatibleError, OptimizeError
+from engines.errors import DamagedError, IncompatibleError, OptimizeError, UsageError
 from optimize.ship.url import open_store
 from tests.optimize.ship.stores.conftest import blob_of, still
 
@@ -50,6 +50,32 @@ def test_a_part_that_was_damaged_or_is_too_long_is_copied_anew(tmp_path: Path, l
     store = open_store(str(tmp_path / "store"))
     store.put("net", blob.digest, blob.path, still, 0)
     assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
+
+
+def test_a_damaged_part_does_not_stand_for_a_damaged_blob(tmp_path: Path) -> None:
+    blob = blob_of(tmp_path, 70_000)
+    part = part_of(tmp_path / "store", blob.digest)
+    part.parent.mkdir(parents=True)
+    for path in (part, part.with_name(blob.digest[7:])):
+        path.write_bytes(b"\0" * 70_000)
+    open_store(str(tmp_path / "store")).put("net", blob.digest, blob.path, still, 0)
+    assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
+
+
+def test_a_fifo_in_place_of_a_part_is_told(tmp_path: Path) -> None:
+    blob = blob_of(tmp_path, 100)
+    part = part_of(tmp_path / "store", blob.digest)
+    part.parent.mkdir(parents=True)
+    os.mkfifo(part)
+    with pytest.raises(DamagedError, match="special file") as caught:
+        open_store(str(tmp_path / "store")).put("net", blob.digest, blob.path, still, 0)
+    assert caught.value.hint.startswith("rm ")
+
+
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"x")
+    with pytest.raises(UsageError, match="is a file, and a store is a folder"):
+        open_store(str(tmp_path / "net.onnx"))
 
 
 def test_writers_of_one_blob_do_no_harm(tmp_path: Path) -> None:

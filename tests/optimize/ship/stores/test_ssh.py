@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
+import threading
 from pathlib import Path
 from typing import Callable, List, Type
 
@@ -92,6 +94,66 @@ def test_a_part_that_was_damaged_is_sent_anew(ssh: sshd.Sshd, tmp_path: Path) ->
     store.put("net", blob.digest, blob.path, still, 0)
     store.close()
     assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
+
+
+@pytest.mark.parametrize("size", [5_000, 2_000_000])
+@pytest.mark.parametrize("limit", [0, 1 << 30])
+def test_a_link_or_fifo_in_place_of_a_part_is_not_written_to(
+    ssh: sshd.Sshd, tmp_path: Path, size: int, limit: int
+) -> None:
+    store = open_store(f"{ssh.url}{tmp_path}/store")
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for make in (os.mkfifo, lambda path: path.symlink_to(victim)):
+        blob = blob_of(tmp_path, size)
+        part = part_of(tmp_path / "store", blob.digest)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        make(part)
+        store.put("net", blob.digest, blob.path, still, limit)
+        assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
+        assert not part.is_symlink() and not part.with_name(blob.digest[7:]).is_symlink()
+    assert victim.read_text() == "mine"
+    store.close()
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 30])
+def test_a_folder_in_place_of_a_file_is_told(ssh: sshd.Sshd, tmp_path: Path, limit: int) -> None:
+    store = open_store(f"{ssh.url}{tmp_path}/store")
+    blob = blob_of(tmp_path, 5_000)
+    (tmp_path / "store/blobs/sha256" / blob.digest[7:]).mkdir(parents=True)
+    with pytest.raises(OptimizeError, match="a file is in the way"):
+        store.put("net", blob.digest, blob.path, still, limit)
+    (tmp_path / "store/refs/net/v1.json").mkdir(parents=True)
+    with pytest.raises(OptimizeError, match="a file is in the way"):
+        store.tag("net", "v1", "application/json", b"{}")
+    assert not list((tmp_path / "store/refs/net").glob(".*")) and not list(
+        (tmp_path / "store/refs/net/v1.json").iterdir()
+    )
+    store.close()
+
+
+def test_writers_of_one_blob_do_no_harm(ssh: sshd.Sshd, tmp_path: Path) -> None:
+    blobs, errors = [blob_of(tmp_path, 3_000_000) for _ in range(5)], []  # type: ignore[var-annotated]
+    together = threading.Barrier(3)
+
+    def write() -> None:
+        store = open_store(f"{ssh.url}{tmp_path}/store")
+        for blob in blobs:
+            together.wait()
+            try:
+                store.put("net", blob.digest, blob.path, still, 1 << 30)
+            except OptimizeError as error:
+                errors.append(error)
+        store.close()
+
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    for blob in blobs:
+        assert (tmp_path / "store" / "blobs" / "sha256" / blob.digest[7:]).read_bytes() == blob.data
 
 
 def test_no_script_has_what_a_login_shell_may_take_for_its_own() -> None:
@@ -220,7 +282,10 @@ def test_a_full_disk_there_is_told_and_nothing_appears(ssh: sshd.Sshd, tmp_path:
     blob = blob_of(tmp_path, size)
     part = part_of(tmp_path / "store", blob.digest)
     part.parent.mkdir(parents=True)
-    part.symlink_to("/dev/full")  # the kernel's own answer to every write: no space left
+    try:
+        os.mknod(part, 0o666 | stat.S_IFCHR, os.makedev(1, 7))  # /dev/full, full(4): no space left at every write
+    except PermissionError:
+        pytest.skip("only root makes devices, and /dev/full is one")
     store = open_store(f"{ssh.url}{tmp_path}/store")
     with pytest.raises(OptimizeError, match=r"the disk there is full.*No space left on device") as caught:
         store.put("net", blob.digest, blob.path, still, 0)
