@@ -61,7 +61,7 @@ $(READY): pyproject.toml
 	want=$$($(PYTHON) -c 'import sys; print(sys.version_info[:2])'); \
 	if [ -z "$$have" ] || { [ -n "$(ASKED)" ] && [ "$$have" != "$$want" ]; }; then \
 	  echo "Making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); fi
-	@echo "Installing into $(VENV): $(EXTRAS) (about a gigabyte the first time)"
+	@echo "Installing into $(VENV): $(EXTRAS) (the first time about a gigabyte to load, up to three on the disk, and a minute or more)"
 	@$(BIN)/python -m pip install -qq --upgrade pip
 	@$(BIN)/python -m pip install -qq $(PIP_OPTIONS) -e '.[$(EXTRAS)]' || { \
 	  echo "error: the installation stopped; the same command takes it up again. TensorFlow exists for Python 3.8 to 3.13," \

@@ -343,6 +343,8 @@ def _measure(
         batches = calls.pop(0)
         try:
             done = child.call("bench.rounds:measure_target", {**ask, "batches": batches}, env=environment(target.spec))
+        except UsageError:  # as it was typed, it would fail in every round
+            raise
         except OptimizeError as error:
             if type(error) is OptimizeError and len(batches) > 1:
                 calls = [[batch] for batch in batches]  # the child died: find out at which batch

@@ -16,7 +16,7 @@ from engines import child
 from engines.device import device_key
 from engines.errors import UsageError
 from engines.spec import A_LINE, Progress, Runner, RunnerSpec, quiet
-from optimize import tuning
+from optimize import tuning, zoo
 from optimize.comparison import compare
 from optimize.inspection import inspect
 from optimize.pipeline import build as pipeline
@@ -346,7 +346,7 @@ def bench(
     """
     from optimize import loads
     from optimize.benchmark import in_power_modes
-    from optimize.targets import bench_targets
+    from optimize.targets import OTHER_FILE, bench_targets
 
     asked = [w for word in _words(forms) for w in word.split(",")] if forms else None
     launch = {"io": io, "cuda_graph": cuda_graph, "graph": cuda_graph, "spin": spin, "transfers": transfers}
@@ -363,6 +363,9 @@ def bench(
         for count, side in grid
         for target in bench_targets(targets, baseline, asked, backend, count, source, device, launch, side)
     ]
+    for name in dict.fromkeys(t.name for t in found if OTHER_FILE in t.flags):
+        words = "speed-up and drop compare two models unless both files hold one; optimize build makes it anew"
+        progress(f"warning: {name} was built from another file than the original: {words}", 0, A_LINE)
     if tune:
         usual = [t for t in found if t.role == "original" and (t.spec.threads, t.streams) == (0, 1)]
         found = [tuning.untuned(t) for t in found if t.role == "engine"] + usual
@@ -459,6 +462,7 @@ def zoo_make(
     seed: int = 0,
     out: Optional[PathLike] = None,
     progress: Progress = quiet,
+    force: bool = False,
 ) -> Path:
     """Make a zoo model with random weights, in a child process; returns its file.
 
@@ -469,9 +473,10 @@ def zoo_make(
         seed: Of the weights.
         out: The file, by default the name with the framework's suffix, here.
         progress: Told what happens.
+        force: Replace a file that is there, which may be a trained model.
 
     Raises:
-        UsageError: No such model or framework, or a choice that the model does not have.
+        UsageError: No such model or framework, a choice that the model does not have, or a file that is there.
     """
     from optimize.zoo.tensors import NETWORKS
 
@@ -480,6 +485,7 @@ def zoo_make(
     if suffix is None:
         raise UsageError(f"--framework {framework}: keras or torch is expected")
     target = Path(out) if out else Path(name + suffix)
+    _not_there(target, force)
     arguments: Dict[str, Any] = {"name": name, "out": str(target.resolve()), "seed": seed}
     if name in NETWORKS:
         if framework != "torch":
@@ -493,6 +499,11 @@ def zoo_make(
     return target
 
 
+def _not_there(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already", "name another place with -o, or --force to replace it")
+
+
 def zoo_train(
     name: str,
     data: str,
@@ -503,17 +514,20 @@ def zoo_train(
     seed: int = 0,
     out: Optional[PathLike] = None,
     progress: Progress = quiet,
+    force: bool = False,
 ) -> Dict[str, Any]:
     """Train a Keras zoo model for some epochs, in a child process; returns its `path` and accuracy.
 
     Raises:
-        UsageError: No such model or data, an option out of range, or `out` is named as a file.
+        UsageError: No such model or data, an option out of range, `out` is named as a file, or the file is there and
+            `force` is not given.
         DataError: The data has no labels, or too few images.
     """
     if out is not None and Path(out).suffix in (".keras", ".h5"):
         raise UsageError(
             f"-o {out}: a folder is expected; the file's name tells model, data and epochs", "leave -o out"
         )
+    _not_there(Path(out or ".", zoo.file_name(name, data, batch, epochs)), force)
     arguments = {
         "name": name,
         "data": data,

@@ -22,6 +22,9 @@ _NO_DEVICE = "leave --device out: originals then run where they can, and the row
 
 _BUILT = ("bundle", "onnx")
 
+OTHER_FILE = "another file"
+"""Flag of a bundle that was not built from the original beside it: of another model, or of a copy in another format."""
+
 
 def bench_targets(
     targets: Sequence[Union[str, Path]],
@@ -87,11 +90,19 @@ def bench_targets(
     ]
     if streams > 1:
         found = [t._replace(spec=t.spec.with_(options={**t.spec.options, "streams": streams})) for t in found]
+    found = [t._replace(flags=(*t.flags, OTHER_FILE)) if _of_another_file(t, found) else t for t in found]
     known = next((t.spec.preprocess for t in found if t.role == "engine" and t.spec.preprocess), None)
     if preprocess is None and known is not None:
         # what the bundle was verified with is what its original must see too
         found = [t if t.spec.preprocess else t._replace(spec=t.spec.with_(preprocess=known)) for t in found]
     return found
+
+
+def _of_another_file(target: Target, targets: Sequence[Target]) -> bool:
+    """Whether a bundle was built from another file than the original that is measured beside it."""
+    files = {one.model_sha256 for one in targets if one.role == "original"}
+    built = target.spec.kind in ("bundle", "served") and bool(target.model_sha256)
+    return built and bool(files) and target.model_sha256 not in files
 
 
 _LAUNCH = (

@@ -96,7 +96,8 @@ def how(run: Dict[str, Any]) -> List[str]:
         f"unsettled: the last {stats.WINDOWS} rounds (thirds of the last one) differ by more than "
         f"{100 * stats.SETTLED - 100:.0f}% in median or throughput; GPU unstable: trtexec warns so; "
         f"busy: other processes took more than {100 * proc.BUSY:.0f}% of the CPU time; clocks free: frequencies "
-        "could change; throttled: the machine slowed down.",
+        "could change; throttled: the machine slowed down; another file: the engine was not built from the original "
+        "beside it, so speed-up and drop may compare two models.",
     ]
     return lines + [f"Accuracy: {line}" for line in _accuracy(run)]
 

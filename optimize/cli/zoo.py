@@ -21,6 +21,7 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="resnet18, resnet34, resnet50, resnet101 or resnet152.")]
 _STEM = "imagenet (7x7/2 and pooling) or cifar (3x3)"
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 Stem = Annotated[str, typer.Option("--stem", help=f"{_STEM}.")]
 
 
@@ -63,13 +64,14 @@ def make(
     out: Annotated[
         Optional[Path], typer.Option("-o", "--out", help="File to write [default: NAME.keras or NAME.pt here].")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Make a model with random weights."""
     from optimize import api
     from optimize.zoo.tensors import NETWORKS
 
     with progress() as report:
-        path = api.zoo_make(name, framework, stem, classes, size, seed, out, report)
+        path = api.zoo_make(name, framework, stem, classes, size, seed, out, report, force)
     answer({"path": str(path)}, [str(path)])
     how = ""
     if name in NETWORKS:
@@ -92,11 +94,12 @@ def train(
     out: Annotated[
         Optional[Path], typer.Option("-o", "--out", metavar="DIR", help="Folder for the file [default: .].")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Train a Keras model for some epochs and save it as NAME_DATA_bsBATCH_epochsN.keras."""
     from optimize import api
 
     with progress() as report:
-        done = api.zoo_train(name, data, epochs, batch, stem, images, seed, out, report)
+        done = api.zoo_train(name, data, epochs, batch, stem, images, seed, out, report, force)
     answer(done, [done["path"]])
     say(f"next: optimize build {done['path']} --precision fp16,int8 --data {data} --preprocess unit")

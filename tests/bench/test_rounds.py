@@ -75,6 +75,25 @@ def test_a_target_that_cannot_be_opened_does_not_stop_the_others(model, tmp_path
     assert "bad.onnx" in done.failures[0][1]
 
 
+def wrong_command(spec, batches, progress, **_):
+    """A child that finds the command itself wrong, such as a custom object that was not named."""
+    raise UsageError("net needs the custom object 'Block'", "--custom-objects FILE.py:Block")
+
+
+def test_what_was_typed_wrong_ends_the_run_at_once(model, monkeypatch):
+    real, calls = child.call, []
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+    def call(name, arguments, progress=None, env=None):
+        calls.append(name)
+        return real("test_rounds:wrong_command", arguments)
+
+    monkeypatch.setattr(child, "call", call)
+    with pytest.raises(UsageError, match="custom object 'Block'") as caught:
+        rounds.run([target(model)], [1, 8], rounds=2, **QUICK)
+    assert caught.value.hint and len(calls) == 1
+
+
 def die_at_eight(spec, batches, progress, **_):
     """A child that is killed, as by the kernel when memory runs out, at batch 8."""
     if 8 in batches:

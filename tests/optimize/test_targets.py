@@ -68,6 +68,19 @@ def test_a_folder_without_bundles_says_what_makes_them():
     assert error.value.hint.startswith("optimize build MODEL")
 
 
+def test_an_engine_that_was_built_from_another_file_is_flagged_and_told(built, tiny_onnx, squeezed_onnx):
+    bundle = built.bundles[0].path
+    assert target_list.OTHER_FILE not in targets(bundle, baseline=tiny_onnx)[0].flags
+    told = []
+    run, failures = api.bench(
+        [bundle], [1], squeezed_onnx, rounds=1, warmup=0.0, duration=0.01, out=None,
+        progress=lambda what, *_: told.append(what),
+    )  # fmt: skip
+    assert not failures and [target_list.OTHER_FILE in row["flags"] for row in run["rows"]] == [True, False]
+    assert any("was built from another file than the original" in what for what in told)
+    assert target_list.OTHER_FILE not in targets(bundle)[0].flags, "alone it is compared with nothing"
+
+
 def test_originals_on_both_devices_are_targets_of_their_own(tiny_onnx, tmp_path, monkeypatch):
     original = tmp_path / "original.onnx"
     original.write_bytes(tiny_onnx.read_bytes())

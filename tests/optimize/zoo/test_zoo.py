@@ -15,7 +15,7 @@ from calib.preprocess import parse
 from engines import child, keras
 from engines.errors import UsageError
 from engines.spec import A_LINE
-from optimize import zoo
+from optimize import api, zoo
 from optimize.pipeline.inputs import child_env
 from optimize.sources import recognise
 from optimize.zoo import shapes
@@ -215,6 +215,22 @@ def test_bad_budgets_are_usage_errors(tmp_path, cifar):
         with pytest.raises(UsageError):
             child.call("optimize.zoo.train:train", {**base, **change})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_is_there_is_not_replaced_unasked(tmp_path, cifar):
+    mine = tmp_path / "resnet34.keras"
+    mine.write_bytes(b"trained for days")
+    trained = tmp_path / zoo.file_name("resnet18", str(cifar), 64, 2)
+    trained.write_bytes(b"trained for days")
+    with pytest.raises(UsageError, match=r"resnet34\.keras is there already") as caught:
+        api.zoo_make("resnet34", out=mine)
+    assert "--force" in caught.value.hint
+    with pytest.raises(UsageError, match="is there already"):
+        api.zoo_train("resnet18", str(cifar), 2, 64, out=tmp_path)
+    assert mine.read_bytes() == trained.read_bytes() == b"trained for days"
+    pytest.importorskip("torch")
+    api.zoo_make("resnet18", "torch", size=16, out=mine, force=True)
+    assert mine.stat().st_size > 1000
 
 
 def test_a_file_is_no_folder_to_train_into(tmp_path, optimize_command):
