@@ -12,7 +12,8 @@ import json
 import re
 import socket
 import ssl
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from itertools import chain
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 from urllib.parse import quote, unquote, urlsplit
 
 import numpy as np
@@ -42,6 +43,9 @@ DATATYPES: Dict[str, str] = {
 """The protocol's word for each NumPy dtype. BYTES (strings) is left out: no engine takes them."""
 
 DTYPES: Dict[str, str] = {word: name for name, word in DATATYPES.items()}
+
+_TYPES: Dict[str, Set[type]] = {"f": {int, float}, "b": {int, bool}, "i": {int}, "u": {int}}
+"""What a list of numbers may hold, by the kind of the dtype: NumPy itself takes null for NaN, true and "1" for 1."""
 
 _PATIENCE_S = 60.0
 """Seconds without a byte from the server before it counts as gone."""
@@ -300,12 +304,13 @@ def split(body: bytes, length: Optional[str]) -> Tuple[Dict[str, Any], memoryvie
     return value, memoryview(body)[end:]
 
 
-def decode(tensors: Any, raw: memoryview) -> Dict[str, np.ndarray[Any, Any]]:
+def decode(tensors: Any, raw: memoryview, null: bool = False) -> Dict[str, np.ndarray[Any, Any]]:
     """Tensors by name; nothing in them is trusted.
 
     Args:
         tensors: The list `inputs` or `outputs` of a body.
         raw: The bytes after its JSON.
+        null: Whether floats may be null, which is NaN: in an answer (see `encode`), and not in a request.
 
     Raises:
         DamagedError: A field is missing or wrong, or the bytes do not fit the shapes.
@@ -319,7 +324,7 @@ def decode(tensors: Any, raw: memoryview) -> Dict[str, np.ndarray[Any, Any]]:
             raise DamagedError(f"the tensor {name} is given twice")
         size = (one.get("parameters") or {}).get("binary_data_size")
         if size is None:
-            found[name] = numbers(name, dtype, shape, one.get("data"))
+            found[name] = numbers(name, dtype, shape, one.get("data"), null)
             continue
         count = _count(shape)
         if type(size) is not int or size != count * dtype.itemsize or size > len(raw):
@@ -331,20 +336,41 @@ def decode(tensors: Any, raw: memoryview) -> Dict[str, np.ndarray[Any, Any]]:
     return found
 
 
-def numbers(name: str, dtype: np.dtype[Any], shape: Sequence[int], data: Any) -> np.ndarray[Any, Any]:
+def numbers(
+    name: str, dtype: np.dtype[Any], shape: Sequence[int], data: Any, null: bool = False
+) -> np.ndarray[Any, Any]:
     """An array from a list of numbers, flat or nested.
+
+    Args:
+        name: Of the tensor.
+        dtype: Of the array.
+        shape: Of the array.
+        data: What JSON has.
+        null: Whether floats may be null.
 
     Raises:
         DamagedError: They are no numbers, or not as many as the shape says.
     """
+    allowed = _TYPES[dtype.kind] | ({type(None)} if null and dtype.kind == "f" else set())
     try:
+        if not isinstance(data, list) or not _types(data) <= allowed:
+            raise TypeError
         with np.errstate(over="ignore"):  # what is beyond the datatype becomes an infinity
             array = np.asarray(data, dtype)
     except (ValueError, TypeError, OverflowError):
         raise DamagedError(f"{name}: numbers of {dtype.name} are expected") from None
-    if not isinstance(data, list) or array.size != _count(shape):
+    if array.size != _count(shape):
         raise DamagedError(f"{name}: {array.size} numbers do not fit the shape {list(shape)}")
     found: np.ndarray[Any, Any] = array.reshape(shape)
+    return found
+
+
+def _types(data: List[Any]) -> Set[type]:
+    """The types of what a list, and each list in it, holds."""
+    found = set(map(type, data))
+    while found == {list}:
+        data = list(chain.from_iterable(data))
+        found = set(map(type, data))
     return found
 
 

@@ -146,7 +146,7 @@ class _ServedRunner(Runner):
             body, headers = kserve.encode(arrays, "inputs", binary, about)
             got, text = connection.ask("POST", path, body, headers)
             value, raw = kserve.split(text, got.get(kserve.HEADER.lower()))
-            return kserve.decode(value.get("outputs"), raw)
+            return kserve.decode(value.get("outputs"), raw, null=True)
 
         return query
 

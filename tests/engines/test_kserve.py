@@ -62,8 +62,15 @@ def test_numbers_that_json_has_no_words_for_are_null():
     body, headers = kserve.encode({"x": array}, "outputs", False)
     value = jsonfile.loads(body.decode())
     assert value["outputs"][0]["data"] == [1.5, None, None, None] and kserve.HEADER not in headers
-    found = kserve.decode(value["outputs"], memoryview(b""))["x"]
+    found = kserve.decode(value["outputs"], memoryview(b""), null=True)["x"]
     np.testing.assert_array_equal(found, np.array([[1.5, np.nan], [np.nan, np.nan]], np.float16))
+
+
+def test_null_is_a_number_of_no_whole_ones_and_true_of_none_in_an_answer_either():
+    for word, given in (("INT32", None), ("FP32", True)):
+        one = {"name": "x", "datatype": word, "shape": [1], "data": [given]}
+        with pytest.raises(DamagedError, match="numbers of .* are expected"):
+            kserve.decode([one], memoryview(b""), null=True)
 
 
 @pytest.mark.parametrize("length", ["9" * 5000, "0" * 5000, "-1", "²", "1.0", ""])
@@ -109,6 +116,13 @@ def test_a_body_that_was_changed_is_refused_or_read_but_never_more_than_it_holds
         {"name": "x", "datatype": "FP32", "shape": [1], "data": ["one"]},
         {"name": "x", "datatype": "FP32", "shape": [1], "data": 1},
         {"name": "x", "datatype": "UINT8", "shape": [1], "data": [[1, 2], [3]]},
+        {"name": "x", "datatype": "FP32", "shape": [2], "data": [1.0, None]},
+        {"name": "x", "datatype": "FP32", "shape": [2], "data": [1.0, True]},
+        {"name": "x", "datatype": "FP32", "shape": [2], "data": [1.0, "1"]},
+        {"name": "x", "datatype": "FP16", "shape": [2, 1], "data": [[1.0], [None]]},
+        {"name": "x", "datatype": "FP64", "shape": [2, 1], "data": [[1.0], [False]]},
+        {"name": "x", "datatype": "INT64", "shape": [1], "data": [1.5]},
+        {"name": "x", "datatype": "BOOL", "shape": [1], "data": [None]},
         {"name": "x", "datatype": "FP32", "shape": [1 << 30, 1 << 30], "parameters": {"binary_data_size": 4}},
         {"name": "x", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}},
         {"name": "x", "datatype": "FP32", "shape": [0], "parameters": {"binary_data_size": 0.0}},

@@ -114,6 +114,21 @@ def test_a_wrong_request_is_refused_with_the_reason(serving, feeds, words, binar
         asked(serving.url, feeds, binary)
 
 
+@pytest.mark.parametrize("header", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("word", ["null", "true", '"1"'])
+def test_what_is_no_number_is_not_answered(serving, word, nested, header):
+    """With Triton's header and without: two ways into the server."""
+    data = f"[{', '.join(['0.5'] * 3071)}, {word}]"
+    body = '{"inputs": [{"name": "image", "shape": [1, 3, 32, 32], "datatype": "FP32", "data": %s}]}' % (
+        f"[{data}]" if nested else data
+    )
+    headers = {**JSON, kserve.HEADER: str(len(body))} if header else JSON
+    where = kserve.place(serving.url)
+    with pytest.raises(UsageError, match=r"numbers of float32 are expected \(HTTP 400\)"):
+        kserve.Connection(where).ask("POST", kserve.path(where.model, "infer"), body.encode(), headers)
+
+
 @pytest.mark.parametrize("binary", [True, False])
 def test_an_unknown_model_is_told(serving, images, binary):
     with pytest.raises(UsageError, match=r"nothing.*\(HTTP 404\)"):
