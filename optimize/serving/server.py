@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib.util
 import socket
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from engines import kserve
 from engines.errors import IncompatibleError, OptimizeError, UsageError
@@ -24,6 +25,11 @@ _EXTENSIONS = [kserve.BINARY, kserve.STATISTICS, "model_configuration", "model_r
 _INSTALL = "pip install 'optimize-trt[serve]'"
 
 _LOOPBACK = ("127.", "::1", "localhost")
+
+_HOSTS = "--host with a name or an address of this machine, such as 127.0.0.1 or ::1"
+
+_STOP_S = 10
+"""Seconds for HTTP requests under way when it is told to stop; MLServer gives gRPC 5."""
 
 
 class Address(NamedTuple):
@@ -44,7 +50,7 @@ class Server(NamedTuple):
     models: Sequence[Model]
 
     def run(self, ready: Ready = lambda server: None, verbose: bool = False) -> List[Dict[str, Any]]:
-        """Answer until SIGTERM, SIGINT or SIGQUIT; what was asked by then is answered.
+        """Answer until SIGTERM, SIGINT or SIGQUIT; what was asked whole by then is answered, within 10 s (gRPC: 5 s).
 
         Args:
             ready: Called once requests are answered.
@@ -79,12 +85,13 @@ def prepared(
 
     Args:
         bundles, name, batches, threads, delay_us: See `optimize.serving.models.opened`.
-        host: Address to listen on. Nobody is asked who they are: beyond loopback, that is the network's work.
+        host: Name or address to listen on, IPv6 as it is or in brackets. Nobody is asked who they are: beyond loopback,
+            that is the network's work.
         http_port, grpc_port: 0 takes a free one.
         progress: Told what happens.
 
     Raises:
-        UsageError: A port is taken, or cannot be had; or see `opened`.
+        UsageError: No host of this machine, or a port is taken, or cannot be had; or see `opened`.
         IncompatibleError: MLServer is missing; or see `opened`.
     """
     if importlib.util.find_spec("mlserver") is None:
@@ -94,7 +101,7 @@ def prepared(
         else:
             words, fix = "is not installed: there are versions from python3.8 to", _INSTALL
         raise IncompatibleError(f"the Python package mlserver, which serves, {words} {newest}", fix)
-    address = _free(host, http_port, grpc_port)
+    address = _free(host[1:-1] if host[:1] + host[-1:] == "[]" else host, http_port, grpc_port)
     with opening.opened(bundles, name, batches, threads, delay_us, progress) as models:
         yield Server(address, models)
 
@@ -110,20 +117,31 @@ def _free(host: str, http_port: int, grpc_port: int) -> Address:
     held = []
     try:
         for option, port in (("--http-port", http_port), ("--grpc-port", grpc_port)):
+            family, where = _resolved(host, port)
             try:
-                family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-                one = socket.socket(family, kind)
+                one = socket.socket(family, socket.SOCK_STREAM)
                 held.append(one)
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 one.bind(where)
             except OSError as error:
-                why = error.strerror or str(error)
-                raise UsageError(f"{option} {port} on {host}: {why}", f"{option} with another port") from None
+                fix = _HOSTS if error.errno == errno.EADDRNOTAVAIL else f"{option} with another port"
+                raise UsageError(f"{option} {port} on {host}: {error.strerror or error}", fix) from None
             found.append(int(one.getsockname()[1]))
     finally:
         for one in held:
             one.close()
     return Address(host, *found)
+
+
+def _resolved(host: str, port: int) -> Tuple[int, Any]:
+    """The address family and the address of a host and a port."""
+    try:
+        if not host:
+            raise OSError("no host is named")  # it would be every address there is
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--host {host}: {getattr(error, 'strerror', None) or error}", _HOSTS) from None
+    return family, where
 
 
 async def _run(serving: Server, verbose: bool, ready: Ready) -> None:
@@ -137,25 +155,30 @@ async def _run(serving: Server, verbose: bool, ready: Ready) -> None:
     address, models = serving
     runtime.MODELS.clear()
     runtime.MODELS.update({one.name: one for one in models})
-    server = MLServer(
-        Settings(
-            _env_file=None,  # a file `.env` of the working folder is not ours
-            debug=verbose,
-            host=address.host,
-            http_port=address.http_port,
-            grpc_port=address.grpc_port,
-            grpc_max_message_length=limits.message(models),
-            parallel_workers=0,
-            metrics_endpoint=None,
-            kafka_enabled=False,
-            server_name="optimize",
-            server_version=VERSION,
-            extensions=_EXTENSIONS,
-            model_repository_implementation="optimize.serving.runtime.Repository",
-            load_models_at_startup=False,
-            logging_settings=_logging(verbose),
-        )
-    )
+
+    class Ours(Settings):  # type: ignore[misc]  # MLServer is not there where types are checked
+        # uvicorn waits for requests that are under way, and without a limit for one that never comes whole
+        _custom_rest_server_settings = {"timeout_graceful_shutdown": _STOP_S}  # noqa: RUF012  (MLServer's own name)
+
+    asked: Dict[str, Any] = {
+        "_env_file": None,  # a file `.env` of the working folder is not ours
+        "debug": verbose,
+        "http_port": address.http_port,
+        "grpc_port": address.grpc_port,
+        "grpc_max_message_length": limits.message(models),
+        "parallel_workers": 0,
+        "metrics_endpoint": None,
+        "kafka_enabled": False,
+        "server_name": "optimize",
+        "server_version": VERSION,
+        "extensions": _EXTENSIONS,
+        "model_repository_implementation": "optimize.serving.runtime.Repository",
+        "load_models_at_startup": False,
+        "logging_settings": _logging(verbose),
+    }
+    server = MLServer(Ours(host=address.host, **asked))
+    if ":" in address.host:  # MLServer writes HOST:PORT for gRPC, which needs brackets around IPv6
+        server._grpc_server._settings = Ours(host=f"[{address.host}]", **asked)
     app = server._rest_server._app  # MLServer has no public way to its application
     app.add_middleware(Extensions, models=runtime.LOADED)
     telling = asyncio.ensure_future(_tell(serving, ready))

@@ -67,9 +67,9 @@ def test_numbers_that_json_has_no_words_for_are_null():
 
 
 def test_null_is_a_number_of_no_whole_ones_and_true_of_none_in_an_answer_either():
-    for word, given in (("INT32", None), ("FP32", True)):
-        one = {"name": "x", "datatype": word, "shape": [1], "data": [given]}
-        with pytest.raises(DamagedError, match="numbers of .* are expected"):
+    for word, value in (("INT32", None), ("FP32", True)):
+        one = {"name": "x", "datatype": word, "shape": [1], "data": [value]}
+        with pytest.raises(DamagedError, match="are expected"):
             kserve.decode([one], memoryview(b""), null=True)
 
 

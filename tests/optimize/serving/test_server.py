@@ -267,11 +267,49 @@ def test_requests_under_way_are_answered_when_it_stops(server, bundle, images):
     assert code == 0 and told[0]["inference_count"] == 4
 
 
-def _waits(running):
+@pytest.mark.slow
+def test_a_request_that_never_comes_whole_does_not_hold_the_server(server, bundle):
+    """The client sends one byte of its body and stays; only then is the server told to stop."""
+    running = server(bundle)
+    where = kserve.place(running.url)
+    head = f"POST {kserve.path(where.model, 'infer')} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n{{"
+    with socket.create_connection((where.host, where.port)) as client:
+        client.sendall(head.encode())
+        until(lambda: _waits(running, 1))
+        code, told = running.stop()
+        assert code == 0 and told[0]["inference_count"] == 0
+    assert "Traceback" not in "".join(running.said)
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "::"])
+def test_a_host_of_ipv6_is_listened_on(server, bundle, images, scores, host):
+    grpc = pytest.importorskip("tritonclient.grpc")
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    running = server(bundle, "--name", "tiny", "--host", host)
+    assert f"http://[{host.strip('[]')}]:" in running.url
+    np.testing.assert_allclose(asked(running.url, {"image": images})["scores"], scores, atol=1e-5)
+    client = grpc.InferenceServerClient(running.grpc)
+    tensor = grpc.InferInput("image", [8, 3, 32, 32], "FP32")
+    tensor.set_data_from_numpy(images)
+    np.testing.assert_allclose(client.infer("tiny", [tensor]).as_numpy("scores"), scores, atol=1e-5)
+    client.close()
+    assert running.stop()[0] == 0
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "[127.0.0.1", "192.0.2.1", "a" * 70, ""])
+def test_a_host_that_is_not_of_this_machine_is_told_as_such(needs_mlserver, optimize_command, bundle, host):
+    done = optimize_command("serve", bundle, "--host", host, "--http-port", 0, "--grpc-port", 0)
+    assert done.exit_code == 2 and host in done.stderr and "--host with a name or an address" in done.stderr
+
+
+def _waits(running, clients=4):
     """Whether requests have reached the server: its connections are open, and nothing is answered yet."""
     import psutil
 
-    return sum(one.status == "ESTABLISHED" for one in psutil.Process(running.process.pid).net_connections()) >= 4
+    return sum(one.status == "ESTABLISHED" for one in psutil.Process(running.process.pid).net_connections()) >= clients
 
 
 @pytest.mark.parametrize("option", ["--http-port", "--grpc-port"])
