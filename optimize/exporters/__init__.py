@@ -56,7 +56,8 @@ def export(
     Raises:
         UsageError: An opset, batch or layout out of range, an input size that is needed, or a model that is no
             classifier without its task.
-        ModelError: The source cannot be loaded or converted, or is fixed to another batch.
+        ModelError: The source cannot be loaded or converted, is fixed to another batch, or takes samples that nothing
+            can hold.
         IncompatibleError: A framework is missing.
     """
     from optimize.exporters import graph
@@ -72,6 +73,8 @@ def export(
         raise UsageError(f"batch {batch}: a number from 1, or dynamic, is expected")
     if source.kind not in _MODULES:
         raise UsageError(f"{name}: a {source.kind} cannot be exported", "give the model that it was built from")
+    if source.input_shape is not None:
+        boundary.check_size(source.input_shape, name)
     exporter = importlib.import_module(f"optimize.exporters.{_MODULES[source.kind]}")
     traced = exporter.trace(source, opset, batch, progress)
     _check_task(source, traced.outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, List, Optional, Sequence, Union
 
 from engines.errors import ModelError, UsageError
@@ -12,6 +13,29 @@ from optimize.exporters.graph.net import Net
 
 BATCH = "batch"
 """Name of the free batch dimension."""
+
+_MOST_BYTES = 1 << 31
+"""Of one sample of one input in float32: a message of protobuf, and so a request over gRPC or a tensor in an ONNX file,
+holds less (https://protobuf.dev/programming-guides/encoding/#size-limit)."""
+
+
+def check_size(shape: Sequence[Optional[int]], name: str, tensor: str = "the input") -> None:
+    """Refuse samples that nothing can hold, before anything of their size is made.
+
+    Args:
+        shape: Of a sample, without the batch; free sizes count as 1.
+        name: Of the model, for the message.
+        tensor: For the message.
+
+    Raises:
+        ModelError: A sample of 2 GiB or more in float32.
+    """
+    count = math.prod(n or 1 for n in shape)
+    if 4 * count >= _MOST_BYTES:
+        raise ModelError(
+            f"{name}: one sample of {tensor} is {text(shape)}, {count:.3g} numbers: less than {_MOST_BYTES // 4:.3g} fit",
+            "export the model with smaller inputs",
+        )
 
 
 def shape_of(item: Any) -> List[Optional[int]]:
@@ -63,7 +87,7 @@ def set_batch(net: Net, batch: Union[str, int], name: str, sizes: Optional[Seque
         sizes: The first input's shape without the batch, where the graph leaves a part of it free.
 
     Raises:
-        ModelError: The graph is fixed to another batch.
+        ModelError: The graph is fixed to another batch, or a sample is larger than `check_size` takes.
         UsageError: A free dimension besides the batch, and no size given; or a size that does not fit.
     """
     for number, item in enumerate(net.graph.input):
@@ -81,6 +105,7 @@ def set_batch(net: Net, batch: Union[str, int], name: str, sizes: Optional[Seque
             if len(sizes) != len(rest) or any(a not in (None, b) for a, b in zip(rest, sizes)):
                 raise UsageError(f"--input-shape {text(sizes)} does not fit {name}, which takes {text(rest)}")
             rest = list(sizes)
+        check_size(rest, name, f"the input {item.name!r}")
         if None in rest:
             raise UsageError(
                 f"{name} takes {text(rest)}: its size is free", "give it with --input-shape, such as 3x224x224"

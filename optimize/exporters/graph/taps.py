@@ -46,8 +46,9 @@ def _axes(net: Net, node: Any, kernel: Tuple[int, ...]) -> Optional[List[Tuple[i
     for size, results, taps, stride, dilation, begin, end in zip(*sizes, kernel, *steps, pads, pads[len(kernel) :]):
         if not size or not results:
             return None
-        places = np.arange(results)[:, None] * stride + np.arange(taps) * dilation - begin
-        used = np.flatnonzero(((places >= 0) & (places < size)).any(0))
+        before = begin - np.arange(taps) * dilation  # of each tap: how far in front of the map it starts
+        window = np.maximum(0, -(-before // stride))  # the first one whose tap is not in front of it
+        used = np.flatnonzero((window < results) & (window * stride - before < size))
         if not used.size:
             return None
         first, stop = int(used[0]), int(used[-1]) + 1

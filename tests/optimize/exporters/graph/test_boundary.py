@@ -52,6 +52,22 @@ def test_a_batch_that_is_fixed_inside(sketch: Any) -> None:
         boundary.settle_outputs(net, "dynamic", "m")
 
 
+@pytest.mark.parametrize("sizes", [None, (3, 10**9, 10**9)])
+def test_a_sample_that_nothing_holds_is_refused_by_its_size(sketch: Any, sizes: Any) -> None:
+    """Given by the graph, or by the user."""
+    s = sketch()
+    free = [10**9, 10**9] if sizes is None else [None, None]
+    net = Net(s.model(["N", 3, *free], {s.conv("x", 3, 8): None}))
+    with pytest.raises(ModelError, match="one sample of the input 'x' is 3x1000000000x1000000000, 3e"):
+        boundary.set_batch(net, "dynamic", "m", sizes)
+
+
+def test_a_sample_just_below_the_limit_is_taken_and_one_at_it_is_not() -> None:
+    boundary.check_size((2**29 - 1,), "m")
+    with pytest.raises(ModelError, match=r"5\.37e\+08"):
+        boundary.check_size((512, None, 2**20), "m")
+
+
 def test_a_free_size_must_be_given(sketch: Any) -> None:
     s = sketch()
     model = s.model(["N", 3, None, None], {s.conv("x", 3, 8): None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any, List
 
 import pytest
@@ -39,6 +40,16 @@ def test_maps_of_free_size_keep_their_kernels(sketch: Any) -> None:
     net = Net(s.model(["batch", 3, "h", 1], {s.conv("x", 3, 8): None}))
     graph.clean(net)
     assert _kernels(net) == [(3, 3)]
+
+
+def test_a_long_map_takes_no_memory_of_its_length(sketch: Any) -> None:
+    s = sketch()
+    net = Net(s.model(["batch", 3, 1, 1 << 24], {s.conv("x", 3, 8, pads=[1] * 4): None}))
+    tracemalloc.start()
+    graph.clean(net)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert _kernels(net) == [(1, 3)] and peak < 1 << 24
 
 
 def test_a_kernel_that_two_layers_share_is_cut_for_each(sketch: Any, cleaned: Any) -> None:
