@@ -69,7 +69,7 @@ def verify(
             progress,
             child_env(original),
         )
-        reasons = [] if check["passed"] else [f"outputs differ: largest difference {check['max_abs']:.3g}"]
+        reasons = [f"outputs differ: {reason}" for reason in check["reasons"]]
         return {
             "passed": not reasons,
             "reasons": reasons,
@@ -165,7 +165,9 @@ def _lines(accuracy: Optional[Dict[str, Any]], check: Optional[Dict[str, Any]]) 
             f"images     {about['n']} of {about['name']}",
         ]
     assert check is not None
-    out = [f"largest difference {check['max_abs']:.3g} on {check['n']} {check['data']} inputs"]
+    where = "" if check["finite"] == 1 else f" where both are finite ({100 * check['finite']:.3g}% of the numbers)"
+    size = f"largest difference {check['max_abs']:.3g}{where}" if check["finite"] else "no numbers to compare"
+    out = [f"{size} on {check['n']} {check['data']} inputs"]
     if check.get("top1_agreement") is not None:
         out.append(f"top-1 agreement {100 * check['top1_agreement']:.2f}%")
     return [*out, "accuracy unmeasured: add --data cifar10|DIR|FILE.npz"]

@@ -139,7 +139,8 @@ def compare(
 
     Returns:
         `data` (the data set's name, or `seeded`), `n`, `precision`, `tolerance`; `max_abs`, `rel` and `cosine`, the
-        worst of the outputs; `per_output`, the same by name; `top1_agreement` (a fraction) and `flips_outside_margin`,
+        worst of the outputs, where both are finite; `finite`, the share of numbers that are so; `per_output`, the same
+        by name; `top1_agreement` (a fraction) and `flips_outside_margin`,
         None but for a classifier; `passed`, and `reasons` where it is False. Disagreement is no error.
 
     Raises:
@@ -181,9 +182,14 @@ class Totals:
             self.trouble = f"shapes differ: {a.shape} and {b.shape}"
             return
         x, y = a.astype(np.float64).reshape(-1), b.astype(np.float64).reshape(-1)
-        same = np.isfinite(x) & np.isfinite(y)
-        if not (same | (x == y) | (np.isnan(x) & np.isnan(y))).all():
-            self.trouble = "one is not finite where the other is"
+        here, there = np.isfinite(x), np.isfinite(y)
+        same = here & there
+        if (there & ~here).any():
+            self.trouble = "the original is not finite (NaN or infinity) where the other is"
+        elif (here & ~there).any():
+            self.trouble = "not finite (NaN or infinity) where the original is"
+        elif not (same | (x == y) | (np.isnan(x) & np.isnan(y))).all():
+            self.trouble = "neither is finite, and they are not alike"
         self.values += x.size
         x, y = x[same], y[same]
         self.finite += x.size
@@ -272,6 +278,7 @@ def _verdict(found: _Found, data: str, n: int, precision: str, task: str) -> Dic
         outside = int((~agreed & (margins > tolerance.margin * largest)).sum())
         if outside and tolerance.margin < 1:
             reasons.append(f"{outside} of {n} first choices differ by more than rounding")
+    values = sum(totals.values for totals in found.totals.values())
     worst = {key: [figures[key] for figures in per_output.values()] for key in ("max_abs", "rel", "cosine")}
     return {
         "data": data,
@@ -280,6 +287,7 @@ def _verdict(found: _Found, data: str, n: int, precision: str, task: str) -> Dic
         "max_abs": max(worst["max_abs"], default=0.0),
         "rel": max(worst["rel"], default=0.0),
         "cosine": min(worst["cosine"], default=0.0),
+        "finite": sum(totals.finite for totals in found.totals.values()) / values if values else 0.0,
         "top1_agreement": agreement,
         "flips_outside_margin": outside,
         "per_output": per_output,

@@ -153,3 +153,20 @@ def test_without_labels_int8_is_built_and_only_agreement_judges(
     assert "only --min-agreement judges" in optimize_command(*verify).stdout
     assert optimize_command(*verify, "--max-drop", "1").exit_code == 2
     assert "passed" in optimize_command(*verify, "--min-agreement", "50").stdout
+
+
+def test_an_original_that_is_not_finite_is_told_and_no_difference_is_made_up(
+    built: Any, tiny_onnx: Path, optimize_command: Command, tmp_path: Path
+) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(tiny_onnx))
+    for item in model.graph.initializer:
+        if item.name == "b3":
+            item.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(item), np.nan), "b3"))
+    broken = tmp_path / "nan.onnx"
+    onnx.save(model, str(broken))
+    done = optimize_command("verify", built.bundles[0].path, "--against", broken)
+    assert done.exit_code == 3 and "the original is not finite (NaN or infinity)" in done.stderr
+    assert "no numbers to compare on 64 seeded inputs" in done.stdout and "largest difference" not in done.stdout

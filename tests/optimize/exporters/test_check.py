@@ -148,3 +148,18 @@ def test_inputs_that_are_no_images() -> None:
 def test_no_samples(tiny_onnx: Path) -> None:
     with pytest.raises(UsageError, match="0 samples"):
         check.compare(spec(tiny_onnx), spec(tiny_onnx), n=0)
+
+
+@pytest.mark.parametrize(
+    "original, other, words",
+    [
+        ([1, np.nan], [1, 2], "the original is not finite"),
+        ([1, 2], [1, np.inf], "where the original is"),
+        ([1, np.inf], [1, -np.inf], "neither is finite"),
+        ([1, np.inf], [1, np.inf], ""),
+    ],
+)
+def test_the_side_that_is_not_finite_is_named(original: Any, other: Any, words: str) -> None:
+    totals = check.Totals()
+    totals.add(np.array(original), np.array(other))
+    assert words in totals.trouble and bool(words) == bool(totals.trouble) and totals.figures()["max_abs"] == 0
