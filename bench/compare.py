@@ -64,7 +64,9 @@ def compare(
 def unlike(a: Dict[str, Any], b: Dict[str, Any]) -> List[str]:
     """In which ways the machines of two environments, or their states before a run, are not alike, in words."""
     machine = [
-        f"{words}: {a[key]} and {b[key]}" for key, words in _MACHINE.items() if (a.get(key) or "") != (b.get(key) or "")
+        f"{words}: {a.get(key) or 'unknown'} and {b.get(key) or 'unknown'}"
+        for key, words in _MACHINE.items()
+        if (a.get(key) or "") != (b.get(key) or "")
     ]
     return machine + state.unlike(a.get("before") or {}, b.get("before") or {})
 

@@ -387,6 +387,7 @@ _ROW_MORE: Dict[str, fields.Check] = {
             settings=fields.an_object(),
             valid=fields.truth,
             latencies=fields.an_object(),
+            missed=fields.a_list(fields.word),
             logs=fields.null_or(fields.word),
         )
     ),

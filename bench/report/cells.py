@@ -125,8 +125,8 @@ def _loads(row: Dict[str, Any]) -> List[str]:
     """What LoadGen found of a row's target, in each scenario: its figures and its verdict."""
     lines = []
     for one in row.get("load", ()):
-        known = {**one, **one["latencies"]}
-        figures = [f"{number(known[key])} {unit}" for key, unit in _LOAD[one["scenario"]] if known.get(key) is not None]
+        known, wanted = {**one, **one["latencies"]}, _LOAD.get(one["scenario"], _QUANTILES)
+        figures = [f"{number(known[key])} {unit}" for key, unit in wanted if known.get(key) is not None]
         missed = f"; not met: {', '.join(one['missed'])}" if one["missed"] else ""
         verdict = "valid" if one["valid"] else f"invalid{missed}"
         name = f"{_words(_target(row), row['form'])}, {one['scenario']} by {one['tool']} {one['version']}"

@@ -48,8 +48,8 @@ COLUMNS = (
 )
 """Never renamed or reordered: new ones go to the end."""
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""First characters that make a spreadsheet run a cell (OWASP, CSV Injection)."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""First characters that make a spreadsheet run a cell, full-width ones too (OWASP, CSV Injection)."""
 
 
 def text(run: Dict[str, Any]) -> str:

@@ -76,6 +76,13 @@ def test_the_other_way_round_is_the_inverse(factor: float, seed: int) -> None:
     assert there["verdict"] != back["verdict"] or there["verdict"] == "no difference"
 
 
+def test_a_machine_of_which_nothing_is_known_is_unlike_one_that_is(make_run: Make) -> None:
+    reference, new = make_run(), {**make_run(), "environment": {}}
+    with pytest.raises(IncompatibleError, match=r"processor: .* and unknown"):
+        compare(reference, [("new", new)])
+    assert compare(new, [("new", new)])["runs"][0]["unlike"] == []
+
+
 def test_a_bundle_whose_name_changed_is_matched_by_what_it_is(make_run: Make) -> None:
     reference, new = make_run(name="int8-openvino2026.4.1"), make_run(name="int8-openvino2026.5.0")
     found = compare(reference, [("new", new)])
