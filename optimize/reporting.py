@@ -111,11 +111,13 @@ def _read(runs: Sequence[PathLike], formats: Words, known: Sequence[str]) -> Tup
     from bench import runs as run_files
 
     wanted = _names(formats)
+    if not wanted:
+        raise UsageError(f"-f names no format: {', '.join(known)} are known", f"-f {known[0]}")
     for name in wanted:
         if name == "png" and name not in known:
             raise UsageError("-f png is no text to print", "-o DIR")
         if name not in known:
-            raise UsageError(f"-f {name}: {', '.join(known)} are known")
+            raise UsageError(f"-f {name}: {', '.join(known)} are known", f"-f {known[0]}")
     for run in runs:
         if not Path(run).is_file():
             what = "a folder, not a run file" if Path(run).is_dir() else "no such run file"
