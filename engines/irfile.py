@@ -5,8 +5,9 @@ OpenVINO 2024 says nothing when a disk is full and leaves what fitted; later one
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 from xml.etree import ElementTree
 
 from engines import onnxfile
@@ -15,6 +16,9 @@ from engines.errors import BuildError
 FILES = ("model.xml", "model.bin")
 
 _BLOCK = 1 << 20
+
+_NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What a document cannot hold, escaped or not (https://www.w3.org/TR/xml/#charsets)."""
 
 
 def save(model: Any, out: Path, compress_to_fp16: bool, size: int) -> None:
@@ -28,7 +32,8 @@ def save(model: Any, out: Path, compress_to_fp16: bool, size: int) -> None:
 
     Raises:
         OSError: The disk is full, a quota or limit is reached, or it fails; neither file is left.
-        BuildError: They could not be written for another reason; neither is left.
+        BuildError: They could not be written for another reason, such as a name that XML has no characters for;
+            neither is left.
     """
     import openvino as ov
 
@@ -43,7 +48,21 @@ def save(model: Any, out: Path, compress_to_fp16: bool, size: int) -> None:
     for file in (xml, weights):
         file.unlink(missing_ok=True)
     _try_to_write(out / "probe", size)
+    wrong = next((name for name in _names(model) if _NO_XML.search(name)), None)
+    if wrong is not None:
+        raise BuildError(
+            f"{out}: the name {wrong!r} holds a control character, which OpenVINO's XML cannot",
+            "rename it in the model",
+        )
     raise BuildError(f"{out}: the engine could not be written whole ({why or 'a part is missing'})", "try once more")
+
+
+def _names(model: Any) -> Iterator[str]:
+    """Of the operators, and of what they give."""
+    for operator in model.get_ops():
+        yield operator.get_friendly_name()
+        for output in operator.outputs():
+            yield from output.get_names()
 
 
 def is_whole(xml: Path, weights: Path) -> bool:

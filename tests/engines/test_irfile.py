@@ -87,3 +87,17 @@ def test_a_part_is_not_whole(graph_file: Callable[..., Path], tmp_path: Path, pr
         assert not irfile.is_whole(xml, weights)
     (tmp_path / name).unlink()
     assert not irfile.is_whole(xml, weights)
+
+
+@pytest.mark.parametrize("where", ["input", "output"])
+def test_a_name_that_xml_cannot_hold_is_told(tmp_path: Path, where: str) -> None:
+    x, y = (f"a\x1b[31m{one}" if one == where else one for one in ("input", "output"))
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in (x, y)]
+    graph = helper.make_graph([helper.make_node("Relu", [x], [y])], "g", ports[:1], ports[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(BuildError, match=r"'a\\x1b\[31m.*holds a control character") as caught:
+        backend.build(tmp_path / "m.onnx", out, "fp32", [1])
+    assert "rename" in caught.value.hint and list(out.iterdir()) == []

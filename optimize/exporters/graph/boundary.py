@@ -33,7 +33,8 @@ def check_size(shape: Sequence[Optional[int]], name: str, tensor: str = "the inp
     count = math.prod(n or 1 for n in shape)
     if 4 * count >= _MOST_BYTES:
         raise ModelError(
-            f"{name}: one sample of {tensor} is {text(shape)}, {count:.3g} numbers: less than {_MOST_BYTES // 4:.3g} fit",
+            f"{name}: one sample of {tensor} is {text(shape)}, {4 * count:.3g} bytes in float32: "
+            f"less than {_MOST_BYTES:.3g} are taken",
             "export the model with smaller inputs",
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Collection, Dict
 
+from engines.text import plain
 from optimize.exporters.graph.net import Net, attributes
 
 _SLOTS = {
@@ -74,7 +75,7 @@ def tidy(net: Net, source: Collection[str] = ()) -> Dict[str, str]:
 
 
 def _plain(name: str) -> str:
-    return _LEADING.sub("", _COUNTERS.sub("", name)).strip("/")
+    return _LEADING.sub("", _COUNTERS.sub("", plain(name))).strip("/ ")
 
 
 def _suited(net: Net, node: Any, base: str) -> str:

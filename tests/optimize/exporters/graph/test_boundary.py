@@ -58,13 +58,13 @@ def test_a_sample_that_nothing_holds_is_refused_by_its_size(sketch: Any, sizes: 
     s = sketch()
     free = [10**9, 10**9] if sizes is None else [None, None]
     net = Net(s.model(["N", 3, *free], {s.conv("x", 3, 8): None}))
-    with pytest.raises(ModelError, match="one sample of the input 'x' is 3x1000000000x1000000000, 3e"):
+    with pytest.raises(ModelError, match=r"one sample of the input 'x' is 3x1000000000x1000000000, 1\.2e"):
         boundary.set_batch(net, "dynamic", "m", sizes)
 
 
 def test_a_sample_just_below_the_limit_is_taken_and_one_at_it_is_not() -> None:
     boundary.check_size((2**29 - 1,), "m")
-    with pytest.raises(ModelError, match=r"5\.37e\+08"):
+    with pytest.raises(ModelError, match=r"2\.15e\+09 bytes"):
         boundary.check_size((512, None, 2**20), "m")
 
 

@@ -33,3 +33,11 @@ def test_an_export_tells_them(tiny_onnx: Path, tmp_path: Path) -> None:
     done = export(spec, str(tmp_path / "out.onnx"))
     made = {name for node in onnx.load(done["onnx"]).graph.node for name in node.output}
     assert done["names"]["relu1"] == "r1" and set(done["names"]) <= made
+
+
+def test_no_name_of_a_node_holds_a_control_character() -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["r"], "a\x1b[31mb"), helper.make_node("Neg", ["r"], ["y"], "\x00")]
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3]) for n in "xy"]
+    net = Net(helper.make_model(helper.make_graph(nodes, "g", ports[:1], ports[1:])))
+    names.tidy(net)
+    assert [node.name for node in net.nodes] == ["a [31mb", "Neg_1"] and net.nodes[1].input[0] == "a [31mb"
