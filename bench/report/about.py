@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Tuple
 
 from bench import stats
 from bench.report.cells import number
-from bench.telemetry import proc
+from bench.report.flags import DISTURBED
 
 _STATE = (
     ("clocks", "clocks"),
@@ -92,12 +92,7 @@ def how(run: Dict[str, Any]) -> List[str]:
         "p50 is the median; p99 is trtexec's: a measured sample, not interpolated.",
         f"Intervals: {100 * stats.LEVEL:.0f}%, bootstrap over rounds first, then samples; with fewer than "
         f"{stats.VERDICT_ROUNDS} rounds there is a ratio and no verdict.",
-        f"unstable: medians of rounds (of tenths of a single round) vary by {100 * stats.UNSTABLE:.0f}% or more; "
-        f"unsettled: the last {stats.WINDOWS} rounds (thirds of the last one) differ by more than "
-        f"{100 * stats.SETTLED - 100:.0f}% in median or throughput; GPU unstable: trtexec warns so; "
-        f"busy: other processes took more than {100 * proc.BUSY:.0f}% of the CPU time; clocks free: frequencies "
-        "could change; throttled: the machine slowed down; another file: the engine was not built from the original "
-        "beside it, so speed-up and drop may compare two models.",
+        *(f"Flag {flag}: {meaning}." for flag, meaning in DISTURBED.items()),
     ]
     return lines + [f"Accuracy: {line}" for line in _accuracy(run)]
 

@@ -218,8 +218,6 @@ def _compared(rows: List[Dict[str, Any]]) -> List[str]:
     lines = [
         f"* original; speed-ups are against its fastest form: {base['target']} {form}, {number(base['p50_ms'])} ms"
     ]
-    if any("double" in row["flags"] for row in rows):
-        lines.append("double: measured on a stand-in for the backend's library; no result of that backend")
     measured = [row for row in rows if row["speedup"] is not None and row is not base]
     if measured and all(row.get("interval") for row in measured):
         lines.append(f"[low, high]: {100 * stats.LEVEL:.0f}% interval of the speed-up, by bootstrap over rounds")

@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterable, List
 from bench import knee
 from bench.report import about
 from bench.report.cells import COLUMNS, PASSES, Columns, cells, failed, groups, name, notes, passes
+from bench.report.flags import told
 from bench.tail import words
 from engines.text import plain
 
@@ -18,13 +19,16 @@ def text(run: Dict[str, Any]) -> str:
     parts = ["# Measurements", f"Made {run['created']}."]
     for heading, rows in groups(run):
         parts += [f"## {heading[0].upper()}{heading[1:]}", _table(COLUMNS, rows), _list(notes(rows))]
+    wary = told(run["rows"])
+    if wary:
+        parts += ["## To be wary of", _list(wary)]
     heading, rows = passes(run)
     if rows:
         parts += [f"## {heading[0].upper()}{heading[1:]}", _table(PASSES, rows)]
     for heading, rows in groups(run):
         for row in (row for row in rows if row.get("tail")):
-            told = [*words.seen(row["tail"]), *words.tested(row["tail"]), *words.estimates(row["tail"])]
-            parts += [f"## Tail of {escape(name(row))}, {heading}", _list(told)]
+            tail = [*words.seen(row["tail"]), *words.tested(row["tail"]), *words.estimates(row["tail"])]
+            parts += [f"## Tail of {escape(name(row))}, {heading}", _list(tail)]
             parts += [f"{words.NOT_SURE.capitalize()}."] if row["tail"]["estimates"] else []
     levelled = knee.notes(run)
     if levelled:

@@ -11,8 +11,9 @@ import typer
 from typing_extensions import Annotated
 
 from engines.errors import PartialError, UsageError
+from engines.terminal import Column
 from optimize.cli import options
-from optimize.cli.console import answer, console, document, interruptible, line, progress, say, warn
+from optimize.cli.console import answer, console, document, interruptible, line, progress, say, table, warn
 
 
 def bench(
@@ -223,25 +224,23 @@ def profile(
 
 
 def _show_layers(found: Dict[str, Any], top: int) -> None:
-    from rich.table import Table
-
     layers = sorted(found["layers"], key=lambda layer: -float(layer["ms"]))
     runs = " ".join(filter(None, (found["backend"], found["form"])))
     title = f"{found['name']} ({runs}), batch {found['batch']}"
-    table = Table(title=title, title_justify="left")
-    for column in ("layer", "type", "precision"):
-        table.add_column(column, overflow="fold")
-    for column in ("ms", "share"):
-        table.add_column(column, justify="right")
-    for layer in layers[:top]:
-        share = f"{100 * layer['share']:.1f}%"
-        table.add_row(layer["name"], layer["type"], layer["precision"], f"{layer['ms']:.4f}", share)
+    rows = [
+        [layer["name"], layer["type"], layer["precision"], f"{layer['ms']:.4f}", f"{100 * layer['share']:.1f}%"]
+        for layer in layers[:top]
+    ]
     rest = layers[top:]
     if rest:
         ms, part = (sum(float(layer[key]) for layer in rest) for key in ("ms", "share"))
         others = f"{len(rest)} others (--top {len(layers)} shows them)"
-        table.add_row(others, "", "", f"{ms:.4f}", f"{100 * part:.1f}%")
-    console().print(table)
+        rows.append([others, "", "", f"{ms:.4f}", f"{100 * part:.1f}%"])
+    columns = [
+        *(Column(name, least=12) for name in ("layer", "type", "precision")),
+        *(Column(name, right=True) for name in ("ms", "share")),
+    ]
+    table(columns, rows, title, leave_out=("type", "precision"))
     line(
         f"{len(layers)} layers take {found['layers_ms']:.4g} ms; a whole query that is not profiled takes "
         f"{found['query_ms']:.4g} ms (medians of {found['queries']})"

@@ -9,8 +9,7 @@ import typer
 from typing_extensions import Annotated
 
 from engines.errors import GateError, OptimizeError, UsageError
-from optimize.cli import options
-from optimize.cli.built import check_line, judge, table
+from optimize.cli import built, options
 from optimize.cli.console import VOICE, answer, failure, progress, say, warn
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def export(
             model, out=out, opset=opset, batch=batch, layout=layout, verify=verify, data=data, progress=report, **source
         )
     answer(done, [done["onnx"]])
-    say(check_line(done["check"]) if done["check"] else "not checked against the source (--no-verify)")
+    say(built.check_line(done["check"]) if done["check"] else "not checked against the source (--no-verify)")
     if done["check"] and not done["check"]["passed"]:
         raise GateError(
             f"{done['onnx']} does not do what {model.name} does", "optimize export --no-verify keeps it anyway"
@@ -195,7 +194,7 @@ def build(
 
     def show() -> None:
         for one in done:
-            table(one)
+            built.show(one)
 
     answer(answers if len(todo) > 1 else answers[0], show)
     for one in done:
@@ -211,7 +210,7 @@ def build(
         for name, why in one.failures:
             warn(f"failed: {name}: {why.message}" + (f"\n  try: {why.hint}" if why.hint else ""))
         say(api.next_command(one, **given))
-    judge(done, failed)
+    built.judge(done, failed)
 
 
 def verify(

@@ -8,26 +8,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from engines.errors import GateError, OptimizeError, PartialError
-from optimize.cli.console import console, line
+from engines.terminal import Column
+from optimize.cli.console import line, table
 
 if TYPE_CHECKING:
     from optimize.pipeline.results import Build, Built
 
 
-def table(done: Build) -> None:
-    """The engines, what was measured of them, and what stands behind the choice."""
-    from rich.table import Table
+_COLUMNS = (
+    Column("precision", least=9),
+    Column("layers", least=7),
+    Column("size", right=True),
+    Column("top-1", right=True),
+    Column("drop [95%]", right=True),
+    Column("agreement", right=True),
+    Column("gate"),
+    Column("built in", right=True),
+    Column("bundle", least=12),
+)
+_LEAVE_OUT = ("built in", "size", "agreement", "layers", "top-1", "drop [95%]")
 
+
+def show(done: Build) -> None:
+    """The engines, what was measured of them, and what stands behind the choice."""
     from optimize.inspection import preprocess_text
 
-    table = Table(title=f"{done.model.name} -> {done.backend}", title_justify="left")
-    for column in ("precision", "layers", "size", "top-1", "drop [95%]", "agreement", "gate", "built in", "bundle"):
-        table.add_column(column, overflow="fold")
+    rows = []
     if done.source_accuracy and done.source_accuracy.get("top1") is not None:
-        table.add_row("source (float32)", "", "", f"{100 * done.source_accuracy['top1']:.2f}%", "", "", "", "", "")
-    for one in done.bundles:
-        table.add_row(*_row(one.to_json()))
-    console().print(table)
+        rows.append(["source (float32)", "", "", f"{100 * done.source_accuracy['top1']:.2f}%", "", "", "", "", ""])
+    rows += [_row(one.to_json()) for one in done.bundles]
+    table(_COLUMNS, rows, f"{done.model.name} -> {done.backend}", _LEAVE_OUT)
     line(f"bundles in {done.out}")
     for one in done.bundles:
         for text in _told(one.manifest):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import List
 
 import typer
 from typing_extensions import Annotated
 
 from engines.errors import Interrupted, UsageError
-from engines.text import counted, plain
+from engines.terminal import Column
+from engines.text import counted
 from optimize.cli.command import command
-from optimize.cli.console import answer, console, line, say
+from optimize.cli.console import answer, line, say, table
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -23,6 +23,15 @@ app = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(help="An output folder, or one that holds some, however deep.")]
+
+
+_COLUMNS = (
+    Column("model", least=12),
+    Column("stage"),
+    Column("size", right=True),
+    Column("age", right=True),
+    Column("path", least=16),
+)
 
 
 @app.command("ls")
@@ -35,12 +44,11 @@ def cache_ls(folder: Folder = Path(".")) -> None:
 
     def show() -> None:
         if found:
-            _table(
-                [
-                    [one["model"], one["name"], _size(one["bytes"]), cache.age(one["created"]), one["path"]]
-                    for one in found
-                ]
-            )
+            rows = [
+                [one["model"], one["name"], _size(one["bytes"]), cache.age(one["created"]), one["path"]]
+                for one in found
+            ]
+            table(_COLUMNS, rows, leave_out=("age", "model"))
         line(f"{_size(sum(one['bytes'] for one in found))} in {len(found)} stages")
 
     answer(found, show, asked=True)
@@ -79,14 +87,3 @@ def _agreed(what: str, folder: Path) -> bool:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
-
-
-def _table(rows: List[List[str]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("model", "stage", "size", "age", "path"):
-        table.add_column(column, overflow="fold", justify="right" if column in ("size", "age") else "left")
-    for row in rows:
-        table.add_row(*map(plain, row))
-    console().print(table)

@@ -9,7 +9,8 @@ import typer
 from typing_extensions import Annotated
 
 from engines.errors import GateError
-from optimize.cli.console import answer, console, line, warn
+from engines.terminal import Column
+from optimize.cli.console import answer, line, table, warn
 
 
 def compare(
@@ -33,7 +34,7 @@ def compare(
 
     found = comparison.compare(reference, runs, force)
     broken = comparison.broken(found, fail_slower, fail_drop)
-    answer(found, lambda: _show(found["runs"]), asked=True)
+    answer(found, lambda: _show(found), asked=True)
     for run in found["runs"]:
         for text in run["unlike"]:
             warn(f"warning: unlike the reference: {text}")
@@ -43,21 +44,23 @@ def compare(
         raise GateError(f"{len(broken)} limits are broken")
 
 
-def _show(runs: List[Dict[str, Any]]) -> None:
-    for run in runs:
-        _table(run)
+_LEAVE_OUT = ("precision", "reference ms", "ms", "top-1", "interval", "form")
 
 
-def _table(run: Dict[str, Any]) -> None:
-    from rich.table import Table
+def _show(found: Dict[str, Any]) -> None:
+    for run in found["runs"]:
+        _table(run, found["reference"])
 
-    table = Table(title=f"{run['name']} beside the reference", title_justify="left")
-    for column in ("target", "form", "precision"):
-        table.add_column(column, overflow="fold")
+
+def _table(run: Dict[str, Any], reference: str) -> None:
     more = [name for name in ("threads", "streams") if any(cell[name] for cell in run["cells"])]
-    for column in ("batch", *more, "reference ms", "ms", "change", "interval", "top-1"):
-        table.add_column(column, justify="right")
-    table.add_column("verdict", overflow="fold")
+    numbers = ("batch", *more, "reference ms", "ms", "change", "interval", "top-1")
+    columns = [
+        *(Column(name, least=least) for name, least in (("target", 16), ("form", 8), ("precision", 9))),
+        *(Column(name, right=True) for name in numbers),
+        Column("verdict", least=12),
+    ]
+    rows = []
     for cell in run["cells"]:
         top1 = "" if cell["top1_change"] is None else f"{cell['top1_change']:+.2f}"
         words = [cell[name] for name in ("target", "form", "precision")]
@@ -65,10 +68,10 @@ def _table(run: Dict[str, Any]) -> None:
         flags = f" ({', '.join(cell['flags'])})" if cell["flags"] else ""
         spread = _interval(cell["interval"])
         counts = [str(cell[name] or "") for name in ("batch", *more)]
-        table.add_row(*words, *counts, *times, faster(cell["ratio"]), spread, top1, cell["verdict"] + flags)
-    console().print(table)
+        rows.append([*words, *counts, *times, faster(cell["ratio"]), spread, top1, cell["verdict"] + flags])
+    table(columns, rows, f"{run['name']} beside the reference {reference}", _LEAVE_OUT)
     mean = run["geomean"]
-    if mean:
+    if mean and mean["cells"] > 1:
         spread = f" {_interval(mean['interval'])}" if mean["interval"] else ""
         line(f"geometric mean of {mean['cells']} cells: {faster(mean['ratio'])}{spread}")
     for what, names in (("not in this run", run["lacking"]), ("not in the reference", run["added"])):

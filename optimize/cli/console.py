@@ -8,12 +8,13 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Union
 
 import typer
 
 from engines.errors import Interrupted, outcome
 from engines.spec import A_LINE, Progress
+from engines.terminal import Column, left_out_line, show
 from engines.text import plain
 
 if TYPE_CHECKING:
@@ -77,6 +78,14 @@ def document(text: str) -> None:
         typer.echo(text.encode("utf-8"), nl=False)
 
 
+def table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str = "", leave_out: Sequence[str] = ()
+) -> None:
+    """Data on stdout, as a table that fits the terminal: see `engines.terminal.show`."""
+    for text in left_out_line(show(console(), title, columns, rows, leave_out), "--json has them"):
+        line(text)
+
+
 def _safe(text: str) -> str:
     return "\n".join(plain(part) for part in text.split("\n"))
 
@@ -137,7 +146,7 @@ def interruptible(what: str = "", kept: Optional[Path] = None) -> Iterator[None]
 
 @contextlib.contextmanager
 def progress(still: bool = False) -> Iterator[Progress]:
-    """A progress bar on stderr for each thing reported; plain lines where stderr is no terminal.
+    """A progress bar on stderr for what is reported, one at a time; plain lines where stderr is no terminal.
 
     What is found on the way (`engines.spec.A_LINE`) is told without bars too, and not with `-q`.
 
@@ -162,28 +171,37 @@ def progress(still: bool = False) -> Iterator[Progress]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    clock = TimeElapsedColumn()
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        clock,
     )
     with Progress(*columns, console=console(stderr=True), auto_refresh=not still) as bars:
-        tasks: Dict[str, Any] = {}
-        last: Dict[str, str] = {}
+        told: Set[str] = set()
+
+        def above(text: str) -> None:
+            bars.console.print(text, markup=False)  # any other write would garble the bar
+
+        def leave() -> None:
+            """Take away the bar of what was left for something else; say once of what has come to its end."""
+            for task in bars.tasks:
+                if task.total and task.completed >= task.total and task.description not in told:
+                    told.add(task.description)
+                    above(f"  {task.description} {task.completed:.0f}/{task.total:.0f} {clock.render(task)}")
+                bars.remove_task(task.id)
 
         def bar(what: str, done: int, total: int) -> None:
+            what = plain(what)
             if total == A_LINE:
-                bars.console.print(_safe(what), markup=False)  # above the bars, which any other write would garble
+                above(what)
                 return
-            if what not in tasks:
-                if last:
-                    bars.stop_task(tasks[last["what"]])
-                    task = bars.tasks[tasks[last["what"]]]
-                    bars.update(task.id, total=task.total or 1, completed=task.total or 1)
-                tasks[what] = bars.add_task(what, total=total or None)
-            last["what"] = what
-            bars.update(tasks[what], completed=done, total=total or None, refresh=still)
+            if [task.description for task in bars.tasks] != [what]:
+                leave()
+                bars.add_task(what, total=total or None)
+            bars.update(bars.tasks[0].id, completed=done, total=total or None, refresh=still)
 
         yield bar
+        leave()

@@ -8,9 +8,10 @@ from typing import Any, Dict, List, Optional
 import typer
 from typing_extensions import Annotated
 
-from engines.text import counted, plain
+from engines.terminal import Column
+from engines.text import counted
 from optimize.cli.command import command
-from optimize.cli.console import answer, console, line, progress, say
+from optimize.cli.console import answer, line, progress, say, table
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -94,21 +95,20 @@ def fleet_collect(plan: Plan, inventory: Inventory, limit: Limit = "", out: Out 
     fleet.outcome(found)
 
 
-def _show(found: Dict[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+_COLUMNS = {"board": 12, "class": 16, "python": 7, "steps": 8, "active": 16, "state": 8}
 
-    table = Table(title=counted(len(found["boards"]), "board"), title_justify="left")
-    for column in ("board", "class", "python", "steps", "active", "state"):
-        table.add_column(column, overflow="fold")
+
+def _show(found: Dict[str, Any]) -> None:
+    rows = []
     for one in found["boards"]:
         steps = " ".join(step["step"] for step in one["steps"] if step["state"] == "done")
         active = one["active"] or {}
         tag = f":{active['tag']}" if active.get("tag") else ""
-        serves = plain(f"{active['name'] or active['variant'][:12]}{tag}") if active else ""
+        serves = f"{active['name'] or active['variant'][:12]}{tag}" if active else ""
         state = "lost" if one["lost"] else one["failed"] or "ok"
-        table.add_row(*map(Text, [one["board"], one["class"], one["python"], steps, serves, plain(state)]))
-    console().print(table)
+        rows.append([one["board"], one["class"], one["python"], steps, serves, state])
+    columns = [Column(name, least=least) for name, least in _COLUMNS.items()]
+    table(columns, rows, counted(len(found["boards"]), "board"), leave_out=("python", "class", "steps"))
     for one in found["classes"]:
         line(_class(one))
     for text in _fixes(found["boards"]):

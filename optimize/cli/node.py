@@ -9,9 +9,10 @@ import typer
 from typing_extensions import Annotated
 
 from engines.errors import DamagedError, UsageError
-from engines.text import counted, plain
+from engines.terminal import Column
+from engines.text import counted
 from optimize.cli.command import command
-from optimize.cli.console import VOICE, answer, console, line, progress, say, warn
+from optimize.cli.console import VOICE, answer, line, progress, say, table, warn
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -250,23 +251,19 @@ def _show(found: Dict[str, Any]) -> None:
     line(f"{signed}, {counted(len(found['trusted']), 'key')} trusted, keeps {counted(asked['keep'], 'more version')}")
 
 
-_COLUMNS: Dict[str, Callable[[Dict[str, Any]], str]] = {
-    "version": lambda one: f"{one['name']}:{one['tag']}" if one["tag"] else one["name"],
-    "variant": lambda one: one["variant"][:12],
-    "precision": lambda one: one["precision"] or "?",
-    "size": lambda one: "?" if one["bytes"] is None else f"{one['bytes'] / 1e6:.1f} MB",
-    "pulled": lambda one: one["pulled_at"] or "?",
-    "golden": lambda one: "passed" if one["verified"] else "",
+_COLUMNS: Dict[Column, Callable[[Dict[str, Any]], str]] = {
+    Column("version", least=16): lambda one: f"{one['name']}:{one['tag']}" if one["tag"] else one["name"],
+    Column("variant"): lambda one: one["variant"][:12],
+    Column("precision"): lambda one: one["precision"] or "?",
+    Column("size", right=True): lambda one: "?" if one["bytes"] is None else f"{one['bytes'] / 1e6:.1f} MB",
+    Column("pulled"): lambda one: one["pulled_at"] or "?",
+    Column("golden"): lambda one: "passed" if one["verified"] else "",
 }
 
 
 def _table(versions: List[Dict[str, Any]], rollback_to: Optional[str]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("", *_COLUMNS):
-        table.add_column(column, overflow="fold", justify="right" if column == "size" else "left")
+    rows = []
     for one in versions:
         mark = "active" if one["active"] else "before" if one["variant"] == rollback_to else ""
-        table.add_row(mark, *(plain(show(one)) for show in _COLUMNS.values()))
-    console().print(table)
+        rows.append([mark, *(show(one) for show in _COLUMNS.values())])
+    table([Column(""), *_COLUMNS], rows, leave_out=("precision", "size", "pulled", "golden"))

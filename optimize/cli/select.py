@@ -9,7 +9,8 @@ import typer
 from typing_extensions import Annotated
 
 from engines.errors import GateError
-from optimize.cli.console import answer, console, line, progress, say
+from engines.terminal import Column
+from optimize.cli.console import answer, line, progress, say, table
 from optimize.cli.ship import Sign, show_shipped
 
 
@@ -130,25 +131,27 @@ def select(
         raise GateError(f"the verdict is {found['verdict']}", next_step(found))  # the answer has said why
 
 
+_NUMBERS = ("top-1 %", "drop", "ms/image", "transfer s", "load s", "first s", "images s", "cold s", "cached s")
+
+
 def show(found: Dict[str, Any]) -> None:
     """A choice as a table with its verdict."""
-    from rich.table import Table
-    from rich.text import Text
-
     from optimize.selection.words import lines
 
     asked = found["asked"]
-    table = Table(title=f"policy {asked['policy']}, {found['scope']}", title_justify="left")
-    table.add_column("candidate", overflow="fold")
-    for column in ("top-1 %", "drop", "ms/image", "transfer s", "load s", "first s", "images s", "cold s", "cached s"):
-        table.add_column(column, justify="right")
-    table.add_column("", overflow="fold")
+    columns = [Column("candidate", least=16), *(Column(name, right=True) for name in _NUMBERS), Column("", least=8)]
+    rows = []
     for one in found["candidates"]:
         times = [one["times"][f"{name}_s"] for name in ("transfer", "load", "first", "inference", "cold", "cached")]
         top1 = None if one["top1"] is None else 100 * one["top1"]
         numbers = [_number(top1, ".2f"), _number(one["drop_points"], ".2f"), _number(one["ms_per_image"])]
-        table.add_row(*map(Text, [one["target"], *numbers, *map(_number, times), _marks(one["target"], found)]))
-    console().print(table)
+        rows.append([one["target"], *numbers, *map(_number, times), _marks(one["target"], found)])
+    table(
+        columns,
+        rows,
+        f"policy {asked['policy']}, {found['scope']}",
+        leave_out=("first s", "load s", "cached s", "images s", "transfer s"),
+    )
     for one in found["rejected"]:
         line(f"not {one['target']}: {one['reason']}")
     for text in lines(found):

@@ -11,9 +11,10 @@ import typer
 from typing_extensions import Annotated
 
 from engines.errors import IncompatibleError, OptimizeError, PartialError
+from engines.terminal import Column
 from optimize.cli import options
 from optimize.cli.command import command
-from optimize.cli.console import answer, console, interruptible, line, progress, say, warn
+from optimize.cli.console import answer, interruptible, line, progress, say, table, warn
 from optimize.cli.validation import tell
 
 app = typer.Typer(
@@ -119,38 +120,28 @@ def run_suite(
 
 
 def _show_suites(found: List[Dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    table = Table()
-    for column in ("suite", "what", "source"):
-        table.add_column(column, overflow="fold")
-    for column in ("cells", "with a model"):
-        table.add_column(column, justify="right")
+    rows = []
     for one in found:
         source = one["source"]
         words = ", ".join(word for word in (source["document"], source["date"], source["url"]) if word)
-        table.add_row(one["name"], one["title"], words, str(one["cells"]), str(one["made"]))
-    console().print(table)
+        rows.append([one["name"], one["title"], words, str(one["cells"]), str(one["made"])])
+    columns = [Column(name, least=12) for name in ("suite", "what", "source")]
+    table([*columns, *(Column(name, right=True) for name in ("cells", "with a model"))], rows, leave_out=("source",))
 
 
 def _show(done: Dict[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=done["title"], title_justify="left")
-    for column in ("cell", "precision"):
-        table.add_column(column, overflow="fold")
-    for column in ("batch", "published", "here", "unit", "here / published speed"):
-        table.add_column(column, justify="right")
-    for column in ("verdict", "why"):
-        table.add_column(column, overflow="fold")
+    columns = [
+        *(Column(name, least=9) for name in ("cell", "precision")),
+        *(Column(name, right=True) for name in ("batch", "published", "here", "unit", "here / published speed")),
+        *(Column(name, least=12) for name in ("verdict", "why")),
+    ]
+    rows = []
     for cell in done["cells"]:
         numbers = [_number(cell[key]) for key in ("batch", "published", "value")]
         speed = "" if cell["ratio"] is None else f"{cell['ratio']:.3g}x"
         why = "; ".join([*cell["why"], *(f"[{text}]" for text in cell["remarks"])])
-        words = [cell["name"], cell["precision"] or "", *numbers, cell["unit"], speed, cell["verdict"], why]
-        table.add_row(*map(Text, words))
-    console().print(table)
+        rows.append([cell["name"], cell["precision"] or "", *numbers, cell["unit"], speed, cell["verdict"], why])
+    table(columns, rows, done["title"], leave_out=("batch", "precision", "here / published speed", "unit", "why"))
     source = done["source"]
     line(f"published: {', '.join(word for word in (source['document'], source['date'], source['url']) if word)}")
     line(f"here: {done['machine']['name']}; reproduced is within the interval or {100 * done['tolerance']:g}%")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Dict, Optional
 
 from engines.errors import GateError, PartialError
-from optimize.cli.console import answer, console, line, warn
+from engines.terminal import Column
+from optimize.cli.console import answer, line, table, warn
 
 
 def tell(done: Dict[str, Any]) -> None:
@@ -24,18 +25,14 @@ def tell(done: Dict[str, Any]) -> None:
 
 
 def _show(done: Dict[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=done["title"], title_justify="left")
-    for column in ("device", "baseline"):
-        table.add_column(column, overflow="fold")
-    for column in ("top-1 %", "s"):
-        table.add_column(column, justify="right")
-    table.add_column("advanced", overflow="fold")
-    for column in ("top-1 %", "s", "saving", "drop"):
-        table.add_column(column, justify="right")
-    table.add_column("verdict")
+    columns = [
+        *(Column(name, least=10) for name in ("device", "baseline")),
+        *(Column(name, right=True) for name in ("top-1 %", "s")),
+        Column("advanced", least=10),
+        *(Column(name, right=True) for name in ("top-1 %", "s", "saving", "drop")),
+        Column("verdict"),
+    ]
+    rows = []
     for device in done["devices"]:
         choice = device["choice"]
         top1 = {one["target"]: one["top1"] for one in choice["candidates"]}
@@ -46,8 +43,8 @@ def _show(done: Dict[str, Any]) -> None:
             words += [name or "none", _number(accuracy, ".2f"), _number(device[f"{side}_s"])]
         saving = None if choice["saving"] is None else 100 * choice["saving"]
         words += [_number(saving, ".1f") + "%", _number(choice["drop_points"], ".2f"), choice["verdict"]]
-        table.add_row(*map(Text, words))
-    console().print(table)
+        rows.append(words)
+    table(columns, rows, done["title"], leave_out=("top-1 %", "s"))
     for device in done["devices"]:
         line(f"{device['name']}:")
         for number, text in enumerate(device["steps"], 1):

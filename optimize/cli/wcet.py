@@ -11,8 +11,9 @@ import typer
 from typing_extensions import Annotated
 
 from engines.errors import GateError, UsageError
+from engines.terminal import Column
 from optimize.cli import options
-from optimize.cli.console import answer, console, interruptible, line, progress, say
+from optimize.cli.console import answer, interruptible, line, progress, say, table
 
 
 def wcet(
@@ -123,32 +124,32 @@ _SLOWER = (("median", "median"), ("99% percentile", "p99"), ("high-water mark", 
 
 
 def _estimates(one: Dict[str, Any]) -> None:
-    from rich.table import Table
-
     from bench.tail import words
 
-    table = Table(title="estimates under the measured conditions", title_justify="left")
-    for column in ("one inference in", "ms", f"{100 * one['level']:g}% interval", "by block maxima"):
-        table.add_column(column, justify="right")
-    table.add_column("", overflow="fold")
+    numbers = ("one inference in", "ms", f"{100 * one['level']:g}% interval", "by block maxima")
+    columns = [*(Column(name, right=True) for name in numbers), Column("", least=12)]
+    rows = []
     for each in one["estimates"]:
         interval = f"[{each['low_ms']:.4g}, {each['high_ms']:.4g}]"
-        table.add_row(
-            f"{1 / each['p']:,.0f}", f"{each['ms']:.4g}", interval, words.by_blocks(one, each["p"]), words.beyond(each)
+        rows.append(
+            [
+                f"{1 / each['p']:,.0f}",
+                f"{each['ms']:.4g}",
+                interval,
+                words.by_blocks(one, each["p"]),
+                words.beyond(each),
+            ]
         )
-    console().print(table)
+    table(columns, rows, "estimates under the measured conditions", leave_out=("by block maxima",))
 
 
 def _layers(found: Dict[str, Any]) -> None:
-    from rich.table import Table
-
     from bench.tail import words
 
-    table = Table(title=f"the {found['slow']} slowest of {found['queries']} queries", title_justify="left")
-    table.add_column("layer", overflow="fold")
-    for column in ("median ms", "slowest ms", "share of what they take more"):
-        table.add_column(column, justify="right")
+    numbers = ("median ms", "slowest ms", "share of what they take more")
+    rows = []
     for layer in words.slow_layers(found)[:_MOST]:
         share = "" if layer["share"] is None else f"{100 * layer['share']:.1f}%"
-        table.add_row(layer["name"], f"{layer['median_ms']:.4f}", f"{layer['max_ms']:.4f}", share)
-    console().print(table)
+        rows.append([layer["name"], f"{layer['median_ms']:.4f}", f"{layer['max_ms']:.4f}", share])
+    title = f"the {found['slow']} slowest of {found['queries']} queries"
+    table([Column("layer", least=12), *(Column(name, right=True) for name in numbers)], rows, title)

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from bench import stats
 from bench.report.cells import COLUMNS, groups, name, number
+from bench.report.flags import told
 from bench.report.html.elements import escape, items
 from bench.runs import fastest_original
 
@@ -105,11 +106,7 @@ def _accuracy(row: Dict[str, Any]) -> str:
 
 
 def warnings(run: Dict[str, Any]) -> List[str]:
-    """Flags with the number of rows that have them, failures, and targets that lost to the original."""
-    rows = run["rows"]
-    flags = sorted({flag for row in rows for flag in row["flags"]})
-    counted = [(flag, sum(flag in row["flags"] for row in rows)) for flag in flags]
-    found = [f"{flag}: {count} of {len(rows)} rows" for flag, count in counted]
+    """What the flags mean and how many rows have them, failures, and targets that lost to the original."""
     slower = [
         f"{name(row)} is slower than the original at {heading}: {_CELL['speed-up'](row)}"
         for heading, here in groups(run)
@@ -118,5 +115,4 @@ def warnings(run: Dict[str, Any]) -> List[str]:
     ]
     failures = run.get("failures", [])
     failed = [f"{len(failures)} of the targets could not be measured"] if failures else []
-    meaning = ["What the flags mean stands under How it was measured."] if found else []
-    return [*found, *slower, *failed, *meaning]
+    return [*told(run["rows"]), *slower, *failed]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List, Optional
 
 import pytest
+from rich.console import Console
 
 from engines.errors import GateError
 from engines.spec import RunnerSpec
+from engines.terminal import show
 from optimize.cli import built
 from optimize.pipeline.results import Build, Built
 from optimize.pipeline.search import _STRICTER
@@ -109,3 +112,21 @@ def test_searches_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     job.options.search_budget = 1e9
     search.search(job)
     assert len(budgets) == 3 * len(_STRICTER)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_a_narrow_table_breaks_no_word_and_keeps_the_gate(width: int) -> None:
+    accuracy = {"top1": 0.6473, "top1_drop": 0.1, "agreement": 0.95, "drop_interval": [-0.25, 0.45]}
+    about = {"precision": "int8", "achieved": {"int8": 38, "f32": 2}, "size_bytes": 21_400_000, "accuracy": accuracy}
+    more = {"gate": {"passed": False}, "reused": False, "seconds": 21.4, "path": "x/int8-openvino2026.4.1"}
+    unmeasured = {**about, **more, "accuracy": None, "gate": None, "flags": ["no-fast-fp16"]}
+    rows = [built._row({**about, **more, "flags": []}), built._row(unmeasured)]
+    out = Console(file=io.StringIO(), width=width)
+    left_out = show(out, "", built._COLUMNS, rows, built._LEAVE_OUT)
+    shown = out.file.getvalue()  # type: ignore[attr-defined]
+    assert all(len(line) <= width for line in shown.splitlines())
+    for index, column in enumerate(built._COLUMNS):
+        words = [*column.name.split(), *(word for row in rows for word in row[index].split() if column.least is None)]
+        assert column.name in left_out or all(word in shown for word in words), shown
+    assert "FAILED" in shown and "int8-" in shown and "openvino2026.4.1" in shown
+    assert (width == 160) is not bool(left_out)

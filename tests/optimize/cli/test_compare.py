@@ -10,6 +10,8 @@ import pytest
 
 import optimize
 from bench import runs, stats
+from optimize import comparison
+from tests.optimize.cli.terminal import shown_on_a_terminal
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +46,31 @@ def test_a_run_is_no_different_from_itself(optimize_command: Any, run: Path) -> 
     assert done.exit_code == 0, done.stderr
     assert "the same" in done.stdout and "no difference" in done.stdout
     assert "geometric mean of 2 cells: the same" in done.stdout and "threads" not in done.stdout
+    assert f"{run} beside the reference {run}" in done.stdout
     found = json.loads(optimize_command("compare", run, run, "--json").stdout)
     assert found["schema"] == "optimize.compare/1" and found["reference"] == str(run)
     assert [cell["ratio"] for cell in found["runs"][0]["cells"]] == [1.0, 1.0]
+
+
+def test_one_cell_has_no_mean(optimize_command: Any, run: Path, tmp_path: Path) -> None:
+    value = json.loads(run.read_text())
+    del value["rows"][1:]
+    (tmp_path / "one.json").write_text(json.dumps(value))
+    done = optimize_command("compare", tmp_path / "one.json", tmp_path / "one.json")
+    assert done.exit_code == 0 and "the same" in done.stdout and "geometric mean" not in done.stdout
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_a_narrow_terminal_cuts_no_number(run: Path, slower: Path, columns: int) -> None:
+    found = comparison.compare(run, [slower])
+    code = f"import json\nfrom optimize.cli import compare\ncompare._show(json.loads({json.dumps(found)!r}))"
+    shown = shown_on_a_terminal(code, columns, talk=False)
+    (one,) = found["runs"]
+    for cell in one["cells"]:
+        assert f"{1 / cell['ratio']:.2f}x slower" in shown and cell["verdict"] in shown
+        assert "interval" not in shown or f"[{cell['interval'][0]:.3f}, {cell['interval'][1]:.3f}]" in shown
+    assert "…" not in shown and ("left out, the terminal is narrow: precision" in shown) is (columns < 100)
+    assert all(heading in shown for heading in ("target", "batch", "change", "verdict"))
 
 
 def test_cells_of_several_threads_are_told_apart(optimize_command: Any, run: Path, tmp_path: Path) -> None:

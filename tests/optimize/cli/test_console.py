@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.optimize.cli.terminal import shown_on_a_terminal
 
 
 def test_a_quiet_build_says_nothing(optimize_command: Any, tiny_onnx: Path, tmp_path: Path) -> None:
@@ -49,30 +47,6 @@ def test_what_a_command_is_for_is_printed_quietly_too(optimize_command: Any, tin
     assert optimize_command(*words, "-q").stdout == optimize_command(*words).stdout != ""
 
 
-def shown_on_a_terminal(code: str) -> str:
-    """What Python code writes to stderr where that is a terminal of 100 columns."""
-    if sys.platform == "win32":
-        pytest.skip("terminals of POSIX")
-    import pty
-
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    root = str(Path(__file__).resolve().parents[3])
-    boot = f"import sys; sys.path[0] = sys.argv.pop(1)\n{code}"
-    process = subprocess.Popen([sys.executable, "-c", boot, root], stderr=theirs, env=environment)
-    os.close(theirs)
-    said = b""
-    with contextlib.suppress(OSError):  # how the end of a terminal is told on Linux
-        while True:
-            part = os.read(ours, 10_000)
-            if not part:
-                break
-            said += part
-    os.close(ours)
-    assert process.wait() == 0
-    return said.decode()
-
-
 def test_findings_stand_above_the_bars_of_a_terminal() -> None:
     """On a real terminal: one bar goes on, and each finding is a line of its own."""
     said = shown_on_a_terminal("""
@@ -88,6 +62,40 @@ with progress() as report:
     assert [line for line in shown if line.endswith(" of 2")] == ["epoch 1 of 2", "epoch 2 of 2"]
     last = [line for line in shown if line][-1]
     assert "training" in last and "4/4" in last
+
+
+def test_only_what_runs_has_a_bar() -> None:
+    """Two rounds of the same: what was given up goes away, what is done is one line above, once."""
+    said = shown_on_a_terminal("""
+from optimize.cli.console import progress
+for _ in range(2):
+    with progress(still=True) as report:
+        for _ in range(2):
+            report("loading [x]", 0, 0)
+            for step in range(3):
+                report("ranges", step, 2)
+            for method in range(9):
+                report(f"method {method}", method, 11)
+""")
+    assert "\x1b[2K" in said and "\x1b[1A" not in said, "the cursor never goes up: one bar at a time"
+    assert "loading [x]" in said and "method 8" in said
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said).replace("\r", "\n").split("\n")]
+    assert len([line for line in lines if re.fullmatch(r"ranges 2/2 \d:\d\d:\d\d", line)]) == 2
+    assert not [line for line in lines if re.match(r"method \d+ \d", line)], "given up: no line of its own"
+
+
+def test_a_bar_stays_where_an_error_stopped_it() -> None:
+    said = shown_on_a_terminal("""
+from optimize.cli.console import progress
+try:
+    with progress(still=True) as report:
+        report("queries", 3, 7)
+        raise ValueError
+except ValueError:
+    pass
+""")
+    last = [line for line in said.replace("\x1b[2K", "\n").split("\n") if "queries" in line][-1]
+    assert "3/7" in last
 
 
 def test_a_still_bar_is_drawn_only_when_something_is_reported() -> None:

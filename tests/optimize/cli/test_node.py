@@ -10,6 +10,7 @@ from typing import Any, Callable
 import pytest
 
 from optimize.ship import node, records
+from tests.optimize.cli.terminal import shown_on_a_terminal
 from tests.optimize.ship import small
 from tests.optimize.ship.conftest import same_process
 
@@ -49,6 +50,21 @@ def test_a_life_of_a_node(optimize_command: Command, place: Path) -> None:
     assert optimize_command("node", "remove", "linear-fp32:v2").exit_code == 2
     assert optimize_command("node", "remove").exit_code == 2
     assert "removed 0 unfinished downloads" in optimize_command("node", "remove", "--unfinished").stdout
+
+
+def test_a_narrow_terminal_is_told_what_it_does_not_show(optimize_command: Command, place: Path) -> None:
+    code = """
+import sys
+from optimize.cli import main
+sys.argv = ["optimize", "node", "status"]
+main()
+"""
+    optimize_command("node", "activate", "linear-fp32:v1")
+    shown = shown_on_a_terminal(code, 60, talk=False)
+    heading = shown.splitlines()[2].split()
+    assert heading[:2] == ["version", "variant"] and "golden" in heading and "passed" in shown
+    assert all(one["variant"][:12] in shown for one in node.status(place)["versions"])
+    assert "left out, the terminal is narrow: precision, size, pulled (--json has them)" in shown
 
 
 def test_facts_are_for_a_file_and_said_to_be(optimize_command: Command, place: Path) -> None:
