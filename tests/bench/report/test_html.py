@@ -170,7 +170,7 @@ def test_the_summary_says_what_a_manager_asks(make_run):
     )
     assert "Verdict: faster, with 90% confidence" in words and "net.keras * function fp32" in words
     assert "Top-1 accuracy 71.23% on 70 images, 0.25 points below the original." in words
-    assert "Flags of this row: busy." in words and "busy: 1 of 6 rows" in words
+    assert "Flags of this row: busy." in words and "busy (1 of 6 rows): other processes" in words
     for drop, said in ((-0.25, "0.25 points above"), (0.001, "as much as"), (None, "the original's is unmeasured")):
         assert said in summary.sentences([{**row, "top1_drop": drop}])[-2]
 
