@@ -121,8 +121,10 @@ def _fitting(
             left_out.append(name)
             for i in same:
                 widths.pop(i)
-    for i in sorted(widths, key=lambda i: wanted[i] - widths[i]):
-        widths[i] += max(0, min(wanted[i] - widths[i], width - _total(widths)))
+    narrow = sorted(widths, key=lambda i: wanted[i] - widths[i])
+    for place, i in enumerate(narrow):  # the room that is left, in equal shares
+        share = (width - _total(widths)) // (len(narrow) - place)
+        widths[i] += max(0, min(wanted[i] - widths[i], share))
     return widths, left_out
 
 

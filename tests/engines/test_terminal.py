@@ -59,6 +59,11 @@ def test_numbers_and_words_are_never_cut(width: int) -> None:
     assert {"fp16-engine", "int8-engine"} <= set(whole) or {"fp16-", "engine", "int8-"} <= set(whole)
 
 
+def test_long_columns_share_the_room() -> None:
+    lines, _ = shown(62, [Column("a", least=5), Column("b", least=5)], [["word " * 12, "word " * 20]])
+    assert [text.count("word") for text in lines[3:]] == [12, 12, 6, 2]
+
+
 def test_two_columns_of_one_name_go_together() -> None:
     lines, left = shown(9, [Column("a"), Column("s"), Column("b"), Column("s")], [["1", "2", "3", "4"]], ["s"])
     assert left == ["s"] and lines[1].split() == ["a", "b"]
