@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from engines.errors import DataError
-from engines.spec import Progress, quiet
+from engines.spec import A_LINE, Progress, quiet
 
 _IMAGES = 10_000
 _EPOCHS = 3
@@ -30,7 +30,8 @@ def run(out: Path, data: Optional[str] = None, progress: Progress = quiet) -> Di
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     reference = data or _data(progress)
-    progress(f"data set: {reference}" + ("" if data or reference != "synthetic" else ", CIFAR-10 is not here"), 0, 0)
+    lacking = "" if data or reference != "synthetic" else "; CIFAR-10 is not to be had here, --data DIR takes yours"
+    progress(f"data set: {reference}{lacking}", 0, A_LINE)
     model = out / zoo.file_name("resnet34", reference, 64, _EPOCHS)
     if not model.is_file():
         model = Path(api.zoo_train("resnet34", reference, _EPOCHS, 64, "imagenet", _IMAGES, 0, out, progress)["path"])
