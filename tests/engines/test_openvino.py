@@ -119,7 +119,7 @@ def test_layer_times_are_means_of_the_queries_after_the_first(
             for one in runner.profile({"image": np.ones((4, 3, 16, 16), np.float32)}, 100)
         }
     cold, all_ = counts
-    assert cold.keys() == all_.keys() == found.keys()
+    assert all_.keys() == found.keys()  # OpenVINO 2023 leaves out what takes less than a µs
     conv = next(key for key in found if key[1] == "Convolution")
     assert 103 * all_[conv] >= 3 * cold[conv] - 0.103, "both are of all queries so far, cut to µs"
     assert found[conv] == pytest.approx((103 * all_[conv] - 3 * cold[conv]) / 100)
