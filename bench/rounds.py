@@ -343,9 +343,9 @@ def _measure(
         batches = calls.pop(0)
         try:
             done = child.call("bench.rounds:measure_target", {**ask, "batches": batches}, env=environment(target.spec))
-        except UsageError:  # as it was typed, it would fail in every round
-            raise
         except OptimizeError as error:
+            if isinstance(error, UsageError) and target.role == "original" and not record.measured(index):
+                raise  # as it was typed it cannot be opened, and nothing is a speed-up without it
             if type(error) is OptimizeError and len(batches) > 1:
                 calls = [[batch] for batch in batches]  # the child died: find out at which batch
             else:
@@ -386,6 +386,10 @@ class _Record:
         whole = len(batches) == len(self.batches)
         self.failures.extend([(label, message)] if whole else [(f"{label} batch {b}", message) for b in batches])
         self.left[index] = [b for b in self.left[index] if b not in batches]
+
+    def measured(self, index: int) -> bool:
+        """Whether there is a round of a target by now."""
+        return any(self.rounds[index, batch] for batch in self.batches)
 
     def rows(self, seed: int) -> List[Dict[str, Any]]:
         """Rows of everything that was measured at all, with speed-ups."""

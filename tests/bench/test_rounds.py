@@ -80,7 +80,8 @@ def wrong_command(spec, batches, progress, **_):
     raise UsageError("net needs the custom object 'Block'", "--custom-objects FILE.py:Block")
 
 
-def test_what_was_typed_wrong_ends_the_run_at_once(model, monkeypatch):
+@pytest.mark.parametrize("role", ["original", "engine"])
+def test_an_original_that_was_typed_wrong_ends_the_run_at_once(model, monkeypatch, role):
     real, calls = child.call, []
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
@@ -89,8 +90,13 @@ def test_what_was_typed_wrong_ends_the_run_at_once(model, monkeypatch):
         return real("test_rounds:wrong_command", arguments)
 
     monkeypatch.setattr(child, "call", call)
+    wrong = target(model)._replace(role=role)
+    if role == "engine":
+        done = rounds.run([wrong], [1, 8], rounds=2, **QUICK)
+        assert not done.rows and "custom object 'Block'" in done.failures[0][1]
+        return
     with pytest.raises(UsageError, match="custom object 'Block'") as caught:
-        rounds.run([target(model)], [1, 8], rounds=2, **QUICK)
+        rounds.run([wrong], [1, 8], rounds=2, **QUICK)
     assert caught.value.hint and len(calls) == 1
 
 
