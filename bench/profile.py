@@ -28,8 +28,8 @@ def measure(
 
     Returns:
         `batch`, `queries`, `query_ms` (median of a whole query that tells nothing), `layers_ms` (sum of the layers),
-        and `layers` in the order they run: `name`, `type`, `precision`, `ms` (see `Runner.profile`), `share` of their
-        sum.
+        `statistic` (of their times: `median` or `mean`), and `layers` in the order they run: `name`, `type`,
+        `precision`, `ms`, `share` of their sum.
 
     Raises:
         UsageError: The model does not tell its layers, or takes another batch only.
@@ -45,11 +45,12 @@ def measure(
         whole = float(np.median(loop.measure(query, 0.2, 0.0, queries))) / 1e6
         del query
         progress("single layers", 1, 2)
-        layers = runner.profile(given, queries)
+        layers, statistic = runner.profile(given, queries), runner.profiled
         progress("single layers", 2, 2)
     total = sum(layer["ms"] for layer in layers)
     shares = [{**layer, "share": layer["ms"] / total if total else 0.0} for layer in layers]
-    return {"batch": batch, "queries": queries, "query_ms": whole, "layers_ms": total, "layers": shares}
+    about = {"batch": batch, "queries": queries, "query_ms": whole, "layers_ms": total}
+    return {**about, "statistic": statistic, "layers": shares}
 
 
 def trace(found: Dict[str, Any]) -> Dict[str, Any]:
@@ -75,5 +76,5 @@ def trace(found: Dict[str, Any]) -> Dict[str, Any]:
     return {
         "traceEvents": events,
         "displayTimeUnit": "ms",
-        "otherData": {**told, "note": "usual times of the layers, laid out one behind the other"},
+        "otherData": {**told, "note": f"{found['statistic']}s over the queries, laid out layer behind layer"},
     }

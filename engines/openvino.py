@@ -359,6 +359,8 @@ class _OpenVINORunner(Runner):
 
         return query_free if free else query
 
+    profiled = "mean"
+
     def layer_times(self, feeds: Feeds, queries: int) -> LayerTimes:
         """See `Runner.layer_times`: OpenVINO counts means over all queries so far (see `profile`)."""
         raise UsageError(

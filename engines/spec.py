@@ -160,6 +160,7 @@ class Runner:
         batches: The batch sizes that it answers, ascending; empty where it answers any.
         device: cpu or gpu, where it really computes, of what can be an original; empty else.
         parallel: Queries that were bound apart may run at the same time, each in a thread of its own.
+        profiled: What `profile` tells of each layer: its `median` over the queries, or its `mean`.
     """
 
     spec: RunnerSpec
@@ -168,6 +169,7 @@ class Runner:
     batches: Tuple[int, ...] = ()
     device: str = ""
     parallel: bool = True
+    profiled: str = "median"
 
     def batch_for(self, n: int) -> int:
         """The batch to feed `n` samples in: `n` where any is answered, else the smallest that holds them, or the
@@ -247,15 +249,15 @@ class Runner:
         )
 
     def profile(self, feeds: Feeds, queries: int = 20) -> List[Dict[str, Any]]:
-        """Time each layer: the medians of `layer_times`, or what else tells them (OpenVINO means only).
+        """Time each layer: the medians of `layer_times`, or what else tells them.
 
         Args:
             feeds: See `bind`.
             queries: How many are timed, after some that are not.
 
         Returns:
-            Layers in the order they run: `name`, `type`, `precision` (either empty where it is not told) and `ms`, the
-            median over the queries, or what is told.
+            Layers in the order they run: `name`, `type`, `precision` (either empty where it is not told) and `ms`, see
+            `profiled`.
 
         Raises:
             UsageError: What runs here does not tell its layers; or wrong feeds.

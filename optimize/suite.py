@@ -10,7 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 from bench import stats
 from bench.suites import tables
 from bench.suites.verdict import FAILED, UNLIKE, Verdict, machine, verdict
-from engines import child
+from engines import child, jsonfile
 from engines.errors import DamagedError, IncompatibleError, OptimizeError, UsageError
 from engines.spec import FORMS, Progress, quiet
 from optimize.sources import kind_of
@@ -102,16 +102,16 @@ def run(
         `conditions`, `weights` (random weights, as given, or empty), and the fields of `bench.suites.verdict.Verdict`.
 
     Raises:
-        UsageError: No such suite, cell or model, or `out` is a folder.
+        UsageError: No such suite, cell or model, or `out` cannot be written.
         DamagedError: Not a suite.
     """
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder", "name a file with -o runs.json")
     suite = tables.read(name)
     chosen = [cell for cell in suite["cells"] if fnmatch.fnmatchcase(cell["name"], cells)]
     if not chosen:
         names = ", ".join(cell["name"] for cell in suite["cells"])
         raise UsageError(f"--cells {cells}: no cell of {suite['name']} is called so; it has {names}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    jsonfile.writable(out, "-o runs.json")
     here = machine()
     groups, verdicts = _grouped(chosen, out.parent / MODELS, files(models), data)
     settings = {"rounds": rounds, "warmup": warmup, "duration": duration, "iterations": iterations, "command": command}

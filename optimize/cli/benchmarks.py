@@ -243,7 +243,7 @@ def _show_layers(found: Dict[str, Any], top: int) -> None:
     table(columns, rows, title, leave_out=("type", "precision"))
     line(
         f"{len(layers)} layers take {found['layers_ms']:.4g} ms; a whole query that is not profiled takes "
-        f"{found['query_ms']:.4g} ms (medians of {found['queries']})"
+        f"{found['query_ms']:.4g} ms ({found['statistic']}s and median of {found['queries']})"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from pathlib import Path
 from typing import Callable, Dict
 from urllib.parse import unquote, urlsplit
@@ -89,9 +88,7 @@ def _folder(path: Path, url: str) -> Store:
     from optimize.ship.stores.folder import open_folder
 
     if path.is_file():
-        raise UsageError(
-            f"{url} is a file, and a store is a folder", f"--to {shlex.quote(str(path.parent / 'engines'))}"
-        )
+        raise UsageError(f"{url} is a file, and a store is a folder", "name a folder")
     return open_folder(path, url)
 
 

@@ -21,16 +21,18 @@ FOUND = {
     "queries": 9,
     "query_ms": 0.35,
     "layers_ms": 0.4,
+    "statistic": "mean",
     "layers": LAYERS,
 }
 
 
-@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-def test_the_layers_of_an_engine(model: Any, backend: str) -> None:
+@pytest.mark.parametrize(("backend", "statistic"), [("openvino", "mean"), ("onnxruntime", "median")])
+def test_the_layers_of_an_engine(model: Any, backend: str, statistic: str) -> None:
     pytest.importorskip(backend)
     spec = RunnerSpec(str(model), "onnx", backend=backend, layout="NHWC", threads=1)
     found = profile.measure(spec.to_json(), 2, 4)
     assert found["batch"] == 2 and found["queries"] == 4 and found["query_ms"] > 0
+    assert found["statistic"] == statistic
     assert found["layers_ms"] == pytest.approx(sum(layer["ms"] for layer in found["layers"]))
     assert sum(layer["share"] for layer in found["layers"]) == pytest.approx(1)
     assert {"name", "type", "precision", "ms", "share"} == set(found["layers"][0])
@@ -47,6 +49,7 @@ def test_layers_lie_behind_each_other_in_the_trace() -> None:
     ]
     assert all(event["cat"] and event["pid"] == event["tid"] == 1 for event in layers)
     assert trace["otherData"]["query_ms"] == 0.35
+    assert trace["otherData"]["note"].startswith("means over the queries")
 
 
 def test_what_tells_no_layers_says_so() -> None:

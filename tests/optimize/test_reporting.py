@@ -28,7 +28,7 @@ def test_a_name_in_no_encoding_is_written_in_every_format(
 
 @pytest.mark.parametrize("asked", ["", ",", "pdf"])
 def test_a_format_that_is_none_is_told_with_those_that_are(
-    make_run: Callable[..., Dict[str, Any]],  # noqa: F811
+    make_run: Callable[..., Dict[str, Any]],  # noqa: F811  (pytest finds a fixture by its parameter's name)
     optimize_command: Callable[..., Any],
     tmp_path: Path,
     asked: str,

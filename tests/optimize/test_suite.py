@@ -156,7 +156,7 @@ def test_nothing_of_it_can_be_made(mine: Path, tmp_path: Path) -> None:
 def test_usage(mine: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="net-fp32-b4, "):
         suite.run(mine, cells="resnet*", out=tmp_path / "runs.json")
-    with pytest.raises(UsageError, match="is a folder"):
+    with pytest.raises(UsageError, match="cannot be written"):
         suite.run(mine, out=tmp_path)
 
 

@@ -121,9 +121,9 @@ def test_a_narrow_table_breaks_no_word_and_keeps_the_gate(width: int) -> None:
     more = {"gate": {"passed": False}, "reused": False, "seconds": 21.4, "path": "x/int8-openvino2026.4.1"}
     unmeasured = {**about, **more, "accuracy": None, "gate": None, "flags": ["no-fast-fp16"]}
     rows = [built._row({**about, **more, "flags": []}), built._row(unmeasured)]
-    out = Console(file=io.StringIO(), width=width)
-    left_out = show(out, "", built._COLUMNS, rows, built._LEAVE_OUT)
-    shown = out.file.getvalue()  # type: ignore[attr-defined]
+    text = io.StringIO()
+    left_out = show(Console(file=text, width=width), "", built._COLUMNS, rows, built._LEAVE_OUT)
+    shown = text.getvalue()
     assert all(len(line) <= width for line in shown.splitlines())
     for index, column in enumerate(built._COLUMNS):
         words = [*column.name.split(), *(word for row in rows for word in row[index].split() if column.least is None)]

@@ -6,6 +6,7 @@ import os
 import resource
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import List
 
@@ -79,22 +80,14 @@ def test_a_file_is_no_store(tmp_path: Path) -> None:
 
 
 def test_writers_of_one_blob_do_no_harm(tmp_path: Path) -> None:
-    blob, errors = blob_of(tmp_path, 8 << 20), []  # type: ignore[var-annotated]
-    together = threading.Barrier(4)
+    blob, together = blob_of(tmp_path, 8 << 20), threading.Barrier(4)
 
-    def write() -> None:
-        together.wait()
-        try:
-            open_store(str(tmp_path / "store")).put("net", blob.digest, blob.path, still, 0)
-        except OptimizeError as error:
-            errors.append(error)
+    def write(_: int) -> None:
+        together.wait(60)
+        open_store(str(tmp_path / "store")).put("net", blob.digest, blob.path, still, 0)
 
-    threads = [threading.Thread(target=write) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    with ThreadPoolExecutor(4) as writers:
+        list(writers.map(write, range(4)))
     assert (tmp_path / "store" / "blobs" / "sha256" / blob.digest[7:]).read_bytes() == blob.data
 
 
