@@ -186,15 +186,11 @@ def _send(store: Store, name: str, folder: Path, limit: int, verify: bool, progr
     if mended:
         progress(f"damaged in {store.url}, and sent anew: {', '.join(mended)}", 0, A_LINE)
     lacking = [blob for blob in digests.values() if not whole.get(blob.digest)]
-    total, done = sum(blob.size for blob in lacking), 0
-    for blob in lacking:
-
-        def moved(count: int, before: int = done) -> None:
-            progress(f"shipping {name}", before + count, total)
-
-        store.put(name, blob.digest, folder / blob.name, moved, limit)
-        done += blob.size
-        progress(f"shipping {name}", done, total)
+    total = sum(blob.size for blob in lacking)
+    lacking.sort(key=lambda blob: -blob.size)  # the largest is checked there while the others come
+    sources = {blob.digest: folder / blob.name for blob in lacking}
+    store.put(name, sources, lambda done: progress(f"shipping {name}", done, total), limit)
+    progress(f"shipping {name}", total, total)
     entry = oci.entry(folder, content)
     if not _has(store, name, entry.digest, verify):
         store.put_document(name, oci.MANIFEST, content)

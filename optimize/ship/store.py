@@ -9,7 +9,7 @@ AGAIN = "ship it again with --verify: what is damaged there is sent anew"
 """What helps where a store does not hold what it should."""
 
 Moved = Callable[[int], None]
-"""Told how many bytes of a blob are there after each block that was moved."""
+"""Told how many bytes are there after each block that was moved."""
 
 
 class Ref(NamedTuple):
@@ -48,17 +48,21 @@ class Store(Protocol):
             sources: The same files here, by digest, for places that know other sums of theirs.
         """
 
-    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
-        """Send a file, going on where an earlier try stopped, and check its hash at the far side before it appears.
+    def put(self, name: str, sources: Mapping[str, Path], moved: Moved, limit: int) -> None:
+        """Send files, going on where an earlier try stopped; each is checked at the far side before it appears.
 
-        What is there of that digest is replaced: whoever calls this has asked for `sizes`.
+        What is there of their digests is replaced: whoever calls this has asked for `sizes`. All of them are there and
+        durable when this returns; in what order they appear is the place's affair.
 
         Args:
             name: Of the shipment; a registry keeps blobs by it.
-            digest: Of the file.
-            source: The file.
-            moved: Told of progress.
+            sources: The files, by digest.
+            moved: Told how many bytes of all of them are there.
             limit: Bytes per second; 0 for none.
+
+        Raises:
+            DamagedError: One does not arrive as what it is.
+            OptimizeError: The place failed; what was sent is kept there.
         """
 
     def get(self, name: str, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:

@@ -11,7 +11,7 @@ from typing import ContextManager, List, Mapping, Optional
 from optimize.ship.repository.place import CONFIG, VERSION, Source, changed, taken
 from optimize.ship.store import Moved
 from optimize.ship.stores import keys
-from optimize.ship.stores.ssh import HASHED, SYNC, SshPlace
+from optimize.ship.stores.ssh import HASHED, SYNC, SshPlace, Upload
 
 _VERSIONS = (
     'cd "$1" 2> /dev/null || exit 0; for f in [1-9]*; do if [ -e "$f" ] || [ -L "$f" ]; then echo "$f"; fi; done'
@@ -63,24 +63,27 @@ class SshRepository:
     def add(self, model: str, version: int, files: Mapping[str, Source], moved: Moved, limit: int) -> None:
         """See `Repository.add`."""
         what = hashlib.sha256(repr(sorted((name, one.sha256) for name, one in files.items())).encode()).hexdigest()
-        part, have = self._path(model, f".{version}.{what[:16]}.part"), 0
+        part = self._path(model, f".{version}.{what[:16]}.part")
         there = self._sums(part)
-        for name, source in files.items():
+        sizes = {name: source.path.stat().st_size for name, source in files.items()}
+        lacking = {
+            Upload(source.sha256, source.path, part, f"{part}/.{name}.part", f"{part}/{name}"): source
+            for name, source in files.items()
+            if _line(name, source) not in there
+        }
+        have = sum(sizes[name] for name, source in files.items() if _line(name, source) in there)
 
-            def sent(count: int, before: int = have) -> None:
-                moved(before + count)
+        def sent(count: int) -> None:
+            moved(have + count)
 
-            if _line(name, source) not in there and not self._sent(part, name, source, sent, limit):
-                raise changed(source)
-            have += source.path.stat().st_size
-            moved(have)
+        damaged = self.place.upload(list(lacking), sent, limit)
+        if damaged:  # once more: what was left of an earlier try may have been damaged
+            damaged = self.place.upload(damaged, sent, limit)
+        if damaged:
+            raise changed(lacking[damaged[0]])
+        moved(sum(sizes.values()))
         if self.place.connection.ask(_APPEAR, self._path(model), part, self._path(model, str(version))):
             raise taken(self.place.url, model, version)
-
-    def _sent(self, part: str, name: str, source: Source, moved: Moved, limit: int) -> bool:
-        """Send a file, a second time where what was left of an earlier try may have been damaged."""
-        names = (part, f"{part}/.{name}.part", f"{part}/{name}")
-        return any(self.place.upload(names, source.sha256, source.path, moved, limit) for _ in range(2))
 
     def replace(self, model: str, name: str, data: bytes) -> None:
         """See `Repository.replace`."""

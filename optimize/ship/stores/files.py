@@ -26,11 +26,11 @@ class Place(Protocol):
     def whole(self, sources: Mapping[str, Path]) -> Dict[str, bool]:
         """See `Store.whole`."""
 
-    def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
-        """Send a blob, going on where an earlier try stopped; durable and checked before it appears.
+    def send(self, sources: Mapping[str, Path], moved: Moved, limit: int) -> List[str]:
+        """Send blobs, going on where an earlier try stopped; each is durable and checked before it appears.
 
         Returns:
-            False where the bytes that arrived have another hash: nothing of them is kept.
+            Digests of those that arrived with another hash: nothing of them is kept.
         """
 
     def fetch(self, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
@@ -75,10 +75,10 @@ class FileStore:
         """See `Store.whole`."""
         return self.place.whole(sources) if sources and self._is_store() else {}
 
-    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
+    def put(self, name: str, sources: Mapping[str, Path], moved: Moved, limit: int) -> None:
         """See `Store.put`."""
         self._make()
-        send_checked(self.place, digest, source, moved, limit)
+        send_checked(self.place, sources, moved, limit)
 
     def get(self, name: str, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
         """See `Store.get`."""
@@ -147,16 +147,14 @@ class FileStore:
             self._known = True
 
 
-def send_checked(place: Place, digest: str, source: Path, moved: Moved, limit: int) -> None:
-    """Send a blob; see `Store.put`.
-
-    Raises:
-        DamagedError: It does not arrive as what it is.
-    """
-    # The second time from the start: what was left of an earlier try may have been damaged.
-    if not any(place.send(digest, source, moved, limit) for _ in range(2)):
+def send_checked(place: Place, sources: Mapping[str, Path], moved: Moved, limit: int) -> None:
+    """Send blobs; see `Store.put`."""
+    damaged = place.send(sources, moved, limit)
+    if damaged:  # once more, from the start: what was left of an earlier try may have been damaged
+        damaged = place.send({digest: sources[digest] for digest in damaged}, moved, limit)
+    if damaged:
         raise DamagedError(
-            f"{place.url}: {source.name} does not arrive there as {digest}",
+            f"{place.url}: {sources[damaged[0]].name} does not arrive there as {damaged[0]}",
             "it changes while it is sent, or the connection or the disk there damages it: check it with sha256sum",
         )
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import IO, Callable, Iterable, Iterator
+from typing import IO, Callable, Iterable, Iterator, Mapping, Tuple, TypeVar
 
 from engines.errors import DamagedError, OptimizeError
 from optimize.ship.store import Moved
 
 BLOCK = 1 << 20
+
+_Key = TypeVar("_Key")
 
 
 def block_size(limit: int) -> int:
@@ -31,6 +33,18 @@ def paced(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
         passed += len(piece)
         if limit:
             time.sleep(max(0.0, started + passed / limit - time.monotonic()))
+
+
+def each(sources: Mapping[_Key, Path], moved: Moved) -> Iterator[Tuple[_Key, Path, Moved]]:
+    """Files one after another, and whom to tell of each one's bytes so that `moved` hears the sum of all."""
+    before = 0
+    for digest, source in sources.items():
+
+        def told(count: int, before: int = before) -> None:
+            moved(before + count)
+
+        yield digest, source, told
+        before += source.stat().st_size
 
 
 def receive(

@@ -18,7 +18,7 @@ from engines.errors import DamagedError, IncompatibleError, OptimizeError
 from optimize.ship.store import Moved
 from optimize.ship.stores import keys
 from optimize.ship.stores.files import FileStore
-from optimize.ship.stores.flow import blocks, paced, receive
+from optimize.ship.stores.flow import blocks, each, paced, receive
 
 if sys.platform != "win32":
     import fcntl
@@ -59,8 +59,11 @@ class FolderPlace:
             told = {digest: self._right(digest) for digest in sources}
         return {digest: right for digest, right in told.items() if right is not None}
 
-    def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
+    def send(self, sources: Mapping[str, Path], moved: Moved, limit: int) -> List[str]:
         """See `Place.send`."""
+        return [one for one, source, told in each(sources, moved) if not self._send(one, source, told, limit)]
+
+    def _send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
         part, target = self.root / keys.part(digest), self.root / keys.blob(digest)
         with open(source, "rb") as handle, self._told():
             self._folder(part.parent)

@@ -59,10 +59,10 @@ class LayoutStore:
         """See `Store.whole`."""
         return self._place.whole(sources)
 
-    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
+    def put(self, name: str, sources: Mapping[str, Path], moved: Moved, limit: int) -> None:
         """See `Store.put`."""
         self._make()
-        send_checked(self._place, digest, source, moved, limit)
+        send_checked(self._place, sources, moved, limit)
 
     def get(self, name: str, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
         """See `Store.get`."""

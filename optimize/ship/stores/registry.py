@@ -15,7 +15,7 @@ from engines.errors import DamagedError, IncompatibleError, OptimizeError, Usage
 from optimize.ship.store import AGAIN, Moved, Ref
 from optimize.ship.stores import keys
 from optimize.ship.stores.files import whole
-from optimize.ship.stores.flow import BLOCK, block_size, paced, receive
+from optimize.ship.stores.flow import BLOCK, block_size, each, paced, receive
 from optimize.ship.stores.registryhttp import Http, Refused
 
 CHUNK = 16 << 20
@@ -91,8 +91,12 @@ class RegistryStore:
         """See `Store.whole`; a registry answers for its blobs by itself, and tells no sum."""
         return {}
 
-    def put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
+    def put(self, name: str, sources: Mapping[str, Path], moved: Moved, limit: int) -> None:
         """See `Store.put`."""
+        for digest, source, told in each(sources, moved):
+            self._put(name, digest, source, told, limit)
+
+    def _put(self, name: str, digest: str, source: Path, moved: Moved, limit: int) -> None:
         size = source.stat().st_size
         kept = _kept(self.url, name, digest)
         try:

@@ -23,7 +23,7 @@ from engines.errors import DamagedError, UsageError
 from optimize.ship.store import AGAIN, Moved
 from optimize.ship.stores import keys
 from optimize.ship.stores.files import FileStore
-from optimize.ship.stores.flow import BLOCK, receive
+from optimize.ship.stores.flow import BLOCK, each, receive
 from optimize.ship.stores.s3words import translated
 
 PART = 8 << 20
@@ -90,9 +90,13 @@ class S3Place:
                 found[digest] = told["ChecksumSHA256"].partition("-")[0] == _sum_of(source)
         return found
 
-    def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
+    def send(self, sources: Mapping[str, Path], moved: Moved, limit: int) -> List[str]:
         """See `Place.send`."""
-        return self.upload(keys.blob(digest), keys.hexadecimal(digest), source, moved, limit)
+        return [
+            digest
+            for digest, source, told in each(sources, moved)
+            if not self.upload(keys.blob(digest), keys.hexadecimal(digest), source, told, limit)
+        ]
 
     def upload(
         self,

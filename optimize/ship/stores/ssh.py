@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import select
 from pathlib import Path
-from typing import IO, Collection, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import (
+    IO,
+    Callable,
+    Collection,
+    ContextManager,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 from urllib.parse import unquote, urlsplit
 
 from engines.errors import DamagedError, OptimizeError, UsageError
 from optimize.ship.store import Moved
 from optimize.ship.stores import keys
 from optimize.ship.stores.files import FileStore
-from optimize.ship.stores.flow import blocks, paced, receive
+from optimize.ship.stores.flow import blocks, each, paced, receive
 from optimize.ship.stores.sshclient import Connection, printed
 from optimize.ship.stores.sshwords import Host
 
@@ -32,7 +46,10 @@ _RESUMED = 1 << 20
 _SMALL = 16 << 20
 """Bytes up to which a file goes through the shell that is there, which costs less than an `ssh` of its own."""
 
-_LOOK_S = 0.1
+_CHECKED = 4
+"""Files that the far side may check while the next is sent. `sshd` serves ten at once of a connection by default."""
+
+_LOOK_S = 0.02
 """How often a file is looked at that is being sent."""
 
 _SIZES = 'for f in "$@"; do if [ -f "$f" ]; then wc -c < "$f" || exit 1; else echo none; fi; done'
@@ -97,6 +114,26 @@ quicker one moves what both have written, and the other finds it there. Neither 
 `dd` only moves to the place, since `cat` is quicker. Hashed while it is synced: the one needs the processor, the other
 the disk.
 """
+
+
+Said = Callable[[], bytes]
+"""Waits for what a script says at its end."""
+
+
+class Upload(NamedTuple):
+    """A file, and where on the host it goes.
+
+    Attributes:
+        sha256: In hex.
+        source: The file.
+        folder, part, target: There: its folder, the file while it is not whole, and the file.
+    """
+
+    sha256: str
+    source: Path
+    folder: str
+    part: str
+    target: str
 
 
 def open_ssh(url: str) -> FileStore:
@@ -164,60 +201,85 @@ class SshPlace:
         told = zip(sources, names, lines)
         return {digest: line == name for digest, name, line in told if _HASH.fullmatch(line)}
 
-    def send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
+    def send(self, sources: Mapping[str, Path], moved: Moved, limit: int) -> List[str]:
         """See `Place.send`."""
-        names = (self._path(keys.BLOBS), self._path(keys.part(digest)), self._path(keys.blob(digest)))
-        return self.upload(names, keys.hexadecimal(digest), source, moved, limit)
+        folder = self._path(keys.BLOBS)
+        files = {
+            Upload(keys.hexadecimal(one), source, folder, self._path(keys.part(one)), self._path(keys.blob(one))): one
+            for one, source in sources.items()
+        }
+        return [files[file] for file in self.upload(list(files), moved, limit)]
 
-    def upload(self, names: Tuple[str, str, str], sha256: str, source: Path, moved: Moved, limit: int) -> bool:
-        """Send a file, going on with what is there of it; durable and checked before it appears.
+    def upload(self, files: Sequence[Upload], moved: Moved, limit: int) -> List[Upload]:
+        """Send files, going on with what is there of each; durable and checked before it appears.
+
+        While the far side checks one and syncs it to its disk, the next is on its way.
 
         Args:
-            names: On the host: of its folder, of the file while it is not whole, and of the file.
-            sha256: Of the file, in hex.
-            source, moved, limit: See `Place.send`.
+            files: Which, and to where.
+            moved, limit: See `Place.send`.
 
         Returns:
-            False where the bytes that arrived have another hash: nothing of them is kept.
+            Those that arrived with another hash: nothing of them is kept.
+
+        Raises:
+            OptimizeError: See `Connection.ask`; or a transfer ended early.
         """
-        folder, part, target = names
-        whole = source.stat().st_size
-        (there,) = self._sizes(part) if whole > _RESUMED else (None,)
+        damaged: List[Upload] = []
+        begun: List[Tuple[Upload, Said]] = []
+        with contextlib.ExitStack() as stack:
+            for file, source, told in each({file: file.source for file in files}, moved):
+                with open(source, "rb", buffering=0) as handle:
+                    begun.append((file, self._begin(stack, file, handle, told, limit)))
+                damaged += self._damaged(begun, _CHECKED)
+            return damaged + self._damaged(begun, 0)
+
+    def _begin(self, stack: contextlib.ExitStack, file: Upload, handle: IO[bytes], moved: Moved, limit: int) -> Said:
+        """Send what the host lacks of a file; what `_SEND` says then may be asked later. `stack` ends what runs."""
+        whole = os.fstat(handle.fileno()).st_size
+        (there,) = self._sizes(file.part) if whole > _RESUMED else (None,)
         units = min(there or 0, whole) // _UNIT
-        with open(source, "rb", buffering=0) as handle:
-            have = handle.seek(units * _UNIT)
-            words = (folder, part, target, str(units), str(whole), sha256)
-            if whole - have <= _SMALL and not limit:
-                data = handle.read(_SMALL)
-                said = self.connection.ask(_SEND, *words, data=data, given=lambda count: moved(have + count))
-            else:
-                said = self._stream(words, handle, whole, moved, limit)
-        said = said.strip()
-        if said not in (b"whole", b"damaged"):
-            raise OptimizeError(f"{self.url}: the transfer ended early", "run the same command again: it goes on there")
-        return said == b"whole"
-
-    def _stream(self, words: Tuple[str, ...], handle: IO[bytes], whole: int, moved: Moved, limit: int) -> bytes:
-        """What `_SEND` says after the rest of a file; nothing where it ended before that.
-
-        Without a limit `ssh` reads the file itself, and how far it has come is the place that both have in it.
-        """
-        said = b""
-        with self.connection.started(_SEND, *words, source=None if limit else handle) as process:
+        have = handle.seek(units * _UNIT)
+        words = (file.folder, file.part, file.target, str(units), str(whole), file.sha256)
+        if whole - have <= _SMALL and not limit:
+            data = handle.read(_SMALL)
+            said = self.connection.ask(_SEND, *words, data=data, given=lambda count: moved(have + count))
+            return lambda: said
+        with contextlib.ExitStack() as running:
+            process = running.enter_context(self.connection.started(_SEND, *words, source=None if limit else handle))
             assert process.stdout is not None
-            if process.stdin is None:
-                while not select.select([process.stdout], [], [], _LOOK_S)[0]:
+            if process.stdin is None:  # `ssh` reads the file itself: how far it is, is the place that both have in it
+                while handle.tell() < whole and not select.select([process.stdout], [], [], _LOOK_S)[0]:
                     moved(min(handle.tell(), whole))
                 moved(min(handle.tell(), whole))
             else:
-                have = handle.tell()
                 for block in paced(blocks(handle, limit), limit):
                     process.stdin.write(block)
                     have += len(block)
                     moved(have)
                 process.stdin.close()
-            said = printed(process, _UNIT)
-        return said
+            rest = stack.enter_context(running.pop_all())
+
+            def asked() -> bytes:
+                with rest:
+                    return printed(process, _UNIT)
+                return b""
+
+            return asked
+        return lambda: b""  # it ended before it had read all, and told no error
+
+    def _damaged(self, begun: List[Tuple[Upload, Said]], most: int) -> List[Upload]:
+        """Of uploads, oldest first, ask until `most` are left; those that arrived damaged."""
+        damaged = []
+        while len(begun) > most:
+            file, asked = begun.pop(0)
+            said = asked().strip()
+            if said not in (b"whole", b"damaged"):
+                again = "run the same command again: it goes on there"
+                raise OptimizeError(f"{self.url}: the transfer ended early", again)
+            if said == b"damaged":
+                damaged.append(file)
+        return damaged
 
     def fetch(self, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
         """See `Place.fetch`."""

@@ -33,18 +33,15 @@ def digest_of(path: Path) -> str:
 
 def shipped(url: str, folder: Path, digests: Dict[str, str]) -> int:
     """Send what the far side lacks; bytes sent."""
-    store, sent = open_store(url), 0
+    store, told = open_store(url), [0]
     try:
         there = store.sizes("net", list(digests.values()))
-        for name, digest in digests.items():
-            if digest not in there:
-                told: List[int] = [0]
-                store.put("net", digest, folder / name, told.append, 0)
-                sent += told[-1]
+        lacking = {digest: folder / name for name, digest in digests.items() if digest not in there}
+        store.put("net", lacking, told.append, 0)
         store.tag("net", "latest", "application/json", json.dumps(digests).encode())
     finally:
         store.close()
-    return sent
+    return told[-1]
 
 
 def seconds(act: Callable[[], object]) -> float:

@@ -9,7 +9,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Mapping
 
 import pytest
 
@@ -401,14 +401,14 @@ def test_an_old_part_of_what_is_shipped_now_is_gone_on_with(bundle: Callable[...
     begun: List[int] = []
     real = FolderPlace.send
 
-    def send_(self: FolderPlace, digest: str, path: Path, moved: Callable[[int], None], limit: int) -> bool:
-        begun.append(part.stat().st_size if path.name == "model.onnx" else 0)
-        return real(self, digest, path, moved, limit)
+    def send_(self: FolderPlace, sources: Mapping[str, Path], moved: Callable[[int], None], limit: int) -> List[str]:
+        begun.append(part.stat().st_size)
+        return real(self, sources, moved, limit)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FolderPlace, "send", send_)
         send.ship([source], str(tmp_path / "store"))
-    assert 5000 in begun and not part.exists()
+    assert begun == [5000] and not part.exists()
     assert _blob(tmp_path, data).read_bytes() == data
 
 

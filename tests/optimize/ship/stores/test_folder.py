@@ -34,10 +34,10 @@ def test_a_stopped_copy_goes_on(tmp_path: Path) -> None:
 
     store = open_store(str(tmp_path / "store"))
     with pytest.raises(Cut):
-        store.put("net", blob.digest, blob.path, stop, 0)
+        store.put("net", {blob.digest: blob.path}, stop, 0)
     assert not store.sizes("net", [blob.digest])
     moved: List[int] = []
-    store.put("net", blob.digest, blob.path, moved.append, 0)
+    store.put("net", {blob.digest: blob.path}, moved.append, 0)
     assert moved == [4 << 20, 5 << 20]
     assert not part_of(tmp_path / "store", blob.digest).exists()
 
@@ -49,7 +49,7 @@ def test_a_part_that_was_damaged_or_is_too_long_is_copied_anew(tmp_path: Path, l
     part.parent.mkdir(parents=True)
     part.write_bytes(left)
     store = open_store(str(tmp_path / "store"))
-    store.put("net", blob.digest, blob.path, still, 0)
+    store.put("net", {blob.digest: blob.path}, still, 0)
     assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
 
 
@@ -59,7 +59,7 @@ def test_a_damaged_part_does_not_stand_for_a_damaged_blob(tmp_path: Path) -> Non
     part.parent.mkdir(parents=True)
     for path in (part, part.with_name(blob.digest[7:])):
         path.write_bytes(b"\0" * 70_000)
-    open_store(str(tmp_path / "store")).put("net", blob.digest, blob.path, still, 0)
+    open_store(str(tmp_path / "store")).put("net", {blob.digest: blob.path}, still, 0)
     assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
 
 
@@ -69,7 +69,7 @@ def test_a_fifo_in_place_of_a_part_is_told(tmp_path: Path) -> None:
     part.parent.mkdir(parents=True)
     os.mkfifo(part)
     with pytest.raises(DamagedError, match="special file") as caught:
-        open_store(str(tmp_path / "store")).put("net", blob.digest, blob.path, still, 0)
+        open_store(str(tmp_path / "store")).put("net", {blob.digest: blob.path}, still, 0)
     assert caught.value.hint.startswith("rm ")
 
 
@@ -84,7 +84,7 @@ def test_writers_of_one_blob_do_no_harm(tmp_path: Path) -> None:
 
     def write(_: int) -> None:
         together.wait(60)
-        open_store(str(tmp_path / "store")).put("net", blob.digest, blob.path, still, 0)
+        open_store(str(tmp_path / "store")).put("net", {blob.digest: blob.path}, still, 0)
 
     with ThreadPoolExecutor(4) as writers:
         list(writers.map(write, range(4)))
@@ -98,7 +98,7 @@ def test_a_link_left_in_place_of_a_part_is_not_followed(tmp_path: Path) -> None:
     part.parent.mkdir(parents=True)
     part.symlink_to(victim)
     with pytest.raises(DamagedError, match="too many levels of symbolic links"):
-        open_store(str(tmp_path / "store")).put("net", blob.digest, blob.path, still, 0)
+        open_store(str(tmp_path / "store")).put("net", {blob.digest: blob.path}, still, 0)
     assert victim.read_text() == "mine"
 
 
@@ -109,12 +109,12 @@ def test_a_full_disk_is_told_and_nothing_appears(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
         with pytest.raises(OptimizeError, match="file too large") as caught:
-            store.put("net", blob.digest, blob.path, still, 0)
+            store.put("net", {blob.digest: blob.path}, still, 0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "free some space" in caught.value.hint and caught.value.exit_code == 1
     assert not store.sizes("net", [blob.digest])
-    store.put("net", blob.digest, blob.path, still, 0)
+    store.put("net", {blob.digest: blob.path}, still, 0)
 
 
 def test_a_folder_without_permission_is_told() -> None:
@@ -207,7 +207,7 @@ def test_a_folder_in_place_of_a_blob_is_told_as_a_damaged_store(tmp_path: Path) 
     with pytest.raises(DamagedError, match="where a plain file is expected"):
         store.get("net", blob.digest, 100, tmp_path / "out", still, 0)
     with pytest.raises(DamagedError, match="the store is damaged") as caught:
-        store.put("net", blob.digest, blob.path, still, 0)
+        store.put("net", {blob.digest: blob.path}, still, 0)
     assert blob.digest[7:] in caught.value.hint
 
 
@@ -215,7 +215,7 @@ def test_others_may_read_what_a_user_keeps(tmp_path: Path) -> None:
     mask = os.umask(0o022)
     try:
         store, blob = open_store(str(tmp_path / "store")), blob_of(tmp_path, 10)
-        store.put("net", blob.digest, blob.path, still, 0)
+        store.put("net", {blob.digest: blob.path}, still, 0)
     finally:
         os.umask(mask)
     kept = tmp_path / "store" / "blobs" / "sha256" / blob.digest[7:]

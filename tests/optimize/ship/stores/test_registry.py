@@ -52,11 +52,11 @@ def test_an_upload_goes_on_after_the_chunks_that_the_registry_has(url: str, tmp_
             blob.path.rename(aside)
 
     with pytest.raises(OptimizeError):
-        open_store(url).put("net", blob.digest, blob.path, taken_away, 0)
+        open_store(url).put("net", {blob.digest: blob.path}, taken_away, 0)
     aside.rename(blob.path)
     moved: List[int] = []
     store = open_store(url)
-    store.put("net", blob.digest, blob.path, moved.append, 0)
+    store.put("net", {blob.digest: blob.path}, moved.append, 0)
     assert moved[0] > 32 << 20 and moved[-1] == 40 << 20
     assert store.sizes("net", [blob.digest]) == {blob.digest: 40 << 20}
     assert not list((tmp_path / "cache").rglob("*.json"))
@@ -67,11 +67,11 @@ def test_a_cut_connection_is_told_and_the_next_try_succeeds(url: str, registry_h
     with breaking(int(registry_host.rpartition(":")[2]), 20 << 20) as port:
         through = url.replace(registry_host, f"127.0.0.1:{port}")
         with pytest.raises(OptimizeError, match="the connection was lost") as caught:
-            open_store(through).put("net", blob.digest, blob.path, still, 0)
+            open_store(through).put("net", {blob.digest: blob.path}, still, 0)
         assert caught.value.exit_code == 1 and "goes on" in caught.value.hint
     store = open_store(url)
     assert not store.sizes("net", [blob.digest])
-    store.put("net", blob.digest, blob.path, still, 0)
+    store.put("net", {blob.digest: blob.path}, still, 0)
     store.get("net", blob.digest, 24 << 20, tmp_path / "back", still, 0)
     assert (tmp_path / "back").read_bytes() == blob.data
 
@@ -84,14 +84,14 @@ def test_an_upload_that_the_registry_has_forgotten_begins_anew(url: str, tmp_pat
             blob.path.rename(aside)
 
     with pytest.raises(OptimizeError):
-        open_store(url).put("net", blob.digest, blob.path, taken_away, 0)
+        open_store(url).put("net", {blob.digest: blob.path}, taken_away, 0)
     aside.rename(blob.path)
     (kept,) = (tmp_path / "cache").rglob("*.json")
     value = json.loads(kept.read_text())
     forgotten = value["location"].replace("uploads/", f"uploads/{uuid.uuid4()}x")
     kept.write_text(json.dumps({**value, "location": forgotten}))
     moved: List[int] = []
-    open_store(url).put("net", blob.digest, blob.path, moved.append, 0)
+    open_store(url).put("net", {blob.digest: blob.path}, moved.append, 0)
     assert moved[0] <= 1 << 20 and moved[-1] == 40 << 20
 
 
@@ -112,7 +112,7 @@ def test_a_login_of_docker_opens_the_registry(locked: str, tmp_path: Path) -> No
     log_in(tmp_path, locked, registry.USER, registry.PASSWORD)
     blob = blob_of(tmp_path, 1000)
     store = open_store(f"oci://{locked}/lab")
-    store.put("net", blob.digest, blob.path, still, 0)
+    store.put("net", {blob.digest: blob.path}, still, 0)
     assert store.sizes("net", [blob.digest]) == {blob.digest: 1000}
 
 
@@ -224,7 +224,7 @@ def test_a_registry_with_a_full_disk_is_told(tmp_path: Path) -> None:
         with registry.running(tmp_path / "registry") as host:
             store, blob = open_store(f"oci://{host}/lab"), blob_of(tmp_path, 4 << 20)
             with pytest.raises(OptimizeError, match="the disk there is full") as caught:
-                store.put("net", blob.digest, blob.path, still, 0)
+                store.put("net", {blob.digest: blob.path}, still, 0)
             assert caught.value.exit_code == 1 and "free some space" in caught.value.hint
             assert not store.sizes("net", [blob.digest])
     finally:

@@ -38,12 +38,12 @@ def test_a_cut_connection_is_told_and_the_next_try_sends_only_the_parts_that_lac
     with breaking(int(bucket.address.rpartition(":")[2]), 10 << 20) as port:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         with pytest.raises(OptimizeError, match=r"connection was lost|cannot be reached") as caught:
-            open_store(url).put("net", blob.digest, blob.path, still, 0)
+            open_store(url).put("net", {blob.digest: blob.path}, still, 0)
         assert caught.value.exit_code == 1 and caught.value.hint
     monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.address)
     again, moved = open_store(url), []  # type: ignore[var-annotated]
     assert not again.sizes("net", [blob.digest])
-    again.put("net", blob.digest, blob.path, moved.append, 0)
+    again.put("net", {blob.digest: blob.path}, moved.append, 0)
     assert moved[0] == 8 << 20 and moved[1] < 9 << 20  # the first part was there
     again.get("net", blob.digest, 20 << 20, tmp_path / "back", still, 0)
     assert (tmp_path / "back").read_bytes() == blob.data
@@ -52,7 +52,7 @@ def test_a_cut_connection_is_told_and_the_next_try_sends_only_the_parts_that_lac
 def test_what_was_sent_in_parts_is_checked_too(url: str, bucket: S3, tmp_path: Path) -> None:
     blob = blob_of(tmp_path, 17 << 20)
     store = open_store(url)
-    store.put("net", blob.digest, blob.path, still, 0)
+    store.put("net", {blob.digest: blob.path}, still, 0)
     key = f"{url.rpartition('/')[2]}/blobs/sha256/{blob.digest[7:]}"
     assert len(bucket.client.head_object(Bucket="models", Key=key)["ETag"].strip('"').partition("-")[2]) == 1
     assert store.whole("net", {blob.digest: blob.path}) == {blob.digest: True}
@@ -63,7 +63,7 @@ def test_what_was_sent_in_parts_is_checked_too(url: str, bucket: S3, tmp_path: P
 def test_an_object_without_a_sum_is_not_judged(url: str, bucket: S3, tmp_path: Path) -> None:
     blob = blob_of(tmp_path, 1000)
     store = open_store(url)
-    store.put("net", blob.digest, blob.path, still, 0)
+    store.put("net", {blob.digest: blob.path}, still, 0)
     key = f"{url.rpartition('/')[2]}/blobs/sha256/{blob.digest[7:]}"
     bucket.client.put_object(Bucket="models", Key=key, Body=blob.data, ChecksumAlgorithm="CRC32")
     assert store.whole("net", {blob.digest: blob.path}) == {}
@@ -96,7 +96,7 @@ def test_parts_of_another_content_are_not_taken_over(url: str, bucket: S3, tmp_p
     upload = bucket.client.create_multipart_upload(Bucket="models", Key=key)["UploadId"]
     bucket.client.upload_part(Bucket="models", Key=key, UploadId=upload, PartNumber=1, Body=b"x" * (8 << 20))
     store = open_store(url)
-    store.put("net", blob.digest, blob.path, still, 0)
+    store.put("net", {blob.digest: blob.path}, still, 0)
     store.get("net", blob.digest, 9 << 20, tmp_path / "back", still, 0)
     assert (tmp_path / "back").read_bytes() == blob.data
 
@@ -104,7 +104,7 @@ def test_parts_of_another_content_are_not_taken_over(url: str, bucket: S3, tmp_p
 def test_nothing_of_a_large_blob_with_another_hash_is_left(url: str, bucket: S3, tmp_path: Path) -> None:
     blob = blob_of(tmp_path, 9 << 20)
     with pytest.raises(OptimizeError, match="does not arrive"):
-        open_store(url).put("net", "sha256:" + "0" * 64, blob.path, still, 0)
+        open_store(url).put("net", {"sha256:" + "0" * 64: blob.path}, still, 0)
     prefix = url.rpartition("/")[2]
     found = bucket.client.list_multipart_uploads(Bucket="models").get("Uploads", [])
     assert not [upload for upload in found if upload["Key"].startswith(prefix)]
@@ -113,7 +113,7 @@ def test_nothing_of_a_large_blob_with_another_hash_is_left(url: str, bucket: S3,
 def test_progress_tells_each_byte_once(url: str, tmp_path: Path) -> None:
     blob = blob_of(tmp_path, 500_000)
     moved: List[int] = []
-    open_store(url).put("net", blob.digest, blob.path, moved.append, 0)
+    open_store(url).put("net", {blob.digest: blob.path}, moved.append, 0)
     assert len(moved) == len(set(moved)) and moved == sorted(moved) and moved[-1] == 500_000
 
 

@@ -14,7 +14,7 @@ from typing import Callable, List, Type
 import psutil
 import pytest
 
-from engines.errors import IncompatibleError, OptimizeError, UsageError
+from engines.errors import DamagedError, IncompatibleError, OptimizeError, UsageError
 from optimize.ship.repository import ssh as ssh_repository
 from optimize.ship.store import Store
 from optimize.ship.stores import ssh as ssh_store
@@ -55,9 +55,8 @@ def test_a_cut_connection_is_told_and_the_next_try_goes_on(ssh: sshd.Sshd, tmp_p
     blob = blob_of(tmp_path, 24 << 20)
     store = open_store(f"{ssh.url}{tmp_path}/store")
     with pytest.raises(OptimizeError) as caught:
-        store.put(
-            "net", blob.digest, blob.path, cut(ssh, 12 << 20), 1 << 30
-        )  # a limit is kept in blocks, so they are seen
+        # a limit is kept in blocks, so they are seen
+        store.put("net", {blob.digest: blob.path}, cut(ssh, 12 << 20), 1 << 30)
     assert caught.value.exit_code == 1 and caught.value.hint
     store.close()
     left = part_of(tmp_path / "store", blob.digest)
@@ -65,7 +64,7 @@ def test_a_cut_connection_is_told_and_the_next_try_goes_on(ssh: sshd.Sshd, tmp_p
     there = left.stat().st_size
     again = open_store(f"{ssh.url}{tmp_path}/store")
     moved: List[int] = []
-    again.put("net", blob.digest, blob.path, moved.append, 0)
+    again.put("net", {blob.digest: blob.path}, moved.append, 0)
     again.close()
     assert min(moved) > there - (1 << 16)
     assert (tmp_path / "store" / "blobs" / "sha256" / blob.digest[7:]).read_bytes() == blob.data
@@ -73,13 +72,13 @@ def test_a_cut_connection_is_told_and_the_next_try_goes_on(ssh: sshd.Sshd, tmp_p
 
 
 def test_a_large_file_is_read_by_ssh_itself_and_goes_on_where_it_stopped(ssh: sshd.Sshd, tmp_path: Path) -> None:
-    blob = blob_of(tmp_path, (8 << 20) + 7)
+    blob = blob_of(tmp_path, (24 << 20) + 7)
     part = part_of(tmp_path / "store", blob.digest)
     part.parent.mkdir(parents=True)
     part.write_bytes(blob.data[: 1 << 20])
     store = open_store(f"{ssh.url}{tmp_path}/store")
     moved: List[int] = []
-    store.put("net", blob.digest, blob.path, moved.append, 0)
+    store.put("net", {blob.digest: blob.path}, moved.append, 0)
     store.close()
     assert moved == sorted(moved) and moved[0] >= 1 << 20 and moved[-1] == len(blob.data)
     assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
@@ -92,7 +91,7 @@ def test_a_part_that_was_damaged_is_sent_anew(ssh: sshd.Sshd, tmp_path: Path) ->
     part.parent.mkdir(parents=True)
     part.write_bytes(b"\0" * 300_000)
     store = open_store(f"{ssh.url}{tmp_path}/store")
-    store.put("net", blob.digest, blob.path, still, 0)
+    store.put("net", {blob.digest: blob.path}, still, 0)
     store.close()
     assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
 
@@ -110,7 +109,7 @@ def test_a_link_or_fifo_in_place_of_a_part_is_not_written_to(
         part = part_of(tmp_path / "store", blob.digest)
         part.parent.mkdir(parents=True, exist_ok=True)
         make(part)
-        store.put("net", blob.digest, blob.path, still, limit)
+        store.put("net", {blob.digest: blob.path}, still, limit)
         assert part.with_name(blob.digest[7:]).read_bytes() == blob.data
         assert not part.is_symlink() and not part.with_name(blob.digest[7:]).is_symlink()
     assert victim.read_text() == "mine"
@@ -123,7 +122,7 @@ def test_a_folder_in_place_of_a_file_is_told(ssh: sshd.Sshd, tmp_path: Path, lim
     blob = blob_of(tmp_path, 5_000)
     (tmp_path / "store/blobs/sha256" / blob.digest[7:]).mkdir(parents=True)
     with pytest.raises(OptimizeError, match="a file is in the way"):
-        store.put("net", blob.digest, blob.path, still, limit)
+        store.put("net", {blob.digest: blob.path}, still, limit)
     (tmp_path / "store/refs/net/v1.json").mkdir(parents=True)
     with pytest.raises(OptimizeError, match="a file is in the way"):
         store.tag("net", "v1", "application/json", b"{}")
@@ -138,7 +137,7 @@ def test_writers_of_one_blob_do_no_harm(ssh: sshd.Sshd, tmp_path: Path) -> None:
         store = open_store(f"{ssh.url}{tmp_path}/store")
         for blob in blobs:
             together.wait(60)
-            store.put("net", blob.digest, blob.path, still, 1 << 30)
+            store.put("net", {blob.digest: blob.path}, still, 1 << 30)
         store.close()
 
     with ThreadPoolExecutor(3) as writers:
@@ -160,7 +159,7 @@ def test_one_connection_serves_every_command(ssh: sshd.Sshd, tmp_path: Path) -> 
     before = log.read_text().count("Accepted publickey")
     store = open_store(f"{ssh.url}{tmp_path}/store")
     blob = blob_of(tmp_path, 100)
-    store.put("net", blob.digest, blob.path, still, 0)
+    store.put("net", {blob.digest: blob.path}, still, 0)
     assert store.refs() == []
     store.close()
     assert log.read_text().count("Accepted publickey") == before + 1
@@ -279,7 +278,7 @@ def test_a_full_disk_there_is_told_and_nothing_appears(ssh: sshd.Sshd, tmp_path:
         pytest.skip("only root makes devices, and /dev/full is one")
     store = open_store(f"{ssh.url}{tmp_path}/store")
     with pytest.raises(OptimizeError, match=r"the disk there is full.*No space left on device") as caught:
-        store.put("net", blob.digest, blob.path, still, 0)
+        store.put("net", {blob.digest: blob.path}, still, 0)
     assert caught.value.exit_code == 1 and "free some space" in caught.value.hint
     assert not store.sizes("net", [blob.digest])
     store.close()
@@ -301,9 +300,72 @@ def test_a_limit_is_kept_in_blocks(ssh: sshd.Sshd, tmp_path: Path) -> None:
     blob = blob_of(tmp_path, 100_000)
     moved: List[int] = []
     store = open_store(f"{ssh.url}{tmp_path}/store")
-    store.put("net", blob.digest, blob.path, moved.append, 400_000)
+    store.put("net", {blob.digest: blob.path}, moved.append, 400_000)
     store.close()
     assert moved == [50_000, 100_000]
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 30])
+def test_a_file_is_checked_there_while_the_next_is_sent(tmp_path: Path, limit: int) -> None:
+    if sshd.missing():
+        pytest.skip(sshd.missing())
+    first, second = blob_of(tmp_path, 20 << 20), blob_of(tmp_path, 5_000)
+    blobs = tmp_path / "store" / "blobs" / "sha256"
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    hashes = tools / "openssl"  # of a large file; it ends when the second one is there, or with no hash
+    hashes.write_text(
+        f"#!/bin/sh\ni=0; until [ -e {blobs / second.digest[7:]} ]; do i=$((i+1)); [ $i -lt 300 ] || exit 1; "
+        f'sleep 0.1; done\nexec {shutil.which("openssl")} "$@"\n'
+    )
+    hashes.chmod(0o755)
+    moved: List[int] = []
+    path = f"PATH={tools}:{os.environ['PATH']}"
+    with sshd.running(tmp_path / "server", path) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPTIMIZE_SSH_CONFIG", str(server.config))
+        store = open_store(f"{server.url}{tmp_path}/store")
+        store.put("net", {blob.digest: blob.path for blob in (first, second)}, moved.append, limit)
+        store.close()
+    assert moved == sorted(moved) and moved[-1] == len(first.data) + len(second.data)
+    for blob in (first, second):
+        assert (blobs / blob.digest[7:]).read_bytes() == blob.data
+
+
+def test_of_many_files_the_damaged_ones_are_sent_anew(ssh: sshd.Sshd, tmp_path: Path) -> None:
+    blobs = [blob_of(tmp_path, size) for size in (20 << 20, 400_000, 18 << 20, 0, 10, 17 << 20, 300_000)]
+    for blob in blobs[1:3]:
+        part = part_of(tmp_path / "store", blob.digest)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(b"\0" * 300_000)
+    store = open_store(f"{ssh.url}{tmp_path}/store")
+    moved: List[int] = []
+    store.put("net", {blob.digest: blob.path for blob in blobs}, moved.append, 0)
+    store.close()
+    assert sum(len(blob.data) for blob in blobs) in moved
+    for blob in blobs:
+        assert (tmp_path / "store" / "blobs" / "sha256" / blob.digest[7:]).read_bytes() == blob.data
+    blobs[2].path.write_bytes(b"\1" * (18 << 20))
+    other = open_store(f"{ssh.url}{tmp_path}/other")
+    with pytest.raises(DamagedError, match=f"{blobs[2].path.name} does not arrive there as {blobs[2].digest}"):
+        other.put("net", {blob.digest: blob.path for blob in blobs}, still, 0)
+    right = {blob.digest: len(blob.data) for blob in blobs if blob is not blobs[2]}
+    assert other.sizes("net", [blob.digest for blob in blobs]) == right
+    other.close()
+
+
+def test_where_one_file_fails_no_process_is_left(ssh: sshd.Sshd, tmp_path: Path) -> None:
+    first, second = blob_of(tmp_path, 20 << 20), blob_of(tmp_path, 5_000)
+    (tmp_path / "store/blobs/sha256" / second.digest[7:]).mkdir(parents=True)
+    before = psutil.Process().children(recursive=True)
+    store = open_store(f"{ssh.url}{tmp_path}/store")
+    with pytest.raises(OptimizeError, match="a file is in the way"):
+        store.put("net", {blob.digest: blob.path for blob in (first, second)}, still, 0)
+    store.close()
+    assert psutil.Process().children(recursive=True) == before
+    again = open_store(f"{ssh.url}{tmp_path}/store")
+    again.put("net", {first.digest: first.path}, still, 0)
+    assert again.sizes("net", [first.digest]) == {first.digest: len(first.data)}
+    again.close()
 
 
 def test_a_host_without_a_program_that_hashes_checks_nothing(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ EMPTY = "sha256:" + hashlib.sha256(b"{}").hexdigest()
 def published(store: Store, folder: Path, name: str, tag: str, word: str) -> str:
     """A shipment with nothing but an empty configuration, told from others by a word; digest of its index."""
     (folder / "config").write_bytes(b"{}")
-    store.put(name, EMPTY, folder / "config", still, 0)
+    store.put(name, {EMPTY: folder / "config"}, still, 0)
     config = {"mediaType": "application/vnd.optimize.shipment.v1+json", "digest": EMPTY, "size": 2}
     words = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [], "annotations": {"word": word}}
     manifest = json.dumps(words, sort_keys=True).encode()
@@ -48,7 +48,7 @@ def test_an_empty_store_has_nothing(store: Store) -> None:
 def test_a_blob_comes_back_as_it_was_sent(store: Store, tmp_path: Path, size: int) -> None:
     blob = blob_of(tmp_path, size)
     moved: List[int] = []
-    store.put("net", blob.digest, blob.path, moved.append, 0)
+    store.put("net", {blob.digest: blob.path}, moved.append, 0)
     assert store.sizes("net", [blob.digest]) == {blob.digest: size}
     assert moved == sorted(moved) and (not moved or moved[-1] == size)
     store.get("net", blob.digest, size, tmp_path / "back", still, 0)
@@ -57,7 +57,7 @@ def test_a_blob_comes_back_as_it_was_sent(store: Store, tmp_path: Path, size: in
 
 def test_a_download_goes_on_where_it_stopped(store: Store, tmp_path: Path) -> None:
     blob = blob_of(tmp_path, 2_500_000)
-    store.put("net", blob.digest, blob.path, still, 0)
+    store.put("net", {blob.digest: blob.path}, still, 0)
     (tmp_path / "back").write_bytes(blob.data[:1_234_567])
     moved: List[int] = []
     store.get("net", blob.digest, len(blob.data), tmp_path / "back", moved.append, 0)
@@ -67,7 +67,7 @@ def test_a_download_goes_on_where_it_stopped(store: Store, tmp_path: Path) -> No
 
 def test_no_more_is_written_than_promised(store: Store, tmp_path: Path) -> None:
     blob = blob_of(tmp_path, 300_000)
-    store.put("net", blob.digest, blob.path, still, 0)
+    store.put("net", {blob.digest: blob.path}, still, 0)
     with pytest.raises(DamagedError, match="larger than the 100000 bytes"):
         store.get("net", blob.digest, 100_000, tmp_path / "back", still, 0)
     assert (tmp_path / "back").stat().st_size <= 100_000
@@ -75,7 +75,7 @@ def test_no_more_is_written_than_promised(store: Store, tmp_path: Path) -> None:
 
 def test_a_blob_that_is_smaller_than_promised_is_told(store: Store, tmp_path: Path) -> None:
     blob = blob_of(tmp_path, 1000)
-    store.put("net", blob.digest, blob.path, still, 0)
+    store.put("net", {blob.digest: blob.path}, still, 0)
     with pytest.raises(OptimizeError, match="ended after 1000 of 1001 bytes"):
         store.get("net", blob.digest, 1001, tmp_path / "back", still, 0)
 
@@ -83,7 +83,7 @@ def test_a_blob_that_is_smaller_than_promised_is_told(store: Store, tmp_path: Pa
 def test_what_has_another_hash_does_not_appear(store: Store, tmp_path: Path) -> None:
     blob = blob_of(tmp_path, 70_000)
     with pytest.raises(DamagedError, match="does not arrive there as sha256:0000") as caught:
-        store.put("net", NOWHERE, blob.path, still, 0)
+        store.put("net", {NOWHERE: blob.path}, still, 0)
     assert caught.value.hint
     assert not store.sizes("net", [NOWHERE])
 
@@ -91,7 +91,7 @@ def test_what_has_another_hash_does_not_appear(store: Store, tmp_path: Path) -> 
 def test_sizes_are_told_of_what_is_there(store: Store, tmp_path: Path) -> None:
     blobs = [blob_of(tmp_path, size) for size in (5_000, 0, 70_000)]
     for blob in blobs:
-        store.put("net", blob.digest, blob.path, still, 0)
+        store.put("net", {blob.digest: blob.path}, still, 0)
     asked = [blobs[2].digest, NOWHERE, blobs[0].digest, blobs[1].digest]
     assert store.sizes("net", asked) == {blob.digest: len(blob.data) for blob in blobs}
     assert store.sizes("net", []) == {}
@@ -102,7 +102,7 @@ def test_what_is_damaged_there_is_known_and_sent_anew(kind: str, store: Store, u
     good, bad, lacking = (blob_of(tmp_path, size) for size in (5_000, 70_000, 10))
     assert store.whole("net", {good.digest: good.path}) == {}
     for blob in (good, bad):
-        store.put("net", blob.digest, blob.path, still, 0)
+        store.put("net", {blob.digest: blob.path}, still, 0)
     sources = {blob.digest: blob.path for blob in (good, bad, lacking)}
     if kind == "registry":
         assert store.whole("net", sources) == {}
@@ -110,7 +110,7 @@ def test_what_is_damaged_there_is_known_and_sent_anew(kind: str, store: Store, u
     assert store.whole("net", sources) == {good.digest: True, bad.digest: True}
     damage(kind, url, tmp_path, bad.digest)
     assert store.whole("net", sources) == {good.digest: True, bad.digest: False}
-    store.put("net", bad.digest, bad.path, still, 0)
+    store.put("net", {bad.digest: bad.path}, still, 0)
     assert store.whole("net", sources) == {good.digest: True, bad.digest: True}
     store.get("net", bad.digest, 70_000, tmp_path / "back", still, 0)
     assert (tmp_path / "back").read_bytes() == bad.data
