@@ -6,8 +6,9 @@ multiplication of squeeze-excite, swish) stay float. They differ in the residual
 - tensorrt: only the skip of a residual addition, so that the other branch's Conv, addition and activation fuse into one
   kernel; results stay float (TensorRT derives the output type of a layer from the Q that follows).
 - openvino: both inputs of a residual addition (measured: 10% faster than the skip alone), means between two layers
-  (the global pooling of a ResNet-34 in 16-bit floats: 4% of its time) with their results, which it then writes as
-  integers, and what a pad shortcut is made of (in 16-bit floats: 11% of a ResNet-20's).
+  (the global pooling of a ResNet-34 in 16-bit floats: 4% of its time), what a layer reads in another form where it is
+  made (behind a Flatten: 2% of a ResNet-34's at batch 1, for what is made is then written as floats), and what a pad
+  shortcut is made of (in 16-bit floats: 11% of a ResNet-20's).
 - both: where everyone who reads a tensor reads integers, so do concatenations and pooling. The inputs of a
   concatenation then share the scale of its result, so that joining them is copying bytes.
 - onnxruntime: every activation between two quantised operators, because its CPU kernels (QLinearConv, QLinearAdd,
@@ -133,7 +134,7 @@ def points(model: Any, target: str, keep_float: Tuple[str, ...] = ()) -> Placeme
             placement.add(node.input[add.main], Edge(add.node, add.main))
     _joins(graph, placement, keep_float)
     if target == "openvino":
-        _results_of_means(graph, placement, keep_float)
+        _before_forms(graph, placement, keep_float)
     return placement
 
 
@@ -177,8 +178,8 @@ def _joins(graph: Graph, placement: Placement, keep_float: Tuple[str, ...]) -> N
             placement.scale_of.setdefault(result, placement.scale_of.get(tensor, tensor))
 
 
-def _results_of_means(graph: Graph, placement: Placement, keep_float: Tuple[str, ...]) -> None:
-    """Quantise the result of a mean where it is made and not where a layer reads it in another form."""
+def _before_forms(graph: Graph, placement: Placement, keep_float: Tuple[str, ...]) -> None:
+    """Quantise what a layer reads in another form where it is made: whoever makes it then writes integers."""
     pairs: Dict[str, List[Edge]] = {}
     for tensor, edges in placement.activations.items():
         before, node = (tensor, edges), graph.maker(tensor)
@@ -190,10 +191,9 @@ def _results_of_means(graph: Graph, placement: Placement, keep_float: Tuple[str,
             before = source, [edge for edge in graph.readers[source] if graph.nodes[edge.node] is node]
             node = graph.maker(source)
         alone = before[0] not in graph.outputs and graph.readers[before[0]] == before[1]
-        mean = node is not None and node.op_type in _MEANS_OF["openvino"]
-        moved = alone and mean and tensor not in placement.scale_of
+        moved = alone and before[0] != tensor and tensor not in placement.scale_of
         pairs.setdefault(*(before if moved else (tensor, edges)))
-        if moved and before[0] != tensor:
+        if moved:
             placement.scale_of[tensor] = before[0]
     placement.activations = pairs
 

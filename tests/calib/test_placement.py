@@ -115,6 +115,22 @@ def test_a_mean_that_others_read_is_quantised_for_the_layer_alone(other: str, tm
     assert readers(path, "openvino")["flat_out"] == {"head"}
 
 
+@pytest.mark.parametrize("what", ["Relu", "Add", "Sigmoid"])
+def test_openvino_quantises_where_it_is_made_what_a_layer_reads_in_another_form(what: str, tmp_path: Path) -> None:
+    net = Net(4)
+    body = net.relu("image", "a", 3, 8)
+    if what == "Add":
+        body = net.node("Add", [body, net.conv(body, "b", 8, 8)], "sum")
+    elif what == "Sigmoid":
+        body = net.node(what, [body], "gate")
+    wide = net.node("Unsqueeze", [net.node("Flatten", [body], "flat"), net.const("one", np.array([1]))], "wide")
+    weight = net.const("w", np.ones((8 * 16 * 16, 4), np.float32))
+    path = net.save(tmp_path / "net.onnx", ["N", 3, 16, 16], {net.node("MatMul", [wide, weight], "head"): ["N", 1, 4]})
+    assert readers(path, "tensorrt")["wide_out"] == {"head"}
+    found = readers(path, "openvino")
+    assert "flat" in found[body] and not {"flat_out", "wide_out"} & set(found)
+
+
 @pytest.mark.parametrize("op", ["GlobalAveragePool", "ReduceMean", "ReduceMax"])
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_mean_between_two_layers_reads_integers_on_openvino(op: str, ends: bool, tmp_path: Path) -> None:
