@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
+import shlex
 import sys
 import types
 from typing import Any, Callable, Dict, Tuple
@@ -12,7 +14,7 @@ from typing import Any, Callable, Dict, Tuple
 import typer
 from typing_extensions import get_type_hints
 
-from engines.errors import outcome
+from engines.errors import OptimizeError, outcome
 from engines.text import plain
 from optimize.cli import begun, options
 from optimize.cli.console import finish
@@ -36,11 +38,15 @@ SOURCE: Dict[str, Tuple[Any, Any]] = {
 """The model options: a function with a parameter `source` gets them as one dict, for `optimize.sources.recognise`."""
 
 
+_OF_NODE = re.compile(r"\boptimize node (?:trust )?[a-z]+\b(?! --node)")
+
+
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a function the shared options, and turn every exception into one line, an exit code and a hint."""
     signature = inspect.signature(function)
     shared = {**(SOURCE if "source" in signature.parameters else {}), **COMMON}
     hints = _hints(function)
+    node = _parameter_of("--node", hints)
     own = [p.replace(annotation=hints[name]) for name, p in signature.parameters.items() if name != "source"]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
@@ -66,7 +72,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         except (Exception, KeyboardInterrupt) as error:
             if os.environ.get("OPTIMIZE_DEBUG"):
                 raise
-            _tell(error)
+            _tell(_for_node(error, given.get(node)))
 
     # Typer reads a command's parameters from its signature and its annotations
     run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
@@ -79,6 +85,22 @@ def _hints(function: Callable[..., Any]) -> Dict[str, Any]:
     bare = types.FunctionType(function.__code__, function.__globals__)
     bare.__annotations__ = function.__annotations__
     return get_type_hints(bare, include_extras=True)
+
+
+def _parameter_of(option: str, hints: Dict[str, Any]) -> str:
+    """The parameter that an option of a command gives; empty where the command has no such option."""
+    for name, kind in hints.items():
+        for one in getattr(kind, "__metadata__", ()):  # in an annotation, Typer keeps the first name as the default
+            if option in (one.default, *(one.param_decls or ())):
+                return name
+    return ""
+
+
+def _for_node(error: BaseException, node: Any) -> BaseException:
+    """Let the commands in a hint be about the node that the user named."""
+    if isinstance(error, OptimizeError) and node is not None:
+        error.hint = _OF_NODE.sub(lambda found: f"{found[0]} --node {shlex.quote(str(node))}", error.hint)
+    return error
 
 
 def _tell(error: BaseException) -> None:

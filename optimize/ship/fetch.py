@@ -306,7 +306,7 @@ def _room(part: Path, blobs: List[oci.Blob]) -> None:
     free = shutil.disk_usage(part).free
     if need and need + _SPARE > free:
         raise OptimizeError(
-            f"no space left on the disk: {need >> 20} MiB more are needed in {part.parent.parent}, "
+            f"no space left on the disk: {-(-need >> 20)} MiB more are needed in {part.parent.parent}, "
             f"{free >> 20} MiB are free",
             "free some space, or keep fewer versions",
         )

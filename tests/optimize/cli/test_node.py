@@ -73,6 +73,21 @@ def test_facts_are_for_a_file_and_said_to_be(optimize_command: Command, place: P
     assert json.loads(optimize_command("node", "status", "--facts", "--json").stdout)["device"]["cores"] > 0
 
 
+def test_hints_name_the_folder_of_the_node_that_was_named(
+    optimize_command: Command, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "try: optimize node status\n" in optimize_command("node", "remove").stderr
+    other = tmp_path / "an other"
+    for words, hint in (
+        (("remove",), f"optimize node status --node '{other}'"),
+        (("rollback",), f"optimize node activate --node '{other}'"),
+        (("policy", "--require-signature"), f"optimize node trust add --node '{other}' KEY.pub"),
+    ):
+        refused = optimize_command("node", *words, "--node", str(other), "--json")
+        assert refused.exit_code == 2 and json.loads(refused.stdout or "{}")["error"]["hint"] == hint, words
+        assert f"try: {hint}\n" in refused.stderr
+
+
 def test_a_refusal_says_why_and_what_stays(optimize_command: Command, place: Path) -> None:
     optimize_command("node", "activate", "linear-fp32:v1")
     failed = optimize_command("node", "activate", "--health", "false")
