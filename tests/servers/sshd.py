@@ -43,7 +43,9 @@ def _program(name: str) -> Optional[str]:
 
 
 @contextlib.contextmanager
-def running(folder: Path, environment: str = "", command: str = "", config: str = "") -> Iterator[Sshd]:
+def running(
+    folder: Path, environment: str = "", command: str = "", config: str = "", server: str = ""
+) -> Iterator[Sshd]:
     """Run a server.
 
     Args:
@@ -51,6 +53,7 @@ def running(folder: Path, environment: str = "", command: str = "", config: str 
         environment: For `SetEnv` of the server, as `PATH=/somewhere`.
         command: For `ForceCommand` of the server.
         config: More lines of the client's configuration.
+        server: More lines of the server's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -67,6 +70,7 @@ def running(folder: Path, environment: str = "", command: str = "", config: str 
         # Where it is 1 or more, bash does not read the user's .bashrc.
         + f"SetEnv SHLVL=1 {environment}\n"
         + (f"ForceCommand {command}\n" if command else "")
+        + server
     )
     (folder / "config").write_text(
         f"Host *\nUserKnownHostsFile {known}\nGlobalKnownHostsFile /dev/null\nIdentityFile {folder}/user\n"

@@ -38,13 +38,14 @@ def paced(pieces: Iterable[bytes], limit: int) -> Iterator[bytes]:
 def each(sources: Mapping[_Key, Path], moved: Moved) -> Iterator[Tuple[_Key, Path, Moved]]:
     """Files one after another, and whom to tell of each one's bytes so that `moved` hears the sum of all."""
     before = 0
-    for digest, source in sources.items():
+    for key, source in sources.items():
 
         def told(count: int, before: int = before) -> None:
             moved(before + count)
 
-        yield digest, source, told
-        before += source.stat().st_size
+        size = source.stat().st_size
+        yield key, source, told
+        before += size
 
 
 def receive(

@@ -46,9 +46,6 @@ _RESUMED = 1 << 20
 _SMALL = 16 << 20
 """Bytes up to which a file goes through the shell that is there, which costs less than an `ssh` of its own."""
 
-_CHECKED = 4
-"""Files that the far side may check while the next is sent. `sshd` serves ten at once of a connection by default."""
-
 _LOOK_S = 0.02
 """How often a file is looked at that is being sent."""
 
@@ -213,7 +210,9 @@ class SshPlace:
     def upload(self, files: Sequence[Upload], moved: Moved, limit: int) -> List[Upload]:
         """Send files, going on with what is there of each; durable and checked before it appears.
 
-        While the far side checks one and syncs it to its disk, the next is on its way.
+        While the far side checks a large one and syncs it to its disk, those that follow through the shell are on their
+        way. One large file at a time: `sshd` may serve no more than two sessions of a connection (`MaxSessions`), and
+        what goes beyond them logs in anew.
 
         Args:
             files: Which, and to where.
@@ -227,15 +226,31 @@ class SshPlace:
         """
         damaged: List[Upload] = []
         begun: List[Tuple[Upload, Said]] = []
+
+        def checked() -> None:
+            while begun:
+                damaged.extend(self._damaged(*begun.pop(0)))
+
         with contextlib.ExitStack() as stack:
             for file, source, told in each({file: file.source for file in files}, moved):
                 with open(source, "rb", buffering=0) as handle:
-                    begun.append((file, self._begin(stack, file, handle, told, limit)))
-                damaged += self._damaged(begun, _CHECKED)
-            return damaged + self._damaged(begun, 0)
+                    begun.append((file, self._begin(stack, checked, file, handle, told, limit)))
+            checked()
+        return damaged
 
-    def _begin(self, stack: contextlib.ExitStack, file: Upload, handle: IO[bytes], moved: Moved, limit: int) -> Said:
-        """Send what the host lacks of a file; what `_SEND` says then may be asked later. `stack` ends what runs."""
+    def _begin(
+        self,
+        stack: contextlib.ExitStack,
+        checked: Callable[[], None],
+        file: Upload,
+        handle: IO[bytes],
+        moved: Moved,
+        limit: int,
+    ) -> Said:
+        """Send what the host lacks of a file; what `_SEND` says then may be asked later.
+
+        `stack` ends what runs, and `checked` waits for the files before, to have their session.
+        """
         whole = os.fstat(handle.fileno()).st_size
         (there,) = self._sizes(file.part) if whole > _RESUMED else (None,)
         units = min(there or 0, whole) // _UNIT
@@ -245,6 +260,7 @@ class SshPlace:
             data = handle.read(_SMALL)
             said = self.connection.ask(_SEND, *words, data=data, given=lambda count: moved(have + count))
             return lambda: said
+        checked()
         with contextlib.ExitStack() as running:
             process = running.enter_context(self.connection.started(_SEND, *words, source=None if limit else handle))
             assert process.stdout is not None
@@ -268,18 +284,12 @@ class SshPlace:
             return asked
         return lambda: b""  # it ended before it had read all, and told no error
 
-    def _damaged(self, begun: List[Tuple[Upload, Said]], most: int) -> List[Upload]:
-        """Of uploads, oldest first, ask until `most` are left; those that arrived damaged."""
-        damaged = []
-        while len(begun) > most:
-            file, asked = begun.pop(0)
-            said = asked().strip()
-            if said not in (b"whole", b"damaged"):
-                again = "run the same command again: it goes on there"
-                raise OptimizeError(f"{self.url}: the transfer ended early", again)
-            if said == b"damaged":
-                damaged.append(file)
-        return damaged
+    def _damaged(self, file: Upload, asked: Said) -> List[Upload]:
+        """The file, if it arrived damaged."""
+        said = asked().strip()
+        if said not in (b"whole", b"damaged"):
+            raise OptimizeError(f"{self.url}: the transfer ended early", "run the same command again: it goes on there")
+        return [file] if said == b"damaged" else []
 
     def fetch(self, digest: str, size: int, target: Path, moved: Moved, limit: int) -> None:
         """See `Place.fetch`."""

@@ -114,10 +114,12 @@ def refusal(host: Host, shown: str, status: int, text: str) -> OptimizeError:
         if found:
             hint = hint.format(ssh=host.command(), known=host.known())
             return error(f"{shown}: {message} ({shortened(found.group())})", hint)
-    said = shortened(text) or "it says nothing"
+    said = shortened(text)
+    if status == _FAILED and not said:  # a program whose connection another `ssh` held says nothing when that ends
+        return OptimizeError(f"{shown}: the connection was lost", _AGAIN)
     if status == _FAILED:
         return OptimizeError(f"{shown}: ssh failed: {said}", f"{host.command()} must work first")
-    return OptimizeError(f"{shown}: a command there failed with status {status}: {said}")
+    return OptimizeError(f"{shown}: a command there failed with status {status}: {said or 'it says nothing'}")
 
 
 def shortened(text: str) -> str:
