@@ -22,15 +22,15 @@ _LEFT = 'cd "$1" 2> /dev/null && find . -name ".*.part" -mtime +0 -prune -exec r
 
 _SUMS = (
     HASHED + 'cd "$1" 2> /dev/null || exit 0; for f in * .[A-Za-z0-9]*; do if [ -f "$f" ]; then '
-    'if [ -L "$f" ]; then echo "none $f"; else sum=$(hashed < "$f"); echo "${sum%% *} $f"; fi; '
+    'if [ -L "$f" ]; then echo "none $f"; else sum=$(hashed "$f"); echo "${sum%% *} $f"; fi; '
     'elif [ -e "$f" ] || [ -L "$f" ]; then echo "none $f"; fi; done'
 )
 
 _APPEAR = (
-    SYNC + 'chmod 755 "$2" && if [ -e "$3" ] || [ -L "$3" ]; then echo taken; '
-    'else synced "$2" && mv "$2" "$3" && synced "$1"; fi'
+    SYNC + 'chmod 755 "$2" && rm -f "$2"/.*.part && if [ -e "$3" ] || [ -L "$3" ]; then rm -rf "$2"; echo taken; '
+    'else synced "$2" && mv "$2" "$3" && rm -f "$3"/.*.part && synced "$1"; fi'
 )
-"""Folder of the model, hidden folder, version."""
+"""Folder of the model, hidden folder, version. What another began in the hidden folder would stay in the version."""
 
 
 class SshRepository:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import shlex
 import stat
 import sys
@@ -37,7 +38,8 @@ def open_folder(path: Path, url: str) -> FileStore:
 class FolderPlace:
     """See `files.Place`.
 
-    Two writers of one blob do no harm: both write the same bytes at the same offsets, and either may rename them.
+    Of two writers of one blob the first has the part that an earlier try left, and the other one of his own: what was
+    checked must not change when the other's file has changed since it was hashed.
     """
 
     near = True
@@ -65,8 +67,11 @@ class FolderPlace:
 
     def _send(self, digest: str, source: Path, moved: Moved, limit: int) -> bool:
         part, target = self.root / keys.part(digest), self.root / keys.blob(digest)
-        with open(source, "rb") as handle, self._told():
+        with open(source, "rb") as handle, self._told(), contextlib.ExitStack() as stack:
             self._folder(part.parent)
+            if not _alone(part, stack):
+                part = part.with_name(f"{part.stem}.{secrets.token_hex(8)}.part")
+                stack.callback(part.unlink, missing_ok=True)
             with _sink(part) as sink:
                 have = sink.seek(0, os.SEEK_END)
                 handle.seek(have)
@@ -82,8 +87,8 @@ class FolderPlace:
                     found.update(block)
             if found.hexdigest() != keys.hexadecimal(digest):
                 part.unlink(missing_ok=True)
-                return bool(self._right(digest))  # by another writer, whose bytes came between ours
-            with contextlib.suppress(FileNotFoundError):  # another writer was quicker
+                return bool(self._right(digest))  # without locks, another writer's bytes may have come between
+            with contextlib.suppress(FileNotFoundError):  # and it may have been quicker
                 os.replace(part, target)
             jsonfile.fsync_folder(target.parent)
             return _size(target) is not None
@@ -196,6 +201,20 @@ def _size(path: Path) -> Optional[int]:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _alone(path: Path, stack: contextlib.ExitStack) -> bool:
+    """Whether nobody else writes to a part, until the stack ends; true where there are no locks."""
+    if sys.platform != "win32":
+        handle = stack.enter_context(_sink(path))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(handle.fileno()), path.lstat())  # the other has not moved it meanwhile
+        except (BlockingIOError, FileNotFoundError):
+            return False
+        except OSError:  # of some shares
+            return True
+    return True
 
 
 def _sink(path: Path) -> IO[bytes]:

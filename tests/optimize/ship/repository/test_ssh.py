@@ -57,7 +57,22 @@ def test_a_version_that_another_has_written_meanwhile_is_not_touched(
     with pytest.raises(OptimizeError, match="was written by another meanwhile"):
         repository.add("m", 1, model.files, lambda count: None, 0)
     repository.close()
-    assert list((tmp_path / "models/m/1").iterdir()) == []
+    assert list((tmp_path / "models/m").rglob("*")) == [tmp_path / "models/m/1"]
+
+
+def test_what_another_began_in_the_hidden_folder_does_not_stay_in_the_version(
+    ssh: Sshd, bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    (model,) = triton._models(bundle(), "m", 100)
+
+    def begin(count: int) -> None:
+        for hidden in (tmp_path / "models/m").glob(".1.*.part"):
+            (hidden / ".model.bin.part").write_bytes(b"x")
+
+    repository = open_repository(f"triton:{ssh.url}{tmp_path}/models")
+    repository.add("m", 1, model.files, begin, 0)
+    assert repository.holds("m", 1, model.files)
+    repository.close()
 
 
 def test_what_was_left_a_day_ago_is_removed(ssh: Sshd, tmp_path: Path) -> None:
