@@ -64,6 +64,10 @@ class IncompatibleError(OptimizeError):
     exit_code = 4
 
 
+class NewerError(DamagedError, IncompatibleError):
+    """A file of ours was made by a newer version: incompatible to a user; a cache is made anew like a damaged one."""
+
+
 class TrustError(IncompatibleError):
     """A signature is missing, wrong, or by a key that is not trusted here."""
 
@@ -91,6 +95,7 @@ CLASSES: Dict[str, Type[OptimizeError]] = {
         UsageError,
         GateError,
         IncompatibleError,
+        NewerError,
         TrustError,
         PartialError,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from typing import Any, Callable, Pattern
 
-from engines.errors import DamagedError
+from engines.errors import DamagedError, NewerError
 
 Check = Callable[[str, Any], None]
 """`check(name, value)` raises DamagedError naming the field, or returns."""
@@ -32,11 +33,29 @@ def of_schema(value: Any, what: str, schema: str, hint: str = "") -> None:
 
     Raises:
         DamagedError: It is none, or of another schema.
+        NewerError: Of a newer major of it.
     """
     if not isinstance(value, dict):
         raise DamagedError(f"{what} is a JSON object", hint)
     if value.get("schema") != schema:
-        raise DamagedError(f"schema {value.get('schema')!r}, this version reads {schema!r}", "update optimize")
+        raise other_schema(value.get("schema"), schema)
+
+
+def other_schema(found: Any, schema: str, where: str = "") -> DamagedError:
+    """The error for a document that says another schema of itself, or none.
+
+    Args:
+        found: What it says.
+        schema: `name/major` that is read here.
+        where: What it was read from, for the message.
+    """
+    kind, _, major = schema.partition("/")
+    newer = re.fullmatch(re.escape(kind) + "/([1-9][0-9]{0,5})", found) if isinstance(found, str) else None
+    place = f"{where}: " if where else ""
+    said = f"schema {_REPR.repr(found)}, this version reads {schema!r}"
+    if newer and int(newer[1]) > int(major):
+        return NewerError(f"{place}made by a newer version of optimize: {said}", "pip install --upgrade optimize-trt")
+    return DamagedError(place + said, "update optimize, or make the file again")
 
 
 def word(name: str, value: Any) -> None:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, Callable, Dict, Iterator, List, Tuple, Union
 
+from engines import fields
 from engines.errors import DamagedError, UsageError
 
 LIMIT = 256 * 1024 * 1024
@@ -97,7 +98,8 @@ def read(path: PathLike, schema: str = "") -> Dict[str, Any]:
         schema: `name/major` that its `schema` field must have, such as `optimize.run/1`; any where empty.
 
     Raises:
-        DamagedError: No plain file, too large, not strict JSON, not an object, or another schema or major.
+        DamagedError: No plain file, too large, not strict JSON, not an object, or another schema.
+        NewerError: A newer major of the schema.
         FileNotFoundError: No such file.
     """
     with plain(path) as handle:
@@ -111,10 +113,7 @@ def read(path: PathLike, schema: str = "") -> Dict[str, Any]:
     if not isinstance(value, dict):
         raise DamagedError(f"{path}: a JSON object is expected")
     if schema and value.get("schema") != schema:
-        raise DamagedError(
-            f"{path}: schema {value.get('schema')!r}, this version reads {schema!r}",
-            "update optimize, or make the file again",
-        )
+        raise fields.other_schema(value.get("schema"), schema, str(path))
     return value
 
 

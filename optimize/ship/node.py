@@ -59,7 +59,8 @@ def locked(folder: Path, wait: bool = True, progress: Progress = quiet) -> Itera
         OptimizeError: Another writer holds it, without `wait`; or the disk is full.
         IncompatibleError: It cannot be written, or its file system lacks links or locks.
         UsageError: It is no node.
-        DamagedError: It is of a newer version of optimize, or node.json is gone.
+        DamagedError: node.json is gone.
+        NewerError: It is of a newer version of optimize.
     """
     try:
         _make(folder)
@@ -76,7 +77,8 @@ def policy(folder: Path) -> Dict[str, Any]:
 
     Raises:
         UsageError: It is no node.
-        DamagedError: node.json is not whole, of a newer schema, or gone from a node that has something.
+        DamagedError: node.json is not whole, or gone from a node that has something.
+        NewerError: It is of a newer version of optimize.
     """
     try:
         value = jsonfile.checked(folder / NAME, SCHEMA, lambda v: _check(NAME, v), "update optimize on this node")
@@ -273,7 +275,8 @@ def status(folder: Folder = None, check: bool = False, progress: Progress = quie
         `trusted`, ids of keys; `unfinished`, interrupted downloads (`variant`, `bytes`); `problems`, in words.
 
     Raises:
-        DamagedError: It is no node, or of a newer version of optimize.
+        DamagedError: It is no node.
+        NewerError: It is of a newer version of optimize.
     """
     folder = home(folder)
     asked = policy(folder)

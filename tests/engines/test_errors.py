@@ -18,6 +18,7 @@ CODES = {
     "UsageError": 2,
     "GateError": 3,
     "IncompatibleError": 4,
+    "NewerError": 4,
     "TrustError": 4,
     "PartialError": 5,
 }

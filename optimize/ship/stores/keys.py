@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any, Dict, Tuple
 
-from engines import jsonfile
-from engines.errors import DamagedError, IncompatibleError, UsageError
+from engines import fields, jsonfile
+from engines.errors import DamagedError, UsageError
 from optimize.ship.store import AGAIN
 
 STORE = "store.json"
@@ -119,7 +119,7 @@ def from_ref(data: bytes, where: str) -> str:
 
     Raises:
         DamagedError: It is no such file.
-        IncompatibleError: Of a newer schema.
+        NewerError: Of a newer schema.
     """
     digest = document(data, REF_SCHEMA, where).get("digest")
     if not isinstance(digest, str):
@@ -133,24 +133,13 @@ def document(data: bytes, schema: str, where: str) -> Dict[str, Any]:
 
     Raises:
         DamagedError: Not strict JSON, not an object, or of another schema.
-        IncompatibleError: Of a newer major of this schema.
+        NewerError: Of a newer major of this schema.
     """
     try:
         value = jsonfile.loads(data.decode("utf-8"))
     except ValueError as error:
         raise DamagedError(f"{where}: not valid JSON ({error})") from None
     found = value.get("schema") if isinstance(value, dict) else None
-    if found == schema:
-        assert isinstance(value, dict)
-        return value
-    kind, major = schema.split("/")
-    if (
-        isinstance(found, str)
-        and re.fullmatch(kind + r"/[1-9][0-9]{0,5}", found)
-        and int(found.split("/")[1]) > int(major)
-    ):
-        raise IncompatibleError(
-            f"{where}: made by a newer version of optimize (schema {found}; this version reads {schema})",
-            "pip install --upgrade optimize-trt",
-        )
-    raise DamagedError(f"{where}: schema {schema} is expected, not {str(found)[:60]!r}")
+    if not isinstance(value, dict) or found != schema:
+        raise fields.other_schema(found, schema, where)
+    return value

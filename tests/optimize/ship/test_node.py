@@ -10,7 +10,7 @@ from typing import Any, Callable, List
 
 import pytest
 
-from engines.errors import DamagedError, OptimizeError, UsageError
+from engines.errors import DamagedError, NewerError, OptimizeError, UsageError
 from optimize.ship import activate as activation
 from optimize.ship import journal, link, node, records
 
@@ -46,9 +46,9 @@ def test_a_newer_schema_is_refused_by_name(place: Path, pulled: Pulled) -> None:
     pulled(1)
     (place / "node.json").write_text('{"schema": "optimize.node/2", "keep": 3}')
     for ask in (node.status, activation.activate):
-        with pytest.raises(DamagedError, match=r"'optimize\.node/2', this version reads 'optimize\.node/1'") as caught:
+        with pytest.raises(NewerError, match=r"'optimize\.node/2', this version reads 'optimize\.node/1'") as caught:
             ask(place)
-        assert "update optimize" in caught.value.hint
+        assert caught.value.exit_code == 4 and "pip install --upgrade" in caught.value.hint
 
 
 def test_a_lost_policy_is_not_a_lax_one(place: Path, pulled: Pulled) -> None:

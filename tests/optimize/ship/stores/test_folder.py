@@ -128,8 +128,8 @@ def test_a_folder_without_permission_is_told() -> None:
     [
         ('{"schema":"optimize.store/2"}', IncompatibleError, "newer version of optimize"),
         ('{"schema":"optimize.store/1","schema":"optimize.store/1"}', DamagedError, "duplicate key"),
-        ('{"schema":"another/1"}', DamagedError, "optimize.store/1 is expected"),
-        ("[]", DamagedError, "optimize.store/1 is expected"),
+        ('{"schema":"another/1"}', DamagedError, "this version reads 'optimize.store/1'"),
+        ("[]", DamagedError, "this version reads 'optimize.store/1'"),
         ("\0", DamagedError, "not valid JSON"),
     ],
 )
