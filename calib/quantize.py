@@ -181,6 +181,7 @@ class _Writer:
     limit: int
     biases: List[Bias] = field(default_factory=list)
     _before: Dict[int, List[Any]] = field(default_factory=dict)
+    _after: Dict[int, List[Any]] = field(default_factory=dict)
     _names: Dict[Tuple[str, str], str] = field(default_factory=dict)
 
     def write(self) -> None:
@@ -203,13 +204,34 @@ class _Writer:
             name = self._activation(tensor)
             for edge in edges:
                 self.graph.nodes[edge.node].input[edge.slot] = name
+        if self.place.target == "openvino":
+            self._clip_probabilities()
         nodes = []
         for index, node in enumerate(self.graph.nodes):
-            nodes += [*self._before.get(index, ()), node]
+            nodes += [*self._before.get(index, ()), node, *self._after.get(index, ())]
         fresh = [type(node).FromString(node.SerializeToString()) for node in nodes]
         del self.model.graph.node[:]
         self.model.graph.node.extend(fresh)
         self._drop_unused()
+
+    def _clip_probabilities(self) -> None:
+        """Put a Clip from 0 to 1, which changes no probability, behind a Softmax that makes an output.
+
+        A graph of OpenVINO that ends in its Softmax takes longer than one with a layer behind it: an INT8 ResNet-34 at
+        batch 1 on two cores by 1.5 to 2%, in each of 12 processes (OpenVINO 2026.4).
+        """
+        from onnx import helper
+
+        outputs = {item.name for item in self.model.graph.output}
+        for index, node in enumerate(self.graph.nodes):
+            if node.op_type == "Softmax" and node.output[0] in outputs:
+                result = node.output[0]
+                ends = [
+                    self._constant(result, what, np.array(end, np.float32)) for what, end in (("low", 0), ("high", 1))
+                ]
+                node.output[0] = self._name(result, "unclipped")
+                clip = helper.make_node("Clip", [node.output[0], *ends], [result], name=self._name(result, "Clip"))
+                self._after[index] = [clip]
 
     def _name(self, stem: str, suffix: str) -> str:
         """A name that no tensor of the graph has."""

@@ -122,6 +122,28 @@ def test_results_stay_close_to_fp32_and_rules_are_kept(
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_only_for_openvino_something_stands_behind_a_last_softmax(
+    resnet: Build, written: Write, images: Any, tmp_path: Path, target: str
+) -> None:
+    import onnx
+
+    graph = onnx.load(str(written(resnet(**FORMS[0]), target))).graph
+    last, before = graph.node[-1], graph.node[-2]
+    assert (last.op_type, before.op_type == "Softmax") == (
+        ("Clip", True) if target == "openvino" else ("Softmax", False)
+    )
+    assert [item.name for item in graph.output] == list(last.output)
+    if target == "openvino":
+        assert list(last.input)[:1] == list(before.output)
+        model = onnx.load(str(written(resnet(**FORMS[0]), target)))
+        model.graph.output.append(onnx.helper.make_tensor_value_info(before.output[0], 1, None))
+        onnx.save(model, str(tmp_path / "both.onnx"))
+        clipped, whole = run(tmp_path / "both.onnx", images)
+        assert np.array_equal(clipped, whole)
+    assert all(node.op_type != "Clip" for node in onnx.load(str(written(resnet(**FORMS[2]), target))).graph.node)
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_other_networks_are_quantised_where_known(mixed_cnn: Path, written: Write, images: Any, target: str) -> None:
     path = written(mixed_cnn, target)
     assert check_qdq(path, target) == []
