@@ -133,7 +133,7 @@ def _main(job_file: str) -> None:
     os.dup2(2, 1)
     for stream in (sys.stdout, sys.stderr):  # `call` reads the log as UTF-8, whatever the locale lets others print
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     lock = threading.Lock()
 
     def progress(what: str, done: int, total: int) -> None:
@@ -159,7 +159,8 @@ def _main(job_file: str) -> None:
     if os.getpid() != me:  # code of the user has forked, and came back twice: one of them speaks for both
         os._exit(0)
     Path(job["result"]).write_text(text, encoding="utf-8")
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
     pipe.close()
     os._exit(0)  # a framework's exit handlers may hang or crash; the result is on the disk
 

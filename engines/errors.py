@@ -65,7 +65,7 @@ class IncompatibleError(OptimizeError):
 
 
 class NewerError(DamagedError, IncompatibleError):
-    """A file of ours was made by a newer version: incompatible to a user; a cache is made anew like a damaged one."""
+    """A file of ours was made by a newer version of optimize."""  # a cache is made anew, as a damaged one is
 
 
 class TrustError(IncompatibleError):

@@ -22,12 +22,12 @@ NEAR = 0.4  # a busy machine reads late; the arithmetic is held to its digits in
 def counted(tmp_path: Path) -> List[Rail]:
     """A processor whose counter tells 40 W whenever it is read, and starts again soon."""
     counter = put_zone(tmp_path, "intel-rapl:0", "package-0", 0)
-    (counter.parent / "max_energy_range_uj").write_text("25000000\n")
+    (counter.parent / "max_energy_range_uj").write_text("50000000\n")  # in 1.25 s: a late reading misses no round
     (rail,) = rails(tmp_path, nvml=list)
     begun = time.monotonic()
 
     def read() -> Optional[float]:
-        counter.write_text(f"{int(1e6 * WATTS * (time.monotonic() - begun)) % 25_000_000}\n")
+        counter.write_text(f"{int(1e6 * WATTS * (time.monotonic() - begun)) % 50_000_000}\n")
         return rail.read()
 
     return [rail._replace(read=read)]

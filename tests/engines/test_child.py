@@ -204,7 +204,7 @@ def test_a_result_that_is_no_json_is_an_error(stage: Callable[..., Any]):
 
 def test_the_log_can_be_kept(stage: Callable[..., Any], tmp_path: Path):
     log = tmp_path / "log.txt"
-    child.call("stages_for_test:count", {"n": 1}, log=log)
+    child.call("stages_for_test:count", {"n": 1}, env={"PYTHONUNBUFFERED": ""}, log=log)
     assert "to the log" in log.read_text()
 
 

@@ -114,7 +114,7 @@ def test_files_that_are_no_runs(optimize_command: Any, run: Path, tmp_path: Path
     newer = tmp_path / "newer.json"
     newer.write_text(run.read_text().replace("optimize.run/1", "optimize.run/9"))
     done = optimize_command("compare", run, newer)
-    assert done.exit_code == 1 and "optimize.run/9" in done.stderr
+    assert done.exit_code == 4 and "optimize.run/9" in done.stderr
     nan = tmp_path / "nan.json"
     nan.write_text(json.dumps({**json.loads(run.read_text()), "rows": [{"p50_ms": float("nan")}]}))
     assert optimize_command("compare", run, nan).exit_code == 1
