@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from engines import manifest, scratch
-from engines.errors import DamagedError, OptimizeError, UsageError
+from engines.errors import DamagedError, NewerError, OptimizeError, UsageError
 from engines.spec import A_LINE, Progress, quiet
 from optimize.ship import choose, oci, shipment, triton, trust
 from optimize.ship.prepare import default_name, prepared
@@ -271,14 +271,14 @@ def _lost(entries: Sequence[oci.Entry], now: oci.Index, first: Sequence[oci.Entr
 
 
 def _there(store: Store, name: str, tag: str, mend: bool = False, progress: Progress = quiet) -> Optional[oci.Index]:
-    """The index that a name points to, if any; where it may be mended, a damaged one is none."""
+    """The index that a name points to, if any; where it may be mended, a damaged one is none, a newer one is not."""
     try:
         digest = store.resolve(name, tag)
         if digest is None:
             return None
         return oci.read_index(store.get_document(name, digest, shipment.LARGEST_DOCUMENT), name, tag, digest)
     except DamagedError as error:
-        if not mend:
+        if not mend or isinstance(error, NewerError):
             raise
         progress(f"{error.message}: {name}:{tag} is written anew; ship the variants of other devices again", 0, A_LINE)
         return None

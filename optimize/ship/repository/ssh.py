@@ -27,7 +27,7 @@ _SUMS = (
 )
 
 _APPEAR = (
-    SYNC + 'chmod 755 "$2" && rm -f "$2"/.*.part && if [ -e "$3" ] || [ -L "$3" ]; then rm -rf "$2"; echo taken; '
+    SYNC + 'chmod 755 "$2" && if [ -e "$3" ] || [ -L "$3" ]; then echo taken; '
     'else synced "$2" && mv "$2" "$3" && rm -f "$3"/.*.part && synced "$1"; fi'
 )
 """Folder of the model, hidden folder, version. What another began in the hidden folder would stay in the version."""

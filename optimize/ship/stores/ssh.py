@@ -96,24 +96,19 @@ _SWEEP = (
 
 _SEND = (
     SYNC + MADE + PLACED + HASHED + 'made "$1" && if [ -L "$2" ] || [ -p "$2" ]; then rm -f "$2"; fi || exit 1; '
-    'part=$2; exec 3<> "$part" || exit 1; '
-    'if command -v flock > /dev/null; then flock -n 3 && [ "$part" -ef /dev/fd/3 ] || part=$7; fi; '
-    'left() { rm -f "$part"; }; if [ "$part" = "$7" ]; then trap left EXIT; '
-    f'[ "$4" = 0 ] || head -c "$(($4 * {_UNIT}))" "$2" > "$part"; exec 3<> "$part" || exit 1; fi; '
-    f'{{ [ "$4" = 0 ] || dd bs={_UNIT} skip="$4" count=0 <&3 > /dev/null; }} && cat >&3 || exit 1; '
+    f'{{ {{ [ "$4" = 0 ] || dd bs={_UNIT} skip="$4" count=0 <&3 > /dev/null; }} && cat >&3; }} 3<> "$2" || exit 1; '
     'there() { [ -f "$3" ] && case "$(hashed "$3" "$5")" in "$6 "*) echo whole;; *) false;; esac; }; '
-    'if [ "$(wc -c 2> /dev/null < "$part" || echo 0)" -lt "$5" ]; then there "$@"; exit 0; fi; '
-    'sum=$({ synced "$part" && echo synced; } | { hashed "$part" "$5"; cat; }); '
-    'case "$sum" in "$6 "*synced) { placed "$part" "$3" || { if [ -e "$part" ]; then exit 1; fi; [ -f "$3" ]; }; } && '
-    '{ [ "$part" = "$2" ] || rm -f "$2"; } && synced "$1" && echo whole;; '
-    '"$6 "*) exit 1;; *" "*) rm -f "$part"; there "$@" || echo damaged;; '
-    '*) echo "sha256sum: not found" >&2; exit 1;; esac'
+    'if [ "$(wc -c 2> /dev/null < "$2" || echo 0)" -lt "$5" ]; then there "$@"; exit 0; fi; '
+    'sum=$({ synced "$2" && echo synced; } | { hashed "$2" "$5"; cat; }); '
+    'case "$sum" in "$6 "*synced) { placed "$2" "$3" || { if [ -e "$2" ]; then exit 1; fi; [ -f "$3" ]; }; } && '
+    'synced "$1" && echo whole;; '
+    '"$6 "*) exit 1;; *" "*) rm -f "$2"; there "$@" || echo damaged;; '
+    '*) there "$@" || { if [ -e "$2" ]; then echo "sha256sum: not found" >&2; exit 1; fi; echo damaged; };; esac'
 )
-"""Folder, part, blob, units to skip, bytes, hash, a part of its own. Neither a link nor a FIFO is written to.
-
-Who finds another at work on the part, or the part moved into place meanwhile, goes on in a copy of his own: a file that
-changed since it was hashed would spoil what the other has checked. The kernel ends a lock with its holder. A host
-without `flock` has no such protection: there the quicker one moves what both have written.
+"""Folder, part, blob, units to skip, bytes, hash. Writes by offset, so that two writers of one blob do no harm: the
+quicker one moves what both have written, and the other finds it there (unless its file has changed since it was hashed,
+and ends up in what was checked: `pull` refuses that, `ship --verify` mends it). Neither a link nor a FIFO is written
+to.
 
 `dd` only moves to the place, since `cat` is quicker. Hashed while it is synced: the one needs the processor, the other
 the disk.
@@ -130,7 +125,7 @@ class Upload(NamedTuple):
     Attributes:
         sha256: In hex.
         source: The file.
-        folder, part, target: There: its folder, the file while it is not whole (`.NAME.part`), and the file.
+        folder, part, target: There: its folder, the file while it is not whole, and the file.
     """
 
     sha256: str
@@ -262,8 +257,7 @@ class SshPlace:
         (there,) = self._sizes(file.part) if whole > _RESUMED else (None,)
         units = min(there or 0, whole) // _UNIT
         have = handle.seek(units * _UNIT)
-        own = f"{file.part[: -len('.part')]}.{secrets.token_hex(8)}.part"
-        words = (file.folder, file.part, file.target, str(units), str(whole), file.sha256, own)
+        words = (file.folder, file.part, file.target, str(units), str(whole), file.sha256)
         if whole - have <= _SMALL and not limit:
             data = handle.read(_SMALL)
             said = self.connection.ask(_SEND, *words, data=data, given=lambda count: moved(have + count))

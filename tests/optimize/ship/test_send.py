@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Mapping
 import pytest
 
 from engines.device import device_key
-from engines.errors import DamagedError, OptimizeError, UsageError
+from engines.errors import DamagedError, NewerError, OptimizeError, UsageError
 from engines.spec import A_LINE
 from optimize.ship import fetch, oci, send, shipment, trust
 from optimize.ship.stores.files import FileStore
@@ -349,6 +349,18 @@ def test_without_verify_only_the_size_is_looked_at(bundle: Callable[..., Path], 
     (one,) = send.ship([source], str(tmp_path / "store"), verify=False)["variants"]
     assert one["mended"] == [] and one["sent_bytes"] == 0
     assert blob.read_bytes() != (source / "model.onnx").read_bytes()
+
+
+def test_what_a_newer_version_has_published_is_not_written_anew(bundle: Callable[..., Path], tmp_path: Path) -> None:
+    source = bundle()
+    send.ship([source], str(tmp_path / "store"), name="net")
+    ref = tmp_path / "store/refs/net/latest.json"
+    ref.write_text(ref.read_text().replace("optimize.ref/1", "optimize.ref/2"))
+    newer = ref.read_text()
+    for verify in (None, True):
+        with pytest.raises(NewerError, match=r"optimize\.ref/2"):
+            send.ship([source], str(tmp_path / "store"), name="net", verify=verify)
+    assert ref.read_text() == newer
 
 
 @pytest.mark.parametrize("which", ["variant", "index", "name"])

@@ -91,6 +91,33 @@ def test_writers_of_one_blob_do_no_harm(tmp_path: Path) -> None:
     assert (tmp_path / "store" / "blobs" / "sha256" / blob.digest[7:]).read_bytes() == blob.data
 
 
+def test_a_writer_whose_file_has_changed_does_not_spoil_what_another_has_checked(tmp_path: Path) -> None:
+    blob = blob_of(tmp_path, 6 << 20)
+    changed = tmp_path / "changed"
+    changed.write_bytes(blob.data[: 3 << 20] + b"\1" * (3 << 20))
+    begun, other = threading.Event(), threading.Event()
+
+    def slowly(count: int) -> None:
+        if count >= 2 << 20:
+            begun.set()
+            assert other.wait(60)
+
+    def write() -> None:
+        open_store(str(tmp_path / "store")).put("net", {blob.digest: changed}, slowly, 0)
+
+    with ThreadPoolExecutor(1) as writers:
+        first = writers.submit(write)
+        try:
+            assert begun.wait(60)
+            open_store(str(tmp_path / "store")).put("net", {blob.digest: blob.path}, still, 0)
+        finally:
+            other.set()
+        first.result(60)
+    blobs = tmp_path / "store" / "blobs" / "sha256"
+    assert (blobs / blob.digest[7:]).read_bytes() == blob.data
+    assert [path.name for path in blobs.iterdir()] == [blob.digest[7:]]
+
+
 def test_a_link_left_in_place_of_a_part_is_not_followed(tmp_path: Path) -> None:
     blob, victim = blob_of(tmp_path, 100), tmp_path / "victim"
     victim.write_text("mine")

@@ -146,41 +146,6 @@ def test_writers_of_one_blob_do_no_harm(ssh: sshd.Sshd, tmp_path: Path) -> None:
         assert (tmp_path / "store" / "blobs" / "sha256" / blob.digest[7:]).read_bytes() == blob.data
 
 
-@pytest.mark.parametrize("kind", ["ssh", "folder"])
-def test_a_writer_whose_file_has_changed_does_not_spoil_what_another_has_checked(
-    ssh: sshd.Sshd, tmp_path: Path, kind: str
-) -> None:
-    blob = blob_of(tmp_path, 6 << 20)
-    changed = tmp_path / "changed"
-    changed.write_bytes(blob.data[: 3 << 20] + b"\1" * (3 << 20))
-    url = f"{ssh.url if kind == 'ssh' else ''}{tmp_path}/store"
-    begun, other = threading.Event(), threading.Event()
-
-    def slowly(count: int) -> None:
-        if count >= 2 << 20:
-            begun.set()
-            assert other.wait(60)
-
-    def write() -> None:
-        store = open_store(url)
-        store.put("net", {blob.digest: changed}, slowly, 1 << 30)
-        store.close()
-
-    with ThreadPoolExecutor(1) as writers:
-        first = writers.submit(write)
-        try:
-            assert begun.wait(60)
-            store = open_store(url)
-            store.put("net", {blob.digest: blob.path}, still, 0)
-            store.close()
-        finally:
-            other.set()
-        first.result(60)
-    blobs = tmp_path / "store" / "blobs" / "sha256"
-    assert (blobs / blob.digest[7:]).read_bytes() == blob.data
-    assert [path.name for path in blobs.iterdir()] == [blob.digest[7:]]
-
-
 def test_no_script_has_what_a_login_shell_may_take_for_its_own() -> None:
     known = {**vars(ssh_store), **{f"{name}_OF_MODELS": value for name, value in vars(ssh_repository).items()}}
     scripts = [value for name, value in known.items() if name.isupper() and isinstance(value, str)]
