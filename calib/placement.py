@@ -164,14 +164,19 @@ def _joins(graph: Graph, placement: Placement, keep_float: Tuple[str, ...]) -> N
         before = len(joins)
         joins = {i for i in joins if integers(str(graph.nodes[i].output[0]))}
         takes -= {i for i in takes - joins if graph.nodes[i].op_type == "Concat" or i in moves}
+    narrow: Set[str] = set()  # the largest values of windows leave out negative ones
     for index in sorted(takes, reverse=True):  # those behind first: theirs is the scale
         result = str(graph.nodes[index].output[0])
         root = placement.scale_of.get(result, result)
+        holds_all = graph.nodes[index].op_type == "Concat" and result not in narrow
         for slot, tensor in enumerate(graph.nodes[index].input):
             if integers(tensor):
                 placement.add(tensor, Edge(index, slot))
-                if index in joins - moves and _keeps(graph, index, tensor):
+                same = holds_all or _positive(graph, tensor)
+                # Who reads it besides needs what a narrow range leaves out.
+                if index in joins - moves and (same or len(graph.readers.get(tensor, [])) == 1):
                     placement.scale_of.setdefault(tensor, root)
+                    narrow |= set() if same else {tensor}
     for index in sorted(takes & moves):  # those before first: what is moved is a part of what was there
         tensor, result = str(graph.nodes[index].input[0]), str(graph.nodes[index].output[0])
         if integers(tensor):
@@ -196,14 +201,6 @@ def _before_forms(graph: Graph, placement: Placement, keep_float: Tuple[str, ...
         if moved:
             placement.scale_of[tensor] = before[0]
     placement.activations = pairs
-
-
-def _keeps(graph: Graph, index: int, tensor: str) -> bool:
-    """Whether a join's result has the range that those need who read its input besides.
-
-    A concatenation holds all of it. The largest values of windows leave out negative ones, which other readers see.
-    """
-    return graph.nodes[index].op_type == "Concat" or len(graph.readers.get(tensor, [])) == 1 or _positive(graph, tensor)
 
 
 def _positive(graph: Graph, tensor: str) -> bool:

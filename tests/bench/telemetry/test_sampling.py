@@ -66,6 +66,23 @@ def test_rails_are_read_while_the_block_runs() -> None:
     assert joules(POWER, sampler.samples["VDD_IN"], begun + 0.01, ended) == pytest.approx(5 * (ended - begun - 0.01))
 
 
+def test_a_reading_that_had_to_wait_is_repeated() -> None:
+    waits = [0.2, 0.0, 0.2, 0.2, 0.2, *[0.0] * 1000]
+    read: List[float] = []
+
+    def late() -> float:
+        value = time.monotonic()
+        time.sleep(waits[len(read)])
+        read.append(value)
+        return value
+
+    with Sampler([Rail("late", late, False)], hz=5) as sampler:
+        time.sleep(0.9)
+    found = sampler.samples["late"]
+    assert found[0][1] == read[1] and found[0][0] == pytest.approx(read[1], abs=0.05)
+    assert found[1][1] in read[2:5]  # all three had to wait
+
+
 def test_a_sensor_that_breaks_is_not_swallowed() -> None:
     def broken() -> Any:
         raise RuntimeError("sensor")
