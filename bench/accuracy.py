@@ -252,7 +252,8 @@ def choose_preprocess(
     The test images are not looked at: what is chosen here must not flatter what is measured there.
 
     Returns:
-        `preprocess` (the best candidate; the first where there are no labels) and `accuracies` by candidate.
+        `preprocess` (the best candidate; the first where there are no labels), `accuracies` by candidate, and `doubt`:
+        in words why the best may not be the one, or empty.
     """
     import engines
     from calib.datasets import open_dataset
@@ -260,8 +261,8 @@ def choose_preprocess(
 
     dataset = open_dataset(data, "calibration", n, seed, labelled=False, progress=progress)
     if dataset.labels is None:
-        return {"preprocess": candidates[0], "accuracies": {}}
-    found: Dict[str, float] = {}
+        return {"preprocess": candidates[0], "accuracies": {}, "doubt": ""}
+    right: Dict[str, npt.NDArray[Any]] = {}
     with engines.open(RunnerSpec.from_json(spec)) as runner:
         for done, text in enumerate(candidates):
             progress("which preprocessing fits", done, len(candidates))
@@ -269,9 +270,29 @@ def choose_preprocess(
             try:
                 scores = _scores(runner, dataset, parse(text).to_json(), fixed or min(64, len(dataset)), quiet)
             except DataError:
-                if not found:
+                if not right:
                     raise
                 continue  # such as three means for images of one channel: not what it was trained on
             _check_labels(dataset.labels, scores.shape[1], data)
-            found[text] = top(scores, dataset.labels, 1) or 0.0
-    return {"preprocess": max(found, key=lambda text: found[text]), "accuracies": found}
+            right[text] = predictions(scores) == dataset.labels
+    found = {text: float(one.mean()) for text, one in right.items()}
+    best = max(found, key=lambda text: found[text])
+    return {"preprocess": best, "accuracies": found, "doubt": _doubt(best, right, scores.shape[1])}
+
+
+def _doubt(best: str, right: Dict[str, npt.NDArray[Any]], classes: int) -> str:
+    """Why the best preprocessing may not be the one that a model was trained on; empty where it stands out.
+
+    Args:
+        best: The one with the most right answers.
+        right: bool, shape (images,), by preprocessing: the answer is right.
+        classes: Of the model.
+    """
+    count = len(right[best])
+    close = [text for text, one in right.items() if text != best and paired.drop(right[best], one)[1][0] <= 0]
+    told = ", ".join(f"{text} {100 * right[text].mean():.1f}%" for text in (best, *close))
+    if classes > 1 and paired.by_chance(float(right[best].mean()), count, classes):
+        return f"no preprocessing that was tried is right more often than guessing on {count} training images ({told})"
+    if close:
+        return f"the preprocessing is not told apart by {count} training images ({told})"
+    return ""

@@ -248,6 +248,15 @@ def describe(pre: Preprocess) -> str:
     return ",".join(steps)
 
 
+def meaning(value: Optional[Mapping[str, Any]]) -> str:
+    """The preprocessing of a manifest or configuration written out in full; what does the same has the same text.
+
+    Raises:
+        DamagedError: See `Preprocess.from_json`.
+    """
+    return describe(Preprocess.from_json(value)) if value else "none"
+
+
 def resized(size: Tuple[int, int], resize: Union[int, Tuple[int, int]]) -> Tuple[int, int]:
     """Height and width after `resize`: a number is the shorter side; the longer is rounded down."""
     if not isinstance(resize, int):

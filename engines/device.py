@@ -211,22 +211,21 @@ def l4t() -> str:
     return l4t_of(_text(Path("/etc/nv_tegra_release")))
 
 
-def mismatch(made_for: DeviceKey, here: DeviceKey) -> str:
-    """Why an engine will not run here, naming the field and both values; empty where it fits.
-
-    A CPU with more features than the engine was made for fits.
+def mismatch(made_for: DeviceKey, here: DeviceKey, what: str = "this machine") -> str:
+    """Why an engine will not run on `here`, which is called `what`, naming the field and both values; empty where it
+    fits. A CPU with more features than the engine was made for fits.
     """
     if made_for.backend != here.backend:
         return f"made with {made_for.backend}, asked to run on {here.backend}"
     for field in _MUST_EQUAL:
         there, this = getattr(made_for, field), getattr(here, field)
         if there != this:
-            return f"made for {there or 'none'}, this machine is {this or 'none'} ({field})"
+            return f"made for {there or 'none'}, {what} is {this or 'none'} ({field})"
     lacking = sorted(set(made_for.features) - set(here.features))
     if lacking:
-        return f"made for CPU features that this machine lacks: {', '.join(lacking)} (features)"
+        return f"made for CPU features that {what} lacks: {', '.join(lacking)} (features)"
     if made_for.version != here.version:
-        return f"made with {made_for.backend} {made_for.version}, this machine has {here.version or 'none'} (version)"
+        return f"made with {made_for.backend} {made_for.version}, {what} has {here.version or 'none'} (version)"
     return ""
 
 

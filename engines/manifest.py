@@ -74,6 +74,13 @@ def read(bundle: Path) -> Dict[str, Any]:
     return value
 
 
+def inside(folder: Path) -> List[str]:
+    """Names of the bundles in a folder that is none itself, such as what `optimize build` makes; else none."""
+    if os.path.lexists(Path(folder) / NAME):
+        return []
+    return sorted(one.parent.name for one in Path(folder).glob(f"*/{NAME}"))
+
+
 def write(bundle: Path, value: Dict[str, Any]) -> None:
     """Validate a manifest and put it into the folder `bundle`, atomically.
 

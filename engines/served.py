@@ -71,7 +71,7 @@ def describe(url: str) -> Dict[str, Any]:
         "inputs": _tensors(about.get("inputs")),
         "outputs": _tensors(about.get("outputs")),
         "max_batch": config.get("max_batch_size") or 0,
-        "told": _told(config),
+        "told": told(config),
     }
 
 
@@ -103,8 +103,9 @@ def _tensors(value: Any) -> Tuple[TensorSpec, ...]:
     return tuple(found)
 
 
-def _told(config: Mapping[str, Any]) -> Dict[str, Any]:
-    """The parameters that `optimize` wrote: `precision`, `preprocess` and the like; JSON where it is some."""
+def told(config: Mapping[str, Any]) -> Dict[str, Any]:
+    """The parameters that `optimize` wrote into a model's configuration: `precision`, `preprocess` and the like; JSON
+    where it is some."""
     found: Dict[str, Any] = {}
     for key, value in (config.get("parameters") or {}).items():
         text = value.get("string_value") if isinstance(value, dict) else None

@@ -38,7 +38,7 @@ SOURCE: Dict[str, Tuple[Any, Any]] = {
 """The model options: a function with a parameter `source` gets them as one dict, for `optimize.sources.recognise`."""
 
 
-_OF_NODE = re.compile(r"\boptimize node (?:trust )?[a-z]+\b(?! --node)")
+_OF_NODE = re.compile(r"\boptimize (?:node (?:trust )?[a-z]+|pull)\b(?! --node)")
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,10 +96,14 @@ def _parameter_of(option: str, hints: Dict[str, Any]) -> str:
     return ""
 
 
+def about_node(text: str, node: Any) -> str:
+    """Let the commands in a text be about the node that the user named with --node; None where none was."""
+    return text if node is None else _OF_NODE.sub(lambda found: f"{found[0]} --node {shlex.quote(str(node))}", text)
+
+
 def _for_node(error: BaseException, node: Any) -> BaseException:
-    """Let the commands in a hint be about the node that the user named."""
-    if isinstance(error, OptimizeError) and node is not None:
-        error.hint = _OF_NODE.sub(lambda found: f"{found[0]} --node {shlex.quote(str(node))}", error.hint)
+    if isinstance(error, OptimizeError):
+        error.hint = about_node(error.hint, node)
     return error
 
 

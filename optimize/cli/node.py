@@ -11,7 +11,7 @@ from typing_extensions import Annotated
 from engines.errors import DamagedError, UsageError
 from engines.terminal import Column
 from engines.text import counted
-from optimize.cli.command import command
+from optimize.cli.command import about_node, command
 from optimize.cli.console import VOICE, answer, line, progress, say, table, warn
 
 app = typer.Typer(
@@ -64,9 +64,9 @@ def status(
         from optimize import device
 
         found["device"] = device.show(sample_s=_SAMPLE_S)
-    answer(found, lambda: _show(found), asked=True)
+    answer(found, lambda: _show(found, folder), asked=True)
     for text in found["problems"]:
-        warn(f"warning: {text}")
+        warn(f"warning: {about_node(text, folder)}")
     active = found["active"]
     if check and active and active["damage"]:
         raise DamagedError(f"the active version: {active['damage']}", "optimize node rollback, or pull it again")
@@ -101,7 +101,7 @@ def activate(
 
     with progress() as report:
         found = activation.activate(node.home(folder), version, health, patience, wait, report)
-    _switched(found)
+    _switched(found, folder)
 
 
 @app.command("rollback")
@@ -116,7 +116,7 @@ def rollback(folder: Node = None, wait: Wait = True) -> None:
 
     with progress() as report:
         found = activation.rollback(node.home(folder), wait, report)
-    _switched(found)
+    _switched(found, folder)
 
 
 @app.command("remove")
@@ -190,7 +190,8 @@ def trust_add(
         found = trusted.add(place, key, wait, report)
     answer({"node": str(place), **found}, [f"{found['id']} is trusted" + ("" if found["new"] else " already")])
     if not node.policy(place)["require_signature"]:
-        say("unsigned shipments are taken too: optimize node policy --require-signature refuses them")
+        refuse = about_node("optimize node policy --require-signature", folder)
+        say(f"unsigned shipments are taken too: {refuse} refuses them")
 
 
 @trust_app.command("ls")
@@ -219,10 +220,11 @@ def trust_rm(
     answer({"node": str(place), **found}, [f"{key} is trusted no more"])
 
 
-def _switched(found: Dict[str, Any]) -> None:
+def _switched(found: Dict[str, Any], folder: Optional[Path]) -> None:
     active, before = found["active"], found["before"]
     lines = [f"active: {_title(active)}, {active['path']}"]
-    lines.append(f"before: {_title(before)}: optimize node rollback" if before else "before: none")
+    back = about_node("optimize node rollback", folder)
+    lines.append(f"before: {_title(before)}: {back}" if before else "before: none")
     lines += [f"removed: {variant[:12]}" for variant in found["removed"]]
     answer(found, lines)
     if not active["verified"]:
@@ -234,9 +236,10 @@ def _title(one: Dict[str, Any]) -> str:
     return f"{one['name']}{tag} ({one['variant'][:12]})"
 
 
-def _show(found: Dict[str, Any]) -> None:
+def _show(found: Dict[str, Any], folder: Optional[Path]) -> None:
     active = found["active"]
-    line(f"node: {found['node']}")
+    there = Path(found["node"]).is_dir()
+    line(f"node: {found['node']}" + ("" if there else ", which is not there yet: optimize pull makes it"))
     line(f"active: {_title(active)} since {active['since'] or '?'}" if active else "active: none")
     if found["versions"]:
         _table(found["versions"], found["rollback"])
@@ -245,7 +248,9 @@ def _show(found: Dict[str, Any]) -> None:
             line(f"damaged: {_title(one)}: {one['damage']}")
     if found["unfinished"]:
         size = sum(one["bytes"] for one in found["unfinished"])
-        line(f"unfinished downloads: {len(found['unfinished'])}, {size / 1e6:.1f} MB")
+        rid = about_node("optimize node remove --unfinished", folder)
+        count = len(found["unfinished"])
+        line(f"unfinished downloads: {count}, {size / 1e6:.1f} MB; optimize pull goes on with them, {rid} removes them")
     asked = found["policy"]
     signed = "signatures required" if asked["require_signature"] else "signatures not required"
     line(f"{signed}, {counted(len(found['trusted']), 'key')} trusted, keeps {counted(asked['keep'], 'more version')}")

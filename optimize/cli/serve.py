@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 import typer
 from typing_extensions import Annotated
 
+from engines.spec import TensorSpec
 from optimize.cli import options
 from optimize.cli.console import answer, interruptible, line, progress, say, warn
 from optimize.serving import GRPC_PORT, HOST, HTTP_PORT
@@ -46,6 +47,7 @@ def serve(
         base = f"http://[{host}]:{http_port}" if ":" in host else f"http://{host}:{http_port}"
         for model in serving.models:
             say(f"serving {model.name} at {base}/{model.name}, gRPC at port {grpc_port}")
+            say(f"  it takes {_tensors(model.inputs)}, and gives {_tensors(model.outputs)}")
         say(f"next: optimize bench {base}/{serving.models[0].name} --batch 1")
         if not is_loopback(host):
             warn(f"warning: whoever reaches {host} may ask: there is no password and no encryption")
@@ -78,3 +80,8 @@ def serve(
             )
 
     answer(done, show)
+
+
+def _tensors(specs: Sequence[TensorSpec]) -> str:
+    sizes = ("x".join("N" if size is None else str(size) for size in one.shape) for one in specs)
+    return ", ".join(f"{one.name} ({one.dtype} {size})" for one, size in zip(specs, sizes))

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional
 import typer
 from typing_extensions import Annotated
 
-from optimize.cli.command import command
+from optimize.cli.command import about_node, command
 from optimize.cli.console import answer, line, progress, say
 
 key_app = typer.Typer(
@@ -70,7 +70,8 @@ def pull(
     reference: Annotated[str, typer.Argument(metavar="NAME[:TAG][@sha256:...]", help="What optimize ship printed.")],
     url: Annotated[str, typer.Option("--from", metavar="URL", help="Where it was shipped to.")],
     device: Annotated[
-        str, typer.Option("--for", metavar="this-device|KEY", help="KEY: a bundle, or a file with a device.")
+        str,
+        typer.Option("--for", metavar="this-device|KEY", help="A bundle, or a file of optimize device show --json."),
     ] = "this-device",
     allow_build: Annotated[
         bool, typer.Option("--allow-build", help="Where no variant fits, build one here from the graph in another.")
@@ -116,7 +117,7 @@ def pull(
         )
     answer(done, lambda: _pulled(done))
     if done["node"] is not None:
-        say("next: optimize node activate" + (f" --node {node}" if node else ""))
+        say(about_node("next: optimize node activate", node))
 
 
 @key_app.command("new")

@@ -181,6 +181,8 @@ class Job:
                     unchanged=self.watch.data_unchanged,
                 )
                 text = chosen["preprocess"]
+                if chosen.get("doubt"):
+                    self.warnings.append(f"{chosen['doubt']}: say how it was trained with --preprocess")
             self.spec = self.spec.with_(preprocess={**parse(text).to_json(), "inferred": True})
 
     def _graph_spec(self) -> RunnerSpec:

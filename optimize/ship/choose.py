@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from engines import jsonfile, manifest
 from engines.backend import ORDER, unavailable
 from engines.device import DeviceKey, device_key, mismatch
-from engines.errors import UsageError
+from engines.errors import DamagedError, UsageError
 from optimize.ship import shipment
 from optimize.ship.oci import DIGEST, Entry, Index
 
 THIS = "this-device"
 
-_FOR = "--for this-device, a bundle, or a file with the device of a manifest.json"
+_FOR = "--for this-device, a bundle, or a file of optimize device show --json"
 
 
 class Choice(NamedTuple):
@@ -25,12 +25,16 @@ class Choice(NamedTuple):
     others: List[Tuple[Entry, str]]
 
 
-def key_of(text: str) -> Optional[DeviceKey]:
-    """The device that a user names: `this-device` (None), a bundle or shipment, a file of JSON, or JSON.
+def keys_of(text: str) -> Optional[Tuple[DeviceKey, ...]]:
+    """The device that a user names, as what each of its backends ties an engine to; None is this device.
+
+    Args:
+        text: `this-device`; a bundle or shipment; JSON or a file of it: a key, a manifest, or what
+            `optimize device show --json` or `optimize node status --facts --json` have written.
 
     Raises:
         UsageError: None of these.
-        DamagedError: A field of the key is missing or wrong.
+        DamagedError: A field of a key is missing or wrong.
     """
     if text == THIS:
         return None
@@ -41,20 +45,33 @@ def key_of(text: str) -> Optional[DeviceKey]:
         except ValueError as error:
             raise UsageError(f"--for: not valid JSON ({error})", _FOR) from None
     elif os.path.isdir(text):
+        inside = manifest.inside(Path(text))
+        if inside:
+            raise UsageError(
+                f"--for {text}: no bundle, it holds some: {', '.join(inside)}", f"--for {Path(text, inside[0])}"
+            )
         value = manifest.read(Path(text))
     elif os.path.isfile(text):
         value = jsonfile.read(text)
     else:
         raise UsageError(f"--for {text}: no such file, and no device key", _FOR)
-    return DeviceKey.from_json(value["device"] if isinstance(value.get("device"), dict) else value)
+    value = value["device"] if isinstance(value.get("device"), dict) else value
+    keys = value["backends"] if isinstance(value.get("backends"), list) else [value]
+    try:
+        found = tuple(DeviceKey.from_json(key) for key in keys)
+    except DamagedError as error:
+        raise DamagedError(f"--for {text[:200]}: {error.message}", _FOR) from None
+    if not found:
+        raise UsageError(f"--for {text[:200]}: a device without a backend", "install one there: optimize doctor")
+    return found
 
 
-def choose(index: Index, key: Optional[DeviceKey] = None) -> Choice:
+def choose(index: Index, keys: Optional[Sequence[DeviceKey]] = None) -> Choice:
     """The variant for a device: of those that fit, the fastest backend's, and the one that uses most of the CPU.
 
     Args:
         index: The variants.
-        key: The device; None is this one, where each variant is held against the backend that it needs.
+        keys: The device, see `keys_of`; None is this one.
 
     Raises:
         DamagedError: A device in the index is none.
@@ -62,7 +79,7 @@ def choose(index: Index, key: Optional[DeviceKey] = None) -> Choice:
     fits: List[Entry] = []
     others: List[Tuple[Entry, str]] = []
     for entry in index.entries:
-        why = why_not(entry, key)
+        why = why_not(entry, keys)
         if why:
             others.append((entry, why))
         else:
@@ -72,13 +89,17 @@ def choose(index: Index, key: Optional[DeviceKey] = None) -> Choice:
     return Choice(fits[0] if fits else None, others)
 
 
-def why_not(entry: Entry, key: Optional[DeviceKey] = None) -> str:
-    """Why a variant does not run on a device; empty where it does. `key` None is this device."""
+def why_not(entry: Entry, keys: Optional[Sequence[DeviceKey]] = None) -> str:
+    """Why a variant does not run on a device, see `keys_of`; empty where it does."""
     made_for = entry.device
     if made_for.backend not in ORDER:
         return f"this version of optimize has no backend {made_for.backend!r}"
-    if key is not None:
-        return mismatch(made_for, key)
+    if keys is not None:
+        key = next((one for one in keys if one.backend == made_for.backend), None)
+        if key is None:
+            has = ", ".join(one.backend for one in keys)
+            return f"made with {made_for.backend}, that device has {has}"
+        return mismatch(made_for, key, "that device")
     why = mismatch(made_for, device_key(made_for.backend))
     missing = unavailable(made_for.backend)
     return missing if missing and "(version)" in why else why or missing

@@ -44,7 +44,7 @@ def pull(
     Args:
         reference: NAME, NAME:TAG or NAME@sha256:DIGEST.
         source: URL of the store.
-        for_: `this-device`, or another: a bundle, a file or text of JSON with its key.
+        for_: `this-device`, or another; see `choose.keys_of`.
         allow_build: Where no variant fits, build one here from the float graph of another.
         node: Folder of the node; `OPTIMIZE_NODE` or the user's by default.
         out: Folder that becomes the shipment, in place of a node.
@@ -66,20 +66,20 @@ def pull(
         OptimizeError: The store failed, or the build.
     """
     name, tag, digest = choose.parse_reference(reference)
-    key = choose.key_of(for_)
+    keys = choose.keys_of(for_)
     if out is not None and node is not None:
         raise UsageError("-o and --node are two places", "give one of them")
     if trusted and out is None:
         raise UsageError("--trust goes with -o DIR: a node has its own trusted keys", "optimize node trust add KEY.pub")
-    if allow_build and key is not None:
+    if allow_build and keys is not None:
         raise UsageError("--allow-build builds for this device, and --for names another", "leave one of them out")
     if limit < 0:
         raise UsageError(f"--bandwidth: {limit} bytes a second")
-    keys = {trust.key_id(raw): raw for raw in (trust.read_public(Path(path)) for path in trusted)}
+    signers = {trust.key_id(raw): raw for raw in (trust.read_public(Path(path)) for path in trusted)}
     store = open_source(source)
     try:
         index = fetch.find(store, name, tag, digest)
-        choice = choose.choose(index, key)
+        choice = choose.choose(index, keys)
         about: Dict[str, Any] = {"name": name, "tag": None if digest else tag, "digest": index.digest}
         about["url"] = shown(source)
 
@@ -93,7 +93,7 @@ def pull(
 
         home: Optional[Path] = None
         if out is not None:
-            entry, path, signed_by = _into_folder(Path(out), choice.entry, keys, bring, wait, progress)
+            entry, path, signed_by = _into_folder(Path(out), choice.entry, signers, bring, wait, progress)
         else:
             from optimize.ship import node as nodes
 
@@ -160,6 +160,8 @@ def _into_folder(
         except (DamagedError, TrustError, IncompatibleError):
             shutil.rmtree(room, ignore_errors=True)
             raise
+        if shipment.is_shipment(out):
+            progress(f"{out} held another shipment, which is replaced", 0, A_LINE)
         with jsonfile.replacing_folder(out) as part:
             for file in path.iterdir():
                 os.replace(file, part / file.name)
@@ -332,11 +334,11 @@ def variants(reference: str, source: str, for_: str = choose.THIS) -> Dict[str, 
         UsageError, DamagedError: See `fetch.find`.
     """
     name, tag, digest = choose.parse_reference(reference)
-    key = choose.key_of(for_)
+    keys = choose.keys_of(for_)
     store = open_source(source)
     try:
         index = fetch.find(store, name, tag, digest)
     finally:
         store.close()
-    found: List[Dict[str, Any]] = choose.to_json(choose.choose(index, key))
+    found: List[Dict[str, Any]] = choose.to_json(choose.choose(index, keys))
     return {"name": name, "tag": tag, "digest": index.digest, "url": shown(source), "variants": found}

@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+from calib.preprocess import meaning
 from engines import manifest, scratch
+from engines.device import DeviceKey
 from engines.errors import DamagedError, NewerError, OptimizeError, UsageError
 from engines.spec import A_LINE, Progress, quiet
-from optimize.ship import choose, oci, shipment, triton, trust
+from optimize.ship import choose, fetch, oci, shipment, triton, trust
 from optimize.ship.prepare import default_name, prepared
 from optimize.ship.store import Store
 from optimize.ship.url import open_store, shown
@@ -74,7 +76,7 @@ def ship(
         return _to_triton(bundles, to, name, limit, load, progress)
     if load:
         raise UsageError("--load is for a repository of Triton", "--to triton:DIR")
-    _check_together(bundles, shown(to))
+    about = _check_together(bundles, shown(to))
     name = default_name(Path(bundles[0])) if name is None else name
     choose.parse_reference(f"{name}:{tag}")
     if limit < 0:
@@ -84,7 +86,8 @@ def ship(
     store = open_store(to)
     verify = store.near if verify is None else verify
     try:
-        _there(store, name, tag, verify)  # a store that cannot be reached is told before any work
+        before = _there(store, name, tag, verify)  # a store that cannot be reached is told before any work
+        _check_fed(store, before, about)
         with scratch.folder() as room:
             done = []
             for number, bundle in enumerate(bundles):
@@ -126,7 +129,9 @@ def _to_triton(
 ) -> Dict[str, Any]:
     done = triton.write_repository(bundles, to, name, limit=limit, progress=progress)
     if server:
-        done["loaded"] = triton.load(server, [one["name"] for one in done["models"]], progress)
+        read = {one["name"]: manifest.read(Path(one["bundle"])) for one in done["models"]}
+        engines = {model: manifest.identity(about)["engine_sha256"] for model, about in read.items()}
+        done["loaded"] = triton.load(server, list(engines), progress, engines)
     return done
 
 
@@ -140,16 +145,16 @@ class _Sent(NamedTuple):
     unverified: List[str]
 
 
-def _check_together(bundles: Sequence[Union[str, Path]], to: str) -> None:
-    """Refuse what is no bundle, and bundles that are no variants of one engine."""
+def _check_together(bundles: Sequence[Union[str, Path]], to: str) -> List[Dict[str, Any]]:
+    """Refuse what is no bundle, and bundles that are no variants of one engine; returns their manifests."""
     if not bundles:
         raise UsageError("no bundle to ship", "optimize ship BUNDLE... --to URL")
     about = []
     for bundle in bundles:
         if not Path(bundle).is_dir():
             raise UsageError(f"{bundle} is not an engine bundle (a folder)", "optimize build MODEL --precision fp16")
-        inside = sorted(one.parent.name for one in Path(bundle).glob(f"*/{manifest.NAME}"))
-        if inside and not Path(bundle, manifest.NAME).exists():
+        inside = manifest.inside(Path(bundle))
+        if inside:
             raise UsageError(
                 f"{bundle} is no bundle, it holds some: {', '.join(inside)}",
                 f"optimize ship {shlex.quote(str(Path(bundle, inside[0])))} --to {shlex.quote(to)}",
@@ -161,10 +166,44 @@ def _check_together(bundles: Sequence[Union[str, Path]], to: str) -> None:
             raise UsageError(
                 f"{bundle} is of another model or precision than {bundles[0]}", "ship each under a name of its own"
             )
+        fed, first_fed = meaning(one["preprocess"]), meaning(first["preprocess"])
+        if fed != first_fed:
+            raise _fed_otherwise(f"{bundle} takes {fed}", f"{bundles[0]} takes {first_fed}")
     keys = [oci.canonical(one["device"]) for one in about]
     for bundle, key in zip(bundles, keys):
         if keys.count(key) > 1:
             raise UsageError(f"{bundle}: another of these bundles is for the same device", "ship one of them")
+    return about
+
+
+def _fed_otherwise(this: str, other: str) -> UsageError:
+    return UsageError(
+        f"{this}, {other}: boards that pull one name would see the same image differently",
+        "build both with one --preprocess, or ship them under other names: --name NAME, --tag TAG",
+    )
+
+
+def _check_fed(store: Store, before: Optional[oci.Index], about: Sequence[Dict[str, Any]]) -> None:
+    """Refuse bundles that take images otherwise than a variant that stays beside them.
+
+    One of those that stay tells: they were held against each other when they came. What is damaged tells nothing.
+    """
+    first = about[0]
+    kind = (first["model"]["sha256"], first["precision"])
+    fresh = [DeviceKey.from_json(one["device"]) for one in about]
+    entries = before.entries if before else ()
+    stays = next((e for e in entries if (e.model, e.precision) == kind and e.device not in fresh), None)
+    if before is None or stays is None:
+        return
+    with scratch.folder() as room, contextlib.suppress(DamagedError):
+        blob = next(one for one in fetch.contents(store, before.name, stays) if one.name == manifest.NAME)
+        if blob.size > shipment.LARGEST_DOCUMENT:
+            return
+        store.get(before.name, blob.digest, blob.size, Path(room, manifest.NAME), lambda done: None, 0)
+        fed, there = meaning(first["preprocess"]), meaning(manifest.read(Path(room))["preprocess"])
+        if fed != there:
+            where = f"{before.name}:{before.tag} for {choose.describe(stays.device)}"
+            raise _fed_otherwise(f"this engine takes {fed}", f"{where} takes {there}")
 
 
 def _send(store: Store, name: str, folder: Path, limit: int, verify: bool, progress: Progress) -> _Sent:
@@ -239,7 +278,7 @@ def publish(
         DamagedError: The name points to something damaged, and `mend` is not asked for.
         OptimizeError: Others publish to it all the time.
     """
-    told = False
+    told = moved = False
     first: Optional[Tuple[oci.Entry, ...]] = None
     with store.alone():
         for _ in range(_TRIES):
@@ -252,6 +291,11 @@ def publish(
                 told = True
                 words = "; ".join(f"{choose.describe(one.device)} ({one.precision})" for one in dropped)
                 progress(f"{name}:{tag} no longer has the variants of another model or precision: {words}", 0, A_LINE)
+            replaced = [e for e in before.entries if e not in merged and e not in dropped] if before else []
+            if before and replaced and not moved:
+                moved = True
+                words = "; ".join(choose.describe(one.device) for one in replaced)
+                progress(f"{name}:{tag} gets another engine for {words}; before: {name}@{before.digest}", 0, A_LINE)
             text = oci.index(merged)
             digest = oci.digest_of(text)
             if before is None or before.digest != digest:

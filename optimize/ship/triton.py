@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 from urllib.parse import quote
 
-from engines import kserve, manifest
+from calib.preprocess import meaning
+from engines import kserve, manifest, served
 from engines.errors import DamagedError, OptimizeError, UsageError
 from engines.spec import A_LINE, Progress, quiet
 from optimize.ship import tritonconfig
@@ -97,30 +98,37 @@ def write_repository(
     repository = open_repository(target)
     try:
         with repository.alone():
-            for model in models:
-                _check_owner(repository, model.name)
-            done = [_shipped(repository, model, limit, progress) for model in models]
+            before = [_check_owner(repository, model.name) for model in models]
+            done = [_shipped(repository, model, was, limit, progress) for model, was in zip(models, before)]
     finally:
         repository.close()
     return {"repository": repository.root, "models": done}
 
 
-def _check_owner(repository: Repository, name: str) -> None:
-    """Refuse a model that somebody else put there: its versions and its configuration are theirs."""
+def _check_owner(repository: Repository, name: str) -> Dict[str, Any]:
+    """Refuse a model that somebody else put there: its versions and its configuration are theirs; returns what is told
+    of ours."""
     repository.versions(name)
     config = repository.config(name)
     if config is not None and tritonconfig.MARK.encode() not in config:
         raise UsageError(f"{repository.root}: the model {name} there is another's, with a {CONFIG} of its own", _OTHER)
+    return served.told(tritonconfig.read(config)) if config is not None else {}
 
 
-def _shipped(repository: Repository, model: Model, limit: int, progress: Progress) -> Dict[str, Any]:
+def _shipped(
+    repository: Repository, model: Model, before: Mapping[str, Any], limit: int, progress: Progress
+) -> Dict[str, Any]:
     total = sum(source.path.stat().st_size for source in model.files.values())
 
     def moved(count: int) -> None:
         progress(f"writing {model.name}", count, total)
 
     version, copied = _write(repository, model, moved, limit)
-    remarks = tritonconfig.remarks(manifest.read(model.bundle))
+    about = manifest.read(model.bundle)
+    remarks = tritonconfig.remarks(about)
+    fed, was = meaning(about["preprocess"]), _meant(before)
+    if before and fed != was:
+        remarks.append(f"clients must send images as {fed}: the version before took {was}")
     for line in remarks:
         progress(f"{model.name}: {line}", 0, A_LINE)
     return {
@@ -132,21 +140,54 @@ def _shipped(repository: Repository, model: Model, limit: int, progress: Progres
     }
 
 
-def load(server: str, names: Sequence[str], progress: Progress = quiet) -> List[Dict[str, Any]]:
+def _meant(told: Mapping[str, Any]) -> str:
+    """What the images of a model were to be made to, by its configuration."""
+    try:
+        return meaning(told.get("preprocess"))
+    except DamagedError:
+        return "what its configuration does not tell"
+
+
+def load(
+    server: str, names: Sequence[str], progress: Progress = quiet, engines: Optional[Mapping[str, str]] = None
+) -> List[Dict[str, Any]]:
     """Tell a Triton in explicit mode (`--model-control-mode=explicit`) to load models, or load them anew.
 
     Args:
         server: `http://node:8000`.
         names: Of the models.
         progress: Told the models done.
+        engines: By name the `engine_sha256` that each must have (`manifest.identity`): a server may read another
+            repository, with a model of the same name in it.
 
     Returns:
         What its repository lists of them: `name`, `version`, `state`, `reason`.
 
     Raises:
-        OptimizeError: The server is not reached, or could not load one; its own words are in the message.
+        OptimizeError: The server is not reached, or could not load one; its own words are in the message. Or what it
+            loaded is another engine.
     """
-    return _control(server, names, "load", progress)
+    found = _control(server, names, "load", progress)
+    connection = kserve.Connection(kserve.place(server, needs_model=False))
+    try:
+        for name, engine in (engines or {}).items():
+            _check_served(connection, name, engine)
+    finally:
+        connection.close()
+    return found
+
+
+def _check_served(connection: kserve.Connection, name: str, engine: str) -> None:
+    """Refuse another engine under the name of one that was loaded; servers that tell no configuration are believed."""
+    try:
+        config = connection.json("GET", kserve.path(name, "config"))
+    except UsageError:
+        return
+    if not isinstance(config, dict) or served.told(config).get("engine_sha256") != engine:
+        raise OptimizeError(
+            f"{connection.where.server}: the engine that it serves as {name} is not the one that was written",
+            "does it read another repository (tritonserver --model-repository)?",
+        )
 
 
 def unload(server: str, names: Sequence[str], progress: Progress = quiet) -> List[Dict[str, Any]]:

@@ -11,6 +11,7 @@ import json
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from engines.errors import IncompatibleError
+from engines.manifest import identity
 from engines.served import PREFIX
 
 TYPES: Dict[str, str] = {
@@ -45,7 +46,7 @@ QUEUE_DELAY_US = 100
 
 
 def config(
-    manifest: Mapping[str, Any], name: str, batch: Optional[int] = None, queue_delay_us: int = QUEUE_DELAY_US
+    manifest: Dict[str, Any], name: str, batch: Optional[int] = None, queue_delay_us: int = QUEUE_DELAY_US
 ) -> Dict[str, Any]:
     """The configuration of a model.
 
@@ -103,6 +104,19 @@ def text(value: Mapping[str, Any]) -> str:
     return found
 
 
+def read(content: bytes) -> Dict[str, Any]:
+    """A `config.pbtxt` in the plain JSON form; empty where it is none."""
+    from google.protobuf import json_format, text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        message = text_format.Parse(content, model_config_pb2.ModelConfig())
+    except (UnicodeDecodeError, text_format.ParseError):
+        return {}
+    found: Dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return found
+
+
 def _together(manifest: Mapping[str, Any], batches: Sequence[int]) -> bool:
     """Whether any number of samples up to the largest batch may be asked at once."""
     free = all(one["shape"] and one["shape"][0] is None for one in (*manifest["inputs"], *manifest["outputs"]))
@@ -157,14 +171,14 @@ def _settings(manifest: Mapping[str, Any]) -> Dict[str, str]:
     return found
 
 
-def _about(manifest: Mapping[str, Any]) -> Dict[str, str]:
+def _about(manifest: Dict[str, Any]) -> Dict[str, str]:
     """What this project knows of the engine, for its own served bench and for an operator who looks."""
     told = {
         "precision": manifest["precision"],
         "achieved": manifest["achieved"],
         "device": manifest["device"],
         "model_sha256": manifest["model"]["sha256"],
-        "build_key": manifest["build_key"],
+        **identity(manifest),
         "layout": manifest["layout"],
         "task": manifest["task"],
         "preprocess": manifest["preprocess"],

@@ -139,9 +139,25 @@ def test_preprocessing_is_told_by_accuracy_on_training_images(model, images):
     assert found["preprocess"] == "unit"
     assert found["accuracies"]["unit"] == 1.0
     assert set(found["accuracies"]) == set(accuracy.CANDIDATES)
+    assert found["doubt"] == "the preprocessing is not told apart by 40 training images (unit 100.0%, raw 100.0%)"
     assert accuracy.choose_preprocess(spec(model), str(images), ["imagenet"])["preprocess"] == "imagenet"
 
 
 def test_without_labels_the_first_candidate_stands(model, tmp_path):
     np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).integers(0, 255, (60, 8, 8, 3), dtype=np.uint8))
-    assert accuracy.choose_preprocess(spec(model), str(tmp_path / "d.npz")) == {"preprocess": "unit", "accuracies": {}}
+    assert accuracy.choose_preprocess(spec(model), str(tmp_path / "d.npz")) == {
+        "preprocess": "unit",
+        "accuracies": {},
+        "doubt": "",
+    }
+
+
+def test_preprocessing_that_accuracy_does_not_tell_apart_is_doubted():
+    right = np.arange(512) < 300
+    worse = np.arange(512) < 200
+    assert accuracy._doubt("unit", {"unit": right, "raw": worse}, 10) == ""
+    close = accuracy._doubt("unit", {"unit": right, "raw": worse, "tf": np.roll(right, 3)}, 10)
+    assert close == "the preprocessing is not told apart by 512 training images (unit 58.6%, tf 58.6%)"
+    guess = np.arange(512) < 51
+    assert "than guessing" in accuracy._doubt("unit", {"unit": guess, "raw": np.zeros(512, bool)}, 10)
+    assert accuracy._doubt("unit", {"unit": right}, 10) == ""

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from engines import kserve
+from engines import jsonfile, kserve, manifest
 from engines.errors import OptimizeError, UsageError
 from engines.spec import RunnerSpec
 
@@ -444,12 +444,29 @@ def test_a_runner_that_was_idle_longer_than_the_server_keeps_a_connection_asks_a
         assert runner.statistics()["requests"] == before[1] + 1
 
 
+def another(bundle, folder):
+    """A copy whose engine has a byte more."""
+    import shutil
+
+    copy = shutil.copytree(bundle, folder / "another")
+    about = manifest.read(copy)
+    first = about["files"][0]
+    with open(copy / first["path"], "ab") as handle:
+        handle.write(b"\n")
+    first.update(sha256=jsonfile.sha256(copy / first["path"]), bytes=first["bytes"] + 1)
+    manifest.write(copy, about)
+    return copy
+
+
 def test_a_repository_is_written_and_its_model_loaded_in_one_command(serving, bundle, optimize_command, tmp_path):
     pytest.importorskip("tritonclient.grpc")
     words = ["ship", bundle, "--to", f"triton:{tmp_path / 'models'}", "--name", "tiny"]
     done = optimize_command(*words, "--load", serving.url.rpartition("/")[0], "--json")
     assert done.exit_code == 0, done.stderr
     assert [one["state"] for one in json.loads(done.stdout)["loaded"]] == ["READY"]
+    words_of_another = ["ship", another(bundle, tmp_path), *words[2:]]
+    missed = optimize_command(*words_of_another, "--load", serving.url.rpartition("/")[0])
+    assert missed.exit_code == 1 and "serves as tiny is not the one that was written" in missed.stderr
     failed = optimize_command(*words[:-1], "other", "--load", serving.url.rpartition("/")[0])
     assert failed.exit_code == 2 and "other" in failed.stderr
 

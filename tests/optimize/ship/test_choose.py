@@ -31,7 +31,7 @@ def _index(*devices: DeviceKey) -> oci.Index:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"version": "10.3.0"}, "made with tensorrt 10.3.0, this machine has 8.5.2.2"),
+        ({"version": "10.3.0"}, "made with tensorrt 10.3.0, that device has 8.5.2.2"),
         ({"l4t": "36.3.0"}, "L4T|l4t"),
         ({"compute_capability": "7.2"}, "compute_capability"),
         ({"gpu": "Orin, 16 SM"}, "Orin, 16 SM"),
@@ -41,17 +41,17 @@ def _index(*devices: DeviceKey) -> oci.Index:
     ],
 )
 def test_every_other_device_is_told_why_not(change: Any, words: str) -> None:
-    found = choose.choose(_index(replace(ORIN, **change), ORIN), ORIN)
+    found = choose.choose(_index(replace(ORIN, **change), ORIN), [ORIN])
     assert found.entry == _entry(1, ORIN)
     ((_, why),) = found.others
     assert re.search(words, why)
 
 
 def test_nothing_fits_says_so_of_each() -> None:
-    found = choose.choose(_index(replace(ORIN, version="10.3.0"), replace(ORIN, arch="x86_64")), ORIN)
+    found = choose.choose(_index(replace(ORIN, version="10.3.0"), replace(ORIN, arch="x86_64")), [ORIN])
     assert found.entry is None
     assert len(found.others) == 2
-    assert choose.choose(_index(), ORIN) == choose.Choice(None, [])
+    assert choose.choose(_index(), [ORIN]) == choose.Choice(None, [])
 
 
 def test_this_device_takes_what_its_backend_runs() -> None:
@@ -64,7 +64,7 @@ def test_this_device_takes_what_its_backend_runs() -> None:
 def test_of_several_that_fit_the_one_that_uses_most_of_the_cpu_is_taken() -> None:
     here = replace(device_key("onnxruntime"), features=("avx2", "fma"))
     plain = replace(here, features=())
-    found = choose.choose(_index(plain, here), here)
+    found = choose.choose(_index(plain, here), [here])
     assert found.entry == _entry(1, here)
     assert "is preferred" in found.others[0][1]
 
@@ -79,19 +79,43 @@ def test_a_key_is_a_bundle_a_file_or_json(tmp_path: Path) -> None:
     here = device_key("onnxruntime")
     bundle = small.bundle(tmp_path / "bundle")
     (tmp_path / "key.json").write_text(json.dumps(ORIN.to_json()))
-    assert choose.key_of("this-device") is None
-    assert choose.key_of(str(bundle)) == here
-    assert choose.key_of(str(bundle / "manifest.json")) == here
-    assert choose.key_of(str(tmp_path / "key.json")) == ORIN
-    assert choose.key_of(json.dumps(ORIN.to_json())) == ORIN
+    assert choose.keys_of("this-device") is None
+    assert choose.keys_of(str(bundle)) == (here,)
+    assert choose.keys_of(str(bundle / "manifest.json")) == (here,)
+    assert choose.keys_of(str(tmp_path / "key.json")) == (ORIN,)
+    assert choose.keys_of(json.dumps(ORIN.to_json())) == (ORIN,)
+
+
+def test_a_key_is_what_another_device_tells_of_itself(tmp_path: Path) -> None:
+    here = device_key("onnxruntime")
+    shown = {"model": "Orin Nano", "backends": [ORIN.to_json(), here.to_json()]}
+    for name, value in (("device.json", shown), ("node.json", {"active": None, "device": shown})):
+        (tmp_path / name).write_text(json.dumps(value))
+        assert choose.keys_of(str(tmp_path / name)) == (ORIN, here)
+    found = choose.choose(_index(replace(ORIN, backend="openvino"), ORIN), (ORIN, here))
+    assert found.entry == _entry(1, ORIN)
+    assert found.others[0][1] == "made with openvino, that device has tensorrt, onnxruntime"
+    (tmp_path / "bare.json").write_text(json.dumps({"device": {"backends": []}}))
+    with pytest.raises(UsageError, match="without a backend"):
+        choose.keys_of(str(tmp_path / "bare.json"))
+
+
+def test_a_folder_of_bundles_is_told_as_such(tmp_path: Path) -> None:
+    small.bundle(tmp_path / "linear.optimized" / "fp32")
+    with pytest.raises(UsageError, match=r"linear\.optimized: no bundle, it holds some: fp32") as error:
+        choose.keys_of(str(tmp_path / "linear.optimized"))
+    assert error.value.hint.endswith("linear.optimized/fp32")
 
 
 def test_what_is_no_key_is_refused(tmp_path: Path) -> None:
     for text in ("orin", "{not json", ""):
         with pytest.raises(UsageError, match="--for"):
-            choose.key_of(text)
-    with pytest.raises(DamagedError, match=r"device\.backend"):
-        choose.key_of("{}")
+            choose.keys_of(text)
+    with pytest.raises(DamagedError, match=r"--for {}: device\.backend"):
+        choose.keys_of("{}")
+    (tmp_path / "other.json").write_text('{"device": {"os": "linux"}}')
+    with pytest.raises(DamagedError, match=r"other\.json: device\.backend"):
+        choose.keys_of(str(tmp_path / "other.json"))
 
 
 @pytest.mark.parametrize(

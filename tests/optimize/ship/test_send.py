@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, Mapping
 
 import pytest
 
+from calib.preprocess import parse
 from engines.device import device_key
 from engines.errors import DamagedError, NewerError, OptimizeError, UsageError
 from engines.spec import A_LINE
@@ -22,6 +23,7 @@ from optimize.ship.stores.folder import FolderPlace, open_folder
 from tests.optimize.ship import small
 
 HERE = device_key("onnxruntime")
+CAFFE = {key: value for key, value in parse("caffe").to_json().items() if key != "text"}
 
 
 @pytest.fixture
@@ -137,6 +139,53 @@ def test_variants_of_several_devices_ship_at_once_and_later_ones_join(
     send.ship([bundle(9)], str(tmp_path / "store"))
     versions = {entry.device.version for entry in fetch.find(store, "linear-fp32").entries}
     assert versions == {"1.0", "2.0", HERE.version}
+
+
+def test_variants_that_take_images_otherwise_are_refused(
+    bundle: Callable[..., Path], tmp_path: Path, store: FileStore
+) -> None:
+    old = bundle(0, device={**HERE.to_json(), "version": "1.0"}, preprocess={"text": "caffe", **CAFFE})
+    here = bundle(1)
+    with pytest.raises(UsageError, match=r"takes unit, .*fp32-0 takes .*mean=103"):
+        send.ship([old, here], str(tmp_path / "store"))
+    assert not (tmp_path / "store").exists()
+    send.ship([old], str(tmp_path / "store"))
+    before = fetch.find(store, "linear-fp32")
+    with pytest.raises(UsageError, match=r"this engine takes unit, linear-fp32:latest for onnxruntime 1\.0.* takes "):
+        send.ship([here], str(tmp_path / "store"))
+    assert fetch.find(store, "linear-fp32") == before
+    same = bundle(2, preprocess={"text": "raw,order=bgr,mean=103.939,116.779,123.68;std=1,1,1", **CAFFE})
+    send.ship([same], str(tmp_path / "store"))  # in other words
+    fresh = bundle(3, device={**HERE.to_json(), "version": "1.0"})
+    send.ship([fresh, here], str(tmp_path / "store"))  # all at once they may change
+    assert len(fetch.find(store, "linear-fp32").entries) == 2
+
+
+def test_a_variant_that_is_damaged_there_keeps_no_other_from_shipping(
+    bundle: Callable[..., Path], tmp_path: Path, store: FileStore
+) -> None:
+    old = bundle(0, device={**HERE.to_json(), "version": "1.0"})
+    send.ship([old], str(tmp_path / "store"))
+    (entry,) = fetch.find(store, "linear-fp32").entries
+    _flipped(_blob(tmp_path, store.get_document("linear-fp32", entry.digest, shipment.LARGEST_DOCUMENT)))
+    send.ship([bundle(1)], str(tmp_path / "store"))
+    assert len(fetch.find(store, "linear-fp32").entries) == 2
+
+
+def test_the_engine_that_a_name_had_before_is_told_and_still_there(
+    bundle: Callable[..., Path], tmp_path: Path, store: FileStore
+) -> None:
+    heard: List[str] = []
+    first = send.ship([bundle(0)], str(tmp_path / "store"))
+    send.ship([bundle(1)], str(tmp_path / "store"), progress=lambda what, *_: heard.append(what))
+    (told,) = [text for text in heard if "gets another engine" in text]
+    assert told.endswith(f"before: linear-fp32@{first['digest']}")
+    assert fetch.find(store, "linear-fp32", digest=first["digest"]).entries
+    heard.clear()
+    send.ship(
+        [bundle(2, "more.optimized")], str(tmp_path / "store"), tag="v2", progress=lambda what, *_: heard.append(what)
+    )
+    assert not [text for text in heard if "gets another engine" in text]
 
 
 def test_the_same_device_is_replaced_and_another_model_drops_the_old_ones_aloud(

@@ -54,6 +54,19 @@ def test_the_same_engine_again_copies_nothing_and_another_becomes_the_next_versi
     assert sorted(path.name for path in (tmp_path / "models/m").iterdir()) == ["1", "2", "config.pbtxt", "labels.txt"]
 
 
+def test_clients_are_told_when_images_must_come_otherwise(bundle, tmp_path):
+    from calib.preprocess import parse
+    from engines import manifest
+
+    target = str(tmp_path / "models")
+    assert not triton.write_repository([bundle], target, "m")["models"][0]["remarks"]
+    value = manifest.read(bundle)
+    manifest.write(bundle, {**value, "preprocess": {**parse("tf").to_json(), "inferred": True}})
+    (remark,) = triton.write_repository([bundle], target, "m")["models"][0]["remarks"]
+    assert remark == "clients must send images as tf: the version before took unit"
+    assert not triton.write_repository([bundle], target, "m")["models"][0]["remarks"]
+
+
 def test_plans_apart_become_models_apart(bundle, tmp_path, monkeypatch):
     from engines import manifest
 

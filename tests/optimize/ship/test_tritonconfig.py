@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from engines import manifest
 from engines.errors import IncompatibleError
 from optimize.ship import tritonconfig
 
@@ -23,6 +24,7 @@ MANIFEST = {
     "options": {"inference_precision": "bf16", "threads": 6},
     "model": {"name": "resnet34.keras", "sha256": "ab" * 32},
     "build_key": "key",
+    "files": [{"path": "model.xml", "sha256": "cd" * 32, "bytes": 1}],
 }
 
 
@@ -35,6 +37,12 @@ def parsed(value):
 
 def config(batch=None, **changes):
     return tritonconfig.config({**MANIFEST, **changes}, "m", batch, queue_delay_us=250)
+
+
+def test_what_was_written_is_read_again():
+    value = config()
+    assert tritonconfig.read(tritonconfig.text(value).encode())["parameters"] == value["parameters"]
+    assert tritonconfig.read(b"no config") == tritonconfig.read(b"\xff") == {}
 
 
 def test_an_engine_that_answers_any_batch_is_put_together_by_triton():
@@ -56,6 +64,7 @@ def test_an_engine_that_answers_any_batch_is_put_together_by_triton():
     settings = {key: value.string_value for key, value in found.parameters.items()}
     assert settings["INFERENCE_NUM_THREADS"] == "6" and settings["HINT_BF16"] == "YES"
     assert settings["optimize.precision"] == "int8" and settings["optimize.preprocess"] == '{"text":"unit"}'
+    assert settings["optimize.engine_sha256"] == manifest.identity(MANIFEST)["engine_sha256"]
 
 
 def test_a_plan_with_a_profile_for_each_of_some_batches_is_asked_batch_by_batch():
