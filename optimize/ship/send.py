@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from calib.preprocess import meaning
-from engines import manifest, scratch
+from engines import jsonfile, manifest, scratch
 from engines.device import DeviceKey
 from engines.errors import DamagedError, NewerError, OptimizeError, UsageError
 from engines.spec import A_LINE, Progress, quiet
@@ -196,11 +196,15 @@ def _check_fed(store: Store, before: Optional[oci.Index], about: Sequence[Dict[s
     if before is None or stays is None:
         return
     with scratch.folder() as room, contextlib.suppress(DamagedError):
-        blob = next(one for one in fetch.contents(store, before.name, stays) if one.name == manifest.NAME)
-        if blob.size > shipment.LARGEST_DOCUMENT:
+        contents = fetch.contents(store, before.name, stays)
+        blob = next((one for one in contents if one.name == manifest.NAME), None)
+        if blob is None or blob.size > shipment.LARGEST_DOCUMENT:
             return
-        store.get(before.name, blob.digest, blob.size, Path(room, manifest.NAME), lambda done: None, 0)
-        fed, there = meaning(first["preprocess"]), meaning(manifest.read(Path(room))["preprocess"])
+        file = Path(room, manifest.NAME)
+        store.get(before.name, blob.digest, blob.size, file, lambda done: None, 0)
+        if f"sha256:{jsonfile.sha256(file)}" != blob.digest:
+            return
+        fed, there = meaning(first["preprocess"]), meaning(manifest.read(file.parent)["preprocess"])
         if fed != there:
             where = f"{before.name}:{before.tag} for {choose.describe(stays.device)}"
             raise _fed_otherwise(f"this engine takes {fed}", f"{where} takes {there}")

@@ -10,6 +10,7 @@ Earlier versions stay: Triton serves the highest, or the one that is named.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -142,10 +143,11 @@ def _shipped(
 
 def _meant(told: Mapping[str, Any]) -> str:
     """What the images of a model were to be made to, by its configuration."""
-    try:
-        return meaning(told.get("preprocess"))
-    except DamagedError:
-        return "what its configuration does not tell"
+    value = told.get("preprocess")
+    with contextlib.suppress(DamagedError):
+        if value is None or isinstance(value, dict):
+            return meaning(value)
+    return "what its configuration does not tell"
 
 
 def load(

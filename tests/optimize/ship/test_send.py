@@ -164,11 +164,16 @@ def test_variants_that_take_images_otherwise_are_refused(
 def test_a_variant_that_is_damaged_there_keeps_no_other_from_shipping(
     bundle: Callable[..., Path], tmp_path: Path, store: FileStore
 ) -> None:
-    old = bundle(0, device={**HERE.to_json(), "version": "1.0"})
+    old = bundle(0, device={**HERE.to_json(), "version": "1.0"}, preprocess=parse("unit").to_json())
     send.ship([old], str(tmp_path / "store"))
     (entry,) = fetch.find(store, "linear-fp32").entries
-    _flipped(_blob(tmp_path, store.get_document("linear-fp32", entry.digest, shipment.LARGEST_DOCUMENT)))
+    about = (old / "manifest.json").read_bytes()
+    other = about.replace(b'"scale": 255.0', b'"scale": 1.0  ')
+    assert other != about
+    _blob(tmp_path, about).write_bytes(other)  # as a disk may change it: still a manifest
     send.ship([bundle(1)], str(tmp_path / "store"))
+    _flipped(_blob(tmp_path, store.get_document("linear-fp32", entry.digest, shipment.LARGEST_DOCUMENT)))
+    send.ship([bundle(2)], str(tmp_path / "store"))
     assert len(fetch.find(store, "linear-fp32").entries) == 2
 
 

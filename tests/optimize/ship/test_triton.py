@@ -65,6 +65,15 @@ def test_clients_are_told_when_images_must_come_otherwise(bundle, tmp_path):
     (remark,) = triton.write_repository([bundle], target, "m")["models"][0]["remarks"]
     assert remark == "clients must send images as tf: the version before took unit"
     assert not triton.write_repository([bundle], target, "m")["models"][0]["remarks"]
+    config = tmp_path / "models/m/config.pbtxt"
+    for wrong in ('"text"', '{\\"scale\\": 3}'):
+        lines = config.read_text().split("\n")
+        at = next(index for index, line in enumerate(lines) if "optimize.preprocess" in line) + 2
+        assert "string_value" in lines[at]
+        lines[at] = f'    string_value: "{wrong}"' if wrong[0] == "{" else f"    string_value: {wrong}"
+        config.write_text("\n".join(lines))
+        (remark,) = triton.write_repository([bundle], target, "m")["models"][0]["remarks"]
+        assert remark.endswith("took what its configuration does not tell")
 
 
 def test_plans_apart_become_models_apart(bundle, tmp_path, monkeypatch):
