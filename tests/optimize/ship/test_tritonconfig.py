@@ -40,6 +40,7 @@ def config(batch=None, **changes):
 
 
 def test_what_was_written_is_read_again():
+    pytest.importorskip("tritonclient.grpc")
     value = config()
     assert tritonconfig.read(tritonconfig.text(value).encode())["parameters"] == value["parameters"]
     assert tritonconfig.read(b"no config") == tritonconfig.read(b"\xff") == {}
