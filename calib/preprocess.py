@@ -92,7 +92,7 @@ class Preprocess:
             # The grammar is the check: whatever parse() would not give is refused.
             if replace(parse(describe(pre)), text=pre.text, inferred=bool(pre.inferred)) != pre:
                 raise ValueError("a field that the grammar cannot give")
-        except (KeyError, TypeError, ValueError, UsageError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, UsageError) as error:
             raise DamagedError(f"not a preprocessing: {error}") from None
         return pre
 
@@ -248,13 +248,22 @@ def describe(pre: Preprocess) -> str:
     return ",".join(steps)
 
 
-def meaning(value: Optional[Mapping[str, Any]]) -> str:
-    """The preprocessing of a manifest or configuration written out in full; what does the same has the same text.
+def differ(one: Optional[Mapping[str, Any]], other: Optional[Mapping[str, Any]]) -> str:
+    """How two preprocessings, as manifests and configurations have them, make other numbers of an image, as
+    `ONE, not OTHER`; empty where they make the same of it, but for rounding.
 
     Raises:
         DamagedError: See `Preprocess.from_json`.
     """
-    return describe(Preprocess.from_json(value)) if value else "none"
+    first, second = Preprocess.from_json(one or {}), Preprocess.from_json(other or {})
+    same = all(getattr(first, name) == getattr(second, name) for name in ("resize", "crop", "crop_first", "order"))
+    if first.resize is not None:
+        same = same and first.interp == second.interp
+    ends = np.array([[[[0] * 3, [255] * 3]]], np.uint8)  # what lies between them lies on a line
+    made, wanted = (apply(replace(pre, resize=None, crop=None), ends, "NHWC") for pre in (first, second))
+    if same and np.allclose(made, wanted, rtol=1e-4, atol=1e-4):
+        return ""
+    return f"{describe(first)}, not {describe(second)}"
 
 
 def resized(size: Tuple[int, int], resize: Union[int, Tuple[int, int]]) -> Tuple[int, int]:

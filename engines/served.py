@@ -107,7 +107,8 @@ def told(config: Mapping[str, Any]) -> Dict[str, Any]:
     """The parameters that `optimize` wrote into a model's configuration: `precision`, `preprocess` and the like; JSON
     where it is some."""
     found: Dict[str, Any] = {}
-    for key, value in (config.get("parameters") or {}).items():
+    parameters = config.get("parameters")
+    for key, value in parameters.items() if isinstance(parameters, dict) else ():
         text = value.get("string_value") if isinstance(value, dict) else None
         if isinstance(text, str) and key.startswith(PREFIX):
             try:

@@ -239,7 +239,8 @@ def _title(one: Dict[str, Any]) -> str:
 def _show(found: Dict[str, Any], folder: Optional[Path]) -> None:
     active = found["active"]
     there = Path(found["node"]).is_dir()
-    line(f"node: {found['node']}" + ("" if there else ", which is not there yet: optimize pull makes it"))
+    pull = about_node("optimize pull", folder)
+    line(f"node: {found['node']}" + ("" if there else f", which is not there yet: {pull} makes it"))
     line(f"active: {_title(active)} since {active['since'] or '?'}" if active else "active: none")
     if found["versions"]:
         _table(found["versions"], found["rollback"])
@@ -250,7 +251,7 @@ def _show(found: Dict[str, Any], folder: Optional[Path]) -> None:
         size = sum(one["bytes"] for one in found["unfinished"])
         rid = about_node("optimize node remove --unfinished", folder)
         count = len(found["unfinished"])
-        line(f"unfinished downloads: {count}, {size / 1e6:.1f} MB; optimize pull goes on with them, {rid} removes them")
+        line(f"unfinished downloads: {count}, {size / 1e6:.1f} MB; {pull} goes on with them, {rid} removes them")
     asked = found["policy"]
     signed = "signatures required" if asked["require_signature"] else "signatures not required"
     line(f"{signed}, {counted(len(found['trusted']), 'key')} trusted, keeps {counted(asked['keep'], 'more version')}")

@@ -98,8 +98,8 @@ def why_not(entry: Entry, keys: Optional[Sequence[DeviceKey]] = None) -> str:
         key = next((one for one in keys if one.backend == made_for.backend), None)
         if key is None:
             has = ", ".join(one.backend for one in keys)
-            return f"made with {made_for.backend}, that device has {has}"
-        return mismatch(made_for, key, "that device")
+            return f"made with {made_for.backend}, the other device has {has}"
+        return mismatch(made_for, key, "the other device")
     why = mismatch(made_for, device_key(made_for.backend))
     missing = unavailable(made_for.backend)
     return missing if missing and "(version)" in why else why or missing

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from calib.preprocess import meaning
+from calib.preprocess import differ
 from engines import jsonfile, manifest, scratch
 from engines.device import DeviceKey
 from engines.errors import DamagedError, NewerError, OptimizeError, UsageError
@@ -87,7 +87,7 @@ def ship(
     verify = store.near if verify is None else verify
     try:
         before = _there(store, name, tag, verify)  # a store that cannot be reached is told before any work
-        _check_fed(store, before, about)
+        _tell_otherwise(store, before, about, progress)
         with scratch.folder() as room:
             done = []
             for number, bundle in enumerate(bundles):
@@ -166,9 +166,13 @@ def _check_together(bundles: Sequence[Union[str, Path]], to: str) -> List[Dict[s
             raise UsageError(
                 f"{bundle} is of another model or precision than {bundles[0]}", "ship each under a name of its own"
             )
-        fed, first_fed = meaning(one["preprocess"]), meaning(first["preprocess"])
-        if fed != first_fed:
-            raise _fed_otherwise(f"{bundle} takes {fed}", f"{bundles[0]} takes {first_fed}")
+        otherwise = differ(one["preprocess"], first["preprocess"])
+        if otherwise:
+            raise UsageError(
+                f"{bundle} takes images otherwise than {bundles[0]} ({otherwise}): boards that pull one name would "
+                "answer differently",
+                "build both with one --preprocess, or ship each under a name of its own",
+            )
     keys = [oci.canonical(one["device"]) for one in about]
     for bundle, key in zip(bundles, keys):
         if keys.count(key) > 1:
@@ -176,38 +180,38 @@ def _check_together(bundles: Sequence[Union[str, Path]], to: str) -> List[Dict[s
     return about
 
 
-def _fed_otherwise(this: str, other: str) -> UsageError:
-    return UsageError(
-        f"{this}, {other}: boards that pull one name would see the same image differently",
-        "build both with one --preprocess, or ship them under other names: --name NAME, --tag TAG",
-    )
+def _tell_otherwise(
+    store: Store, before: Optional[oci.Index], about: Sequence[Dict[str, Any]], progress: Progress
+) -> None:
+    """Warn of variants that stay beside the new ones and take images otherwise; one that cannot be read tells nothing.
 
-
-def _check_fed(store: Store, before: Optional[oci.Index], about: Sequence[Dict[str, Any]]) -> None:
-    """Refuse bundles that take images otherwise than a variant that stays beside them.
-
-    One of those that stay tells: they were held against each other when they came. What is damaged tells nothing.
+    No error: a campaign ships class after class, and a device's old variant stays where its backend has a new version.
     """
-    first = about[0]
-    kind = (first["model"]["sha256"], first["precision"])
+    kind = (about[0]["model"]["sha256"], about[0]["precision"])
     fresh = [DeviceKey.from_json(one["device"]) for one in about]
-    entries = before.entries if before else ()
-    stays = next((e for e in entries if (e.model, e.precision) == kind and e.device not in fresh), None)
-    if before is None or stays is None:
+    if before is None:
         return
-    with scratch.folder() as room, contextlib.suppress(DamagedError):
-        contents = fetch.contents(store, before.name, stays)
-        blob = next((one for one in contents if one.name == manifest.NAME), None)
-        if blob is None or blob.size > shipment.LARGEST_DOCUMENT:
-            return
-        file = Path(room, manifest.NAME)
-        store.get(before.name, blob.digest, blob.size, file, lambda done: None, 0)
-        if f"sha256:{jsonfile.sha256(file)}" != blob.digest:
-            return
-        fed, there = meaning(first["preprocess"]), meaning(manifest.read(file.parent)["preprocess"])
-        if fed != there:
-            where = f"{before.name}:{before.tag} for {choose.describe(stays.device)}"
-            raise _fed_otherwise(f"this engine takes {fed}", f"{where} takes {there}")
+    for entry in before.entries:
+        if (entry.model, entry.precision) != kind or entry.device in fresh:
+            continue
+        with scratch.folder() as room, contextlib.suppress(OptimizeError, OSError):
+            contents = fetch.contents(store, before.name, entry)
+            blob = next((one for one in contents if one.name == manifest.NAME), None)
+            if blob is None or blob.size > shipment.LARGEST_DOCUMENT:
+                continue
+            file = Path(room, manifest.NAME)
+            store.get(before.name, blob.digest, blob.size, file, lambda done: None, 0)
+            if f"sha256:{jsonfile.sha256(file)}" != blob.digest:
+                continue
+            otherwise = differ(about[0]["preprocess"], manifest.read(file.parent)["preprocess"])
+            if otherwise:
+                where = f"{before.name}:{before.tag} for {choose.describe(entry.device)}"
+                progress(
+                    f"warning: it takes images otherwise than {where} ({otherwise}): boards that pull this name answer "
+                    "differently until that is shipped anew, or this under another --name or --tag",
+                    0,
+                    A_LINE,
+                )
 
 
 def _send(store: Store, name: str, folder: Path, limit: int, verify: bool, progress: Progress) -> _Sent:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 from urllib.parse import quote
 
-from calib.preprocess import meaning
+from calib.preprocess import differ
 from engines import kserve, manifest, served
 from engines.errors import DamagedError, OptimizeError, UsageError
 from engines.spec import A_LINE, Progress, quiet
@@ -127,9 +127,9 @@ def _shipped(
     version, copied = _write(repository, model, moved, limit)
     about = manifest.read(model.bundle)
     remarks = tritonconfig.remarks(about)
-    fed, was = meaning(about["preprocess"]), _meant(before)
-    if before and fed != was:
-        remarks.append(f"clients must send images as {fed}: the version before took {was}")
+    otherwise = _otherwise(about["preprocess"], before)
+    if otherwise:
+        remarks.append(f"clients must send images otherwise than to the version before: {otherwise}")
     for line in remarks:
         progress(f"{model.name}: {line}", 0, A_LINE)
     return {
@@ -141,13 +141,13 @@ def _shipped(
     }
 
 
-def _meant(told: Mapping[str, Any]) -> str:
-    """What the images of a model were to be made to, by its configuration."""
-    value = told.get("preprocess")
+def _otherwise(fed: Any, before: Mapping[str, Any]) -> str:
+    """How images must come that they need not before; empty where that is the same, or nothing tells of before."""
+    was = before.get("preprocess")
     with contextlib.suppress(DamagedError):
-        if value is None or isinstance(value, dict):
-            return meaning(value)
-    return "what its configuration does not tell"
+        if isinstance(was, dict):
+            return differ(fed, was)
+    return ""
 
 
 def load(
@@ -180,12 +180,13 @@ def load(
 
 
 def _check_served(connection: kserve.Connection, name: str, engine: str) -> None:
-    """Refuse another engine under the name of one that was loaded; servers that tell no configuration are believed."""
+    """Refuse another engine under the name of one that was loaded; a server that tells nothing of it is believed."""
     try:
         config = connection.json("GET", kserve.path(name, "config"))
-    except UsageError:
+    except OptimizeError:  # an extension that a server need not have, or may keep to itself
         return
-    if not isinstance(config, dict) or served.told(config).get("engine_sha256") != engine:
+    told = served.told(config) if isinstance(config, dict) else {}
+    if told and told.get("engine_sha256") != engine:
         raise OptimizeError(
             f"{connection.where.server}: the engine that it serves as {name} is not the one that was written",
             "does it read another repository (tritonserver --model-repository)?",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib.preprocess import GRAMMAR, INTERPOLATIONS, Preprocess, apply, describe, geometry, parse
+from calib.preprocess import GRAMMAR, INTERPOLATIONS, Preprocess, apply, describe, differ, geometry, parse
 from engines.errors import DamagedError, DataError, UsageError
 
 _SPEC = importlib.util.spec_from_file_location("make_goldens", Path(__file__).with_name("make_goldens.py"))
@@ -208,3 +208,44 @@ def test_json_of_nothing_is_the_default_and_damage_is_found() -> None:
     with pytest.raises(DamagedError):
         Preprocess.from_json({"scale": 255.0})
     assert Preprocess.from_json({**good, "later": 1}) == parse("resize=8,imagenet")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("unit", "unit"),
+        ("mean=0.5;std=0.5", "mean=0.5,0.5,0.5;std=0.5,0.5,0.5"),
+        ("tf", "mean=0.5;std=0.5"),
+        ("tf", "raw,mean=127.5;std=127.5"),
+        ("unit", "raw,mean=0;std=255"),
+        ("interp=bicubic,unit", "unit"),
+    ],
+)
+def test_preprocessing_in_other_words_is_no_other(one: str, other: str) -> None:
+    assert differ(parse(one).to_json(), parse(other).to_json()) == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("unit", "raw"),
+        ("imagenet", "order=bgr,imagenet"),
+        ("resize=256,crop=224,imagenet", "resize=224,imagenet"),
+        ("resize=224,interp=bicubic,unit", "resize=224,unit"),
+        ("crop=24x24,resize=32x32,unit", "resize=32x32,crop=24x24,unit"),
+        ("mean=0.5,0.5,0.5;std=0.5,0.5,0.5", "mean=0.5,0.4,0.5;std=0.5,0.5,0.5"),
+    ],
+)
+def test_preprocessing_that_makes_other_numbers_differs(one: str, other: str) -> None:
+    first, second = parse(one), parse(other)
+    told = differ(first.to_json(), second.to_json())
+    assert told == f"{describe(first)}, not {describe(second)}"
+
+
+def test_none_given_is_unit() -> None:
+    assert differ(None, {}) == differ(None, parse("unit").to_json()) == ""
+
+
+def test_a_number_that_no_float_holds_is_no_preprocessing() -> None:
+    with pytest.raises(DamagedError, match="not a preprocessing"):
+        Preprocess.from_json({"text": "x", "mean": [10**400]})

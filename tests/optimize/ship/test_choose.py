@@ -31,7 +31,7 @@ def _index(*devices: DeviceKey) -> oci.Index:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"version": "10.3.0"}, "made with tensorrt 10.3.0, that device has 8.5.2.2"),
+        ({"version": "10.3.0"}, "made with tensorrt 10.3.0, the other device has 8.5.2.2"),
         ({"l4t": "36.3.0"}, "L4T|l4t"),
         ({"compute_capability": "7.2"}, "compute_capability"),
         ({"gpu": "Orin, 16 SM"}, "Orin, 16 SM"),
@@ -94,7 +94,7 @@ def test_a_key_is_what_another_device_tells_of_itself(tmp_path: Path) -> None:
         assert choose.keys_of(str(tmp_path / name)) == (ORIN, here)
     found = choose.choose(_index(replace(ORIN, backend="openvino"), ORIN), (ORIN, here))
     assert found.entry == _entry(1, ORIN)
-    assert found.others[0][1] == "made with openvino, that device has tensorrt, onnxruntime"
+    assert found.others[0][1] == "made with openvino, the other device has tensorrt, onnxruntime"
     (tmp_path / "bare.json").write_text(json.dumps({"device": {"backends": []}}))
     with pytest.raises(UsageError, match="without a backend"):
         choose.keys_of(str(tmp_path / "bare.json"))

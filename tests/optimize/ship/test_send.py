@@ -23,7 +23,6 @@ from optimize.ship.stores.folder import FolderPlace, open_folder
 from tests.optimize.ship import small
 
 HERE = device_key("onnxruntime")
-CAFFE = {key: value for key, value in parse("caffe").to_json().items() if key != "text"}
 
 
 @pytest.fixture
@@ -141,40 +140,52 @@ def test_variants_of_several_devices_ship_at_once_and_later_ones_join(
     assert versions == {"1.0", "2.0", HERE.version}
 
 
-def test_variants_that_take_images_otherwise_are_refused(
+def test_variants_that_take_images_otherwise_do_not_go_together_and_are_told_where_they_meet(
     bundle: Callable[..., Path], tmp_path: Path, store: FileStore
 ) -> None:
-    old = bundle(0, device={**HERE.to_json(), "version": "1.0"}, preprocess={"text": "caffe", **CAFFE})
-    here = bundle(1)
-    with pytest.raises(UsageError, match=r"takes unit, .*fp32-0 takes .*mean=103"):
-        send.ship([old, here], str(tmp_path / "store"))
+    heard: List[str] = []
+
+    def ship(*bundles: Path) -> List[str]:
+        heard.clear()
+        send.ship(bundles, str(tmp_path / "store"), progress=lambda what, *_: heard.append(what))
+        return [text for text in heard if "otherwise" in text]
+
+    there = {**HERE.to_json(), "version": "1.0"}
+    old, here = bundle(0, device=there, preprocess=parse("caffe").to_json()), bundle(1)
+    with pytest.raises(UsageError, match=r"fp32-1 takes images otherwise than .*fp32-0 \(unit, not .*mean=103"):
+        ship(old, here)
     assert not (tmp_path / "store").exists()
-    send.ship([old], str(tmp_path / "store"))
-    before = fetch.find(store, "linear-fp32")
-    with pytest.raises(UsageError, match=r"this engine takes unit, linear-fp32:latest for onnxruntime 1\.0.* takes "):
-        send.ship([here], str(tmp_path / "store"))
-    assert fetch.find(store, "linear-fp32") == before
-    same = bundle(2, preprocess={"text": "raw,order=bgr,mean=103.939,116.779,123.68;std=1,1,1", **CAFFE})
-    send.ship([same], str(tmp_path / "store"))  # in other words
-    fresh = bundle(3, device={**HERE.to_json(), "version": "1.0"})
-    send.ship([fresh, here], str(tmp_path / "store"))  # all at once they may change
+    assert not ship(old)
+    (told,) = ship(here)
+    assert "than linear-fp32:latest for onnxruntime 1.0, " in told and "(unit, not order=bgr" in told
     assert len(fetch.find(store, "linear-fp32").entries) == 2
+    assert not ship(bundle(2, device=there, preprocess=parse("mean=0;std=1").to_json()))  # unit in other words
 
 
 def test_a_variant_that_is_damaged_there_keeps_no_other_from_shipping(
     bundle: Callable[..., Path], tmp_path: Path, store: FileStore
 ) -> None:
+    heard: List[str] = []
     old = bundle(0, device={**HERE.to_json(), "version": "1.0"}, preprocess=parse("unit").to_json())
     send.ship([old], str(tmp_path / "store"))
     (entry,) = fetch.find(store, "linear-fp32").entries
-    about = (old / "manifest.json").read_bytes()
-    other = about.replace(b'"scale": 255.0', b'"scale": 1.0  ')
-    assert other != about
-    _blob(tmp_path, about).write_bytes(other)  # as a disk may change it: still a manifest
-    send.ship([bundle(1)], str(tmp_path / "store"))
-    _flipped(_blob(tmp_path, store.get_document("linear-fp32", entry.digest, shipment.LARGEST_DOCUMENT)))
-    send.ship([bundle(2)], str(tmp_path / "store"))
-    assert len(fetch.find(store, "linear-fp32").entries) == 2
+    content = (old / "manifest.json").read_bytes()
+    blob = _blob(tmp_path, content)
+    other = content.replace(b'"scale": 255.0', b'"scale": 1.0  ')
+    assert other != content
+    document = _blob(tmp_path, store.get_document("linear-fp32", entry.digest, shipment.LARGEST_DOCUMENT))
+    damages: List[Callable[[], Any]] = [
+        lambda: blob.write_bytes(other),
+        lambda: blob.write_bytes(content[:100]),
+        blob.unlink,
+        lambda: _flipped(document),
+        document.unlink,
+    ]
+    for seed, damage in enumerate(damages, 1):
+        damage()
+        send.ship([bundle(seed)], str(tmp_path / "store"), progress=lambda what, *_: heard.append(what))
+        assert len(fetch.find(store, "linear-fp32").entries) == 2
+    assert not [text for text in heard if "otherwise" in text]
 
 
 def test_the_engine_that_a_name_had_before_is_told_and_still_there(

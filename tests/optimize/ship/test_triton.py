@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import shutil
+import threading
 
 import pytest
 
@@ -54,6 +56,52 @@ def test_the_same_engine_again_copies_nothing_and_another_becomes_the_next_versi
     assert sorted(path.name for path in (tmp_path / "models/m").iterdir()) == ["1", "2", "config.pbtxt", "labels.txt"]
 
 
+@pytest.mark.parametrize(
+    ("status", "answer", "refused"),
+    [
+        (404, b"", False),
+        (403, b"", False),
+        (500, b"", False),
+        (200, b"no JSON", False),
+        (200, b"[]", False),
+        (200, b'{"parameters": [1]}', False),
+        (200, b'{"parameters": {"theirs": {"string_value": "x"}}}', False),
+        (200, b'{"parameters": {"optimize.engine_sha256": {"string_value": "ab"}}}', False),
+        (200, b'{"parameters": {"optimize.engine_sha256": {"string_value": "cd"}}}', True),
+        (200, b'{"parameters": {"optimize.build_key": {"string_value": "older"}}}', True),
+    ],
+)
+def test_a_server_that_serves_another_engine_is_told_and_one_that_tells_nothing_is_believed(status, answer, refused):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.reply(status, answer)
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.reply(200, b'[{"name": "m", "state": "READY"}]' if self.path.endswith("index") else b"")
+
+        def reply(self, code, content):
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        try:
+            if refused:
+                with pytest.raises(OptimizeError, match="serves as m is not the one that was written"):
+                    triton.load(url, ["m"], engines={"m": "ab"})
+            else:
+                assert triton.load(url, ["m"], engines={"m": "ab"})[0]["state"] == "READY"
+        finally:
+            server.shutdown()
+
+
 def test_clients_are_told_when_images_must_come_otherwise(bundle, tmp_path):
     from calib.preprocess import parse
     from engines import manifest
@@ -63,17 +111,16 @@ def test_clients_are_told_when_images_must_come_otherwise(bundle, tmp_path):
     value = manifest.read(bundle)
     manifest.write(bundle, {**value, "preprocess": {**parse("tf").to_json(), "inferred": True}})
     (remark,) = triton.write_repository([bundle], target, "m")["models"][0]["remarks"]
-    assert remark == "clients must send images as tf: the version before took unit"
+    assert remark == "clients must send images otherwise than to the version before: tf, not unit"
     assert not triton.write_repository([bundle], target, "m")["models"][0]["remarks"]
     config = tmp_path / "models/m/config.pbtxt"
-    for wrong in ('"text"', '{\\"scale\\": 3}'):
+    for wrong in ('"text"', '{\\"mean\\": [1' + 400 * "0" + "]}"):
         lines = config.read_text().split("\n")
         at = next(index for index, line in enumerate(lines) if "optimize.preprocess" in line) + 2
         assert "string_value" in lines[at]
         lines[at] = f'    string_value: "{wrong}"' if wrong[0] == "{" else f"    string_value: {wrong}"
         config.write_text("\n".join(lines))
-        (remark,) = triton.write_repository([bundle], target, "m")["models"][0]["remarks"]
-        assert remark.endswith("took what its configuration does not tell")
+        assert not triton.write_repository([bundle], target, "m")["models"][0]["remarks"]
 
 
 def test_plans_apart_become_models_apart(bundle, tmp_path, monkeypatch):
