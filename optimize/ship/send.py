@@ -194,24 +194,35 @@ def _tell_otherwise(
     for entry in before.entries:
         if (entry.model, entry.precision) != kind or entry.device in fresh:
             continue
-        with scratch.folder() as room, contextlib.suppress(OptimizeError, OSError):
-            contents = fetch.contents(store, before.name, entry)
-            blob = next((one for one in contents if one.name == manifest.NAME), None)
-            if blob is None or blob.size > shipment.LARGEST_DOCUMENT:
-                continue
+        there = _manifest_of(store, before.name, entry)
+        otherwise = "" if there is None else _otherwise(about[0], there)
+        if otherwise:
+            where = f"{before.name}:{before.tag} for {choose.describe(entry.device)}"
+            progress(
+                f"warning: it takes images otherwise than {where} ({otherwise}): boards that pull this name answer "
+                "differently until that is shipped anew, or this under another --name or --tag",
+                0,
+                A_LINE,
+            )
+
+
+def _manifest_of(store: Store, name: str, entry: oci.Entry) -> Optional[Dict[str, Any]]:
+    """The manifest of a variant that is in a store; None where it is missing or damaged there."""
+    with scratch.folder() as room, contextlib.suppress(OptimizeError, OSError):
+        blob = next((one for one in fetch.contents(store, name, entry) if one.name == manifest.NAME), None)
+        if blob is not None and blob.size <= shipment.LARGEST_DOCUMENT:
             file = Path(room, manifest.NAME)
-            store.get(before.name, blob.digest, blob.size, file, lambda done: None, 0)
-            if f"sha256:{jsonfile.sha256(file)}" != blob.digest:
-                continue
-            otherwise = differ(about[0]["preprocess"], manifest.read(file.parent)["preprocess"])
-            if otherwise:
-                where = f"{before.name}:{before.tag} for {choose.describe(entry.device)}"
-                progress(
-                    f"warning: it takes images otherwise than {where} ({otherwise}): boards that pull this name answer "
-                    "differently until that is shipped anew, or this under another --name or --tag",
-                    0,
-                    A_LINE,
-                )
+            store.get(name, blob.digest, blob.size, file, lambda done: None, 0)
+            if f"sha256:{jsonfile.sha256(file)}" == blob.digest:
+                return manifest.read(file.parent)
+    return None
+
+
+def _otherwise(about: Dict[str, Any], there: Dict[str, Any]) -> str:
+    """See `calib.preprocess.differ`; empty where what is there is of a version that says it in another way."""
+    with contextlib.suppress(DamagedError):
+        return differ(about["preprocess"], there["preprocess"])
+    return ""
 
 
 def _send(store: Store, name: str, folder: Path, limit: int, verify: bool, progress: Progress) -> _Sent:

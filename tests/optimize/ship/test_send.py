@@ -156,6 +156,13 @@ def test_variants_that_take_images_otherwise_do_not_go_together_and_are_told_whe
         ship(old, here)
     assert not (tmp_path / "store").exists()
     assert not ship(old)
+
+    def broken(what: str, *_: Any) -> None:
+        if "otherwise" in what:
+            raise OSError("the reader has left")
+
+    with pytest.raises(OSError, match="the reader has left"):
+        send.ship([here], str(tmp_path / "store"), progress=broken)
     (told,) = ship(here)
     assert "than linear-fp32:latest for onnxruntime 1.0, " in told and "(unit, not order=bgr" in told
     assert len(fetch.find(store, "linear-fp32").entries) == 2
